@@ -1,0 +1,42 @@
+"""Learned black-box optimization: a T5-style model of tuning studies that suggests and predicts.
+
+import optformer
+
+model = optformer.load("checkpoint")
+suggestions = model.suggest(problem, trials, count=3)   # Vizier's types in and out
+"""
+
+from typing import TYPE_CHECKING
+
+from optformer.errors import OptFormerError
+from optformer.study import Problem, Study
+
+if TYPE_CHECKING:
+    from optformer.policies.model import OptFormer, PolicyConfig, load
+    from optformer.policies.vizier import OptFormerDesigner
+
+__all__ = [
+    "OptFormer",
+    "OptFormerDesigner",
+    "OptFormerError",
+    "PolicyConfig",
+    "Problem",
+    "Study",
+    "load",
+]
+
+_LATER = {
+    "OptFormer": "optformer.policies.model",
+    "PolicyConfig": "optformer.policies.model",
+    "load": "optformer.policies.model",
+    "OptFormerDesigner": "optformer.policies.vizier",
+}
+
+
+def __getattr__(name: str) -> object:
+    # JAX and Vizier take a second to import: not before they are used.
+    if name in _LATER:
+        import importlib
+
+        return getattr(importlib.import_module(_LATER[name]), name)
+    raise AttributeError(f"module 'optformer' has no attribute {name!r}")

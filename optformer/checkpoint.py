@@ -1,0 +1,171 @@
+"""A model as a directory that loads on any machine.
+
+    weights.safetensors   float32 arrays by path, e.g. decoder.layers.0.self.query
+    text.model            the SentencePiece pieces
+    config.json           format version, shape, tokenizer options, fingerprints, how it was made
+
+Loading one executes nothing. A vocabulary or a weight file that is not the one that was saved is
+refused.
+"""
+
+import dataclasses
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import safetensors
+import safetensors.numpy
+
+from optformer.config import from_tree, to_tree
+from optformer.errors import CheckpointError, ConfigError
+from optformer.model.config import ModelConfig
+from optformer.tokenization.tokenizer import StudyTokenizer, TokenizerOptions
+from optformer.tokenization.vocabulary import Vocabulary
+
+FORMAT = 1
+WEIGHTS, TEXT, CONFIG = "weights.safetensors", "text.model", "config.json"
+
+Tree = dict
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class Checkpoint:
+    """A model and all that is needed to use it.
+
+    Attributes:
+      weights: nested dicts and lists of numpy arrays.
+      about: how it was made: steps, studies, measured losses; for people to read.
+    """
+
+    config: ModelConfig
+    tokenizer: StudyTokenizer
+    weights: Tree
+    about: Mapping[str, object] = dataclasses.field(default_factory=dict)
+
+
+def save(checkpoint: Checkpoint, folder: Path) -> None:
+    """Writes the directory whole: a reader sees the old one or the new one, never half of it."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    try:
+        arrays = {name: np.ascontiguousarray(a) for name, a in flatten(checkpoint.weights).items()}
+        safetensors.numpy.save_file(arrays, temporary / WEIGHTS)
+        vocabulary = checkpoint.tokenizer.vocabulary
+        (temporary / TEXT).write_bytes(vocabulary.text_model)
+        config = {
+            "format": FORMAT,
+            "model": to_tree(checkpoint.config),
+            "tokenizer": to_tree(checkpoint.tokenizer.options),
+            "vocabulary": vocabulary.fingerprint,
+            "weights": _hash(temporary / WEIGHTS),
+            "about": dict(checkpoint.about),
+        }
+        (temporary / CONFIG).write_text(json.dumps(config, indent=2) + "\n", "utf-8")
+        temporary.chmod(0o755)
+        if folder.exists():
+            old = Path(tempfile.mkdtemp(prefix=f".{folder.name}-old-", dir=folder.parent))
+            os.replace(folder, old / "checkpoint")
+            os.replace(temporary, folder)
+            shutil.rmtree(old)
+        else:
+            os.replace(temporary, folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def load(folder: Path) -> Checkpoint:
+    """Reads a checkpoint directory.
+
+    Raises:
+      CheckpointError: it is missing, incomplete, damaged, of another version, or its vocabulary
+        is not the one that it was trained with.
+    """
+    if not folder.is_dir():
+        raise CheckpointError(
+            f"there is no checkpoint folder {folder}. Make one: optformer train."
+        )
+    missing = [name for name in (CONFIG, WEIGHTS, TEXT) if not (folder / name).is_file()]
+    if missing:
+        raise CheckpointError(
+            f"{folder} is no checkpoint: {', '.join(missing)} is missing. A checkpoint folder "
+            f"holds {CONFIG}, {WEIGHTS} and {TEXT}."
+        )
+    try:
+        config = json.loads((folder / CONFIG).read_text("utf-8"))
+        version = config["format"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{folder / CONFIG} is damaged: {error!r}. Copy it again.") from error
+    if version != FORMAT:
+        raise CheckpointError(
+            f"{folder} has checkpoint format {version}, but this optformer reads format {FORMAT}. "
+            "Install the version of optformer that wrote it."
+        )
+    if _hash(folder / WEIGHTS) != config.get("weights"):
+        raise CheckpointError(
+            f"{folder / WEIGHTS} is damaged or from another checkpoint: its hash is not the one in "
+            f"{CONFIG}. Copy the folder again."
+        )
+    try:
+        model = from_tree(ModelConfig, config["model"], "model.")
+        options = from_tree(TokenizerOptions, config["tokenizer"], "tokenizer.")
+        vocabulary = Vocabulary((folder / TEXT).read_bytes(), options.bins)
+    except (ConfigError, KeyError) as error:
+        raise CheckpointError(f"{folder} does not fit this optformer: {error}") from error
+    if vocabulary.fingerprint != config.get("vocabulary"):
+        raise CheckpointError(
+            f"{folder / TEXT} is not the vocabulary that the weights were trained with: its "
+            f"fingerprint is {vocabulary.fingerprint}, not {config.get('vocabulary')}. Restore "
+            "the file from where the checkpoint came from."
+        )
+    try:
+        arrays = safetensors.numpy.load_file(folder / WEIGHTS)
+    except (safetensors.SafetensorError, OSError) as error:
+        raise CheckpointError(f"{folder / WEIGHTS} is damaged: {error}. Copy it again.") from error
+    return Checkpoint(
+        config=model,
+        tokenizer=StudyTokenizer(options, vocabulary),
+        weights=unflatten(arrays),
+        about=config.get("about", {}),
+    )
+
+
+def flatten(tree: Tree | list, prefix: str = "") -> dict[str, np.ndarray]:
+    """Nested dicts and lists of arrays as one dict by dotted path."""
+    items = tree.items() if isinstance(tree, dict) else enumerate(tree)
+    flat: dict[str, np.ndarray] = {}
+    for key, value in items:
+        if isinstance(value, dict | list):
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = np.asarray(value)
+    return flat
+
+
+def unflatten(arrays: Mapping[str, np.ndarray]) -> Tree:
+    """The inverse of `flatten`: a dict whose keys are all numbers is a list."""
+    tree: Tree = {}
+    for path, array in arrays.items():
+        *parents, last = path.split(".")
+        node = tree
+        for key in parents:
+            node = node.setdefault(key, {})
+        node[last] = array
+    return {key: _lists(node) for key, node in tree.items()}
+
+
+def _lists(node: Tree | np.ndarray) -> Tree | list | np.ndarray:
+    if not isinstance(node, dict):
+        return node
+    if node and all(key.isdigit() for key in node):
+        return [_lists(node[str(index)]) for index in range(len(node))]
+    return {key: _lists(value) for key, value in node.items()}
+
+
+def _hash(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,90 @@
+"""One study seen in many ways: parameter order, y range, text, pending trials, length.
+
+Each is a choice that changes nothing about the study's meaning [OptFormer, section 4.4 and
+appendix], except pending trials, which are there so that a model has met them.
+"""
+
+import dataclasses
+
+import numpy as np
+
+from optformer.study import State, Study
+from optformer.tokenization import trajectory
+from optformer.tokenization.quantize import ValueScaling, fit_scaling
+from optformer.tokenization.tokenizer import EncodedProblem, EncodedTrials, StudyTokenizer
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class AugmentConfig:
+    """How often each change is made, as probabilities.
+
+    Attributes:
+      shuffle: parameters in a random order.
+      names, values: the text keeps names, and bounds and values.
+      algorithm: the text keeps the algorithm's name; otherwise it says `unknown`.
+      prefix: metrics are scaled by the range of a random number of first trials, mapped to
+        [0.2, 0.8], as at inference; otherwise by the whole study's range, mapped to a random
+        interval of width 0.3 to 1, as in OptFormer.
+      pending: a study has pending trials; then each trial is one with probability up to 0.2.
+    """
+
+    shuffle: float = 1.0
+    names: float = 0.5
+    values: float = 0.5
+    algorithm: float = 0.95
+    prefix: float = 0.5
+    pending: float = 0.1
+
+
+def augment(
+    study: Study,
+    tokenizer: StudyTokenizer,
+    config: AugmentConfig,
+    most_tokens: int,
+    rng: np.random.Generator,
+) -> tuple[EncodedProblem, EncodedTrials]:
+    """The study as tokens, changed at random and cut to its first trials that fit."""
+    study = study.rows(slice(0, most_tokens // tokenizer.layout(study.problem).length))
+    if rng.random() < config.pending:
+        states_R = study.states_R.copy()
+        states_R[rng.random(len(study)) < rng.uniform(0.0, 0.2)] = State.ACTIVE
+        study = dataclasses.replace(study, states_R=states_R)
+    encoded = tokenizer.encode_problem(
+        study.problem,
+        study.algorithm if rng.random() < config.algorithm else "unknown",
+        order_P=trajectory.random_order(study.problem, rng)
+        if rng.random() < config.shuffle
+        else np.arange(len(study.problem.parameters)),
+        text=dataclasses.replace(
+            tokenizer.options.metadata,
+            names=bool(rng.random() < config.names),
+            values=bool(rng.random() < config.values),
+        ),
+    )
+    return encoded, tokenizer.encode_trials(study, encoded, random_scalings(study, config, rng))
+
+
+def plain(study: Study, tokenizer: StudyTokenizer, most_tokens: int) -> tuple:
+    """The study as tokens unchanged: for validation."""
+    study = study.rows(slice(0, most_tokens // tokenizer.layout(study.problem).length))
+    encoded = tokenizer.encode_problem(study.problem, study.algorithm)
+    return encoded, tokenizer.encode_trials(study, encoded)
+
+
+def random_scalings(
+    study: Study, config: AugmentConfig, rng: np.random.Generator
+) -> tuple[ValueScaling, ...]:
+    """A random y map for each metric."""
+    completed_R = study.states_R == State.COMPLETED
+    scalings = []
+    for column, metric in enumerate(study.problem.metrics):
+        values_R = np.where(completed_R, study.metrics_RM[:, column], np.nan)
+        if rng.random() < config.prefix:
+            # Early scales move most: half of all prefixes end in the first quarter or so.
+            first = 1 + int((len(study) - 1) * rng.random() ** 2)
+            scalings.append(fit_scaling(values_R[:first], metric.sign))
+        else:
+            width = rng.uniform(0.3, 1.0)  # [OptFormer, appendix]
+            low = rng.uniform(0.0, 1.0 - width)
+            scalings.append(fit_scaling(values_R, metric.sign, low, low + width))
+    return tuple(scalings)

@@ -1,0 +1,87 @@
+"""The shape of a model, the shapes that have names, and what training minimizes."""
+
+import dataclasses
+from typing import Literal
+
+from optformer.errors import ConfigError
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """The shape of an encoder-decoder. T5 1.1's, with options that T5 does not have.
+
+    Attributes:
+      number_embedding: how a bin becomes a vector: `row` has one learned row a bin, as in T5;
+        `value` computes it from the bin's value, so that near values look alike from the start.
+      number_output: the same for the output layer.
+      position: the distance that the decoder's relative position bias sees: in `token`s, as in
+        T5, or in `trial`s.
+      slots: how many slots (metrics and parameters) have embeddings; 0 switches them off, as in
+        T5. A study with more parameters than fit is refused.
+      value_head: whether metrics have an output layer of their own.
+    """
+
+    width: int = 128
+    heads: int = 4
+    head_size: int = 32
+    feed_forward: int = 352
+    encoder_layers: int = 2
+    decoder_layers: int = 4
+    buckets: int = 32
+    max_distance: int = 128
+    number_embedding: Literal["row", "value"] = "value"
+    number_output: Literal["row", "value"] = "row"
+    position: Literal["token", "trial"] = "trial"
+    slots: int = 40
+    value_head: bool = True
+    dropout: float = 0.0
+
+    def __post_init__(self) -> None:
+        for field in ("width", "heads", "head_size", "feed_forward", "encoder_layers"):
+            if getattr(self, field) < 1:
+                raise ConfigError(f"model.{field}={getattr(self, field)} must be at least 1.")
+        if self.buckets < 4 or self.buckets % 4:
+            raise ConfigError(f"model.buckets={self.buckets} must be a multiple of 4.")
+        if self.max_distance <= self.buckets:
+            raise ConfigError(
+                f"model.max_distance={self.max_distance} must exceed model.buckets={self.buckets}."
+            )
+        if not 0.0 <= self.dropout < 1.0:
+            raise ConfigError(f"model.dropout={self.dropout} must lie in [0, 1).")
+
+
+MICRO = ModelConfig(
+    width=64, heads=4, head_size=16, feed_forward=176, encoder_layers=1, decoder_layers=3
+)
+TINY = ModelConfig()
+SMALL = ModelConfig(
+    width=256, heads=8, head_size=32, feed_forward=704, encoder_layers=2, decoder_layers=6
+)
+T5_BASE = ModelConfig(
+    width=768,
+    heads=12,
+    head_size=64,
+    feed_forward=2048,
+    encoder_layers=12,
+    decoder_layers=12,
+    number_embedding="row",
+    position="token",
+    slots=0,
+    value_head=False,
+)
+
+MODELS = {"micro": MICRO, "tiny": TINY, "small": SMALL, "t5-base": T5_BASE}
+"""Named shapes; `t5-base` is the released OptFormer's [OptFormer, appendix]."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LossConfig:
+    """What is minimized.
+
+    Attributes:
+      value_weight: weight of metric tokens; parameter tokens weigh 1.
+      z_loss: weight of the squared log-normalizer, as in T5X.
+    """
+
+    value_weight: float = 1.0
+    z_loss: float = 1e-4

@@ -1,0 +1,94 @@
+"""Weighted token loss and its metrics.
+
+Array dimensions: see `optformer.model`.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int, PRNGKeyArray
+
+from optformer.data.batches import Batch
+from optformer.model import transformer
+from optformer.model.config import LossConfig, ModelConfig
+from optformer.model.transformer import AnyArray, Ids, Weights
+from optformer.tokenization.trajectory import Role
+
+SPREAD = 8
+"""Soft targets reach this many bins to either side."""
+
+
+def loss_and_metrics(
+    weights: Weights,
+    config: ModelConfig,
+    ids: Ids,
+    batch: Batch,
+    loss: LossConfig,
+    soft_bins: Float[Array, ""] | float = 0.0,
+    dropout: PRNGKeyArray | None = None,
+) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
+    """The mean loss of a batch in nats a token, and sums for its metrics.
+
+    Args:
+      soft_bins: standard deviation, in bins, of the target of a continuous quantity; 0 puts all
+        of the target into one bin.
+
+    Returns:
+      The loss, and for `parameter` and `value` tokens the summed one-hot cross entropy in nats
+      (`*_nats`) and the number of tokens (`*_tokens`).
+    """
+    hidden_BTD = transformer.forward(
+        weights,
+        config,
+        ids,
+        text_BS=batch.text_BS,
+        text_slots_BS=batch.text_slots_BS,
+        text_segments_BS=batch.text_segments_BS,
+        inputs_BT=batch.inputs_BT,
+        input_slots_BT=batch.input_slots_BT,
+        target_slots_BT=batch.target_slots_BT,
+        segments_BT=batch.segments_BT,
+        places_T=batch.places_T
+        if config.position == "trial"
+        else jnp.arange(batch.inputs_BT.shape[1]),
+        dropout=dropout,
+    )
+    is_value_BT = batch.roles_BT == Role.VALUE
+    logits_BTO = jnp.where(
+        is_value_BT[..., None],
+        transformer.value_logits(weights, ids, hidden_BTD),
+        transformer.token_logits(weights, ids, hidden_BTD),
+    )
+    normalizer_BT = jax.nn.logsumexp(logits_BTO, axis=-1)
+    target_BT = jnp.clip(batch.targets_BT - ids.text, 0, ids.outputs - 1)
+    hard_BT = normalizer_BT - _at(logits_BTO, target_BT)
+    soft_BT = normalizer_BT - soft_logits(logits_BTO, target_BT, ids, soft_bins)
+    nats_BT = jnp.where(batch.smooth_BT, soft_BT, hard_BT)
+    weights_BT = batch.weights_BT * jnp.where(is_value_BT, loss.value_weight, 1.0)
+    total = jnp.maximum(weights_BT.sum(), 1.0)
+    mean = ((nats_BT + loss.z_loss * normalizer_BT**2) * weights_BT).sum() / total
+    metrics = {}
+    for name, role_BT in (("parameter", batch.roles_BT == Role.PARAMETER), ("value", is_value_BT)):
+        counted_BT = role_BT * batch.weights_BT
+        metrics[f"{name}_nats"] = (hard_BT * counted_BT).sum()
+        metrics[f"{name}_tokens"] = counted_BT.sum()
+    return mean, metrics
+
+
+def soft_logits(
+    logits_BTO: Float[Array, "B T O"],
+    target_BT: Int[AnyArray, "B T"],
+    ids: Ids,
+    soft_bins: Float[Array, ""] | float,
+) -> Float[Array, "B T"]:
+    """The expected logit under a target that spreads over the bins beside it, as a Gaussian."""
+    offsets = np.arange(-SPREAD, SPREAD + 1)
+    share = jnp.exp(-0.5 * (offsets / jnp.maximum(soft_bins, 0.05)) ** 2)
+    # What would fall outside the bins falls on the last one.
+    near_BTW = jnp.clip(target_BT[..., None] + offsets, 0, ids.bins - 1)
+    near_logits_BTW = jnp.take_along_axis(logits_BTO, near_BTW, axis=-1)
+    return (near_logits_BTW * share).sum(-1) / share.sum()
+
+
+def _at(logits_BTO: Float[Array, "B T O"], target_BT: Int[AnyArray, "B T"]) -> Float[Array, "B T"]:
+    return jnp.take_along_axis(logits_BTO, target_BT[..., None], axis=-1)[..., 0]

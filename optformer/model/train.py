@@ -1,0 +1,459 @@
+"""Training, top to bottom. A run is a folder:
+
+    config.toml     the resolved configuration
+    metrics.jsonl   one line a report
+    state/          weights, optimizer and step (Orbax), from which a run goes on after any end
+    checkpoint/     the latest weights, for `optformer.load`
+    best/           the weights with the lowest validation loss so far
+
+Started again on the same folder, a run continues where its last state was saved.
+"""
+
+import dataclasses
+import json
+import time
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import orbax.checkpoint as ocp
+from jaxtyping import Array, Float
+
+from optformer import checkpoint
+from optformer.checkpoint import Checkpoint
+from optformer.config import RunConfig, TrainConfig, load_config, save_config
+from optformer.data import augment
+from optformer.data.batches import Batch, Batches, Source, StudySource, pack
+from optformer.errors import ConfigError, OptFormerError
+from optformer.model import loss, transformer
+from optformer.model.transformer import Ids, Weights
+from optformer.study import Study
+from optformer.tokenization.tokenizer import StudyTokenizer
+from optformer.tokenization.vocabulary import Vocabulary
+
+State = dict
+"""weights, average (of the weights), optimizer, step, best (validation loss), seconds."""
+
+MOST_VALIDATION_BATCHES = 16
+
+
+class TrainingError(OptFormerError):
+    """The loss stopped being a number."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Report:
+    """How a run is doing.
+
+    Attributes:
+      done: the share of the run that is over, in [0, 1].
+      loss: mean training loss since the last report, in nats a token.
+      parameter, value: mean one-hot cross entropy of the parameter and metric tokens, in nats.
+      validation: the same two for studies that are never trained on; None if not evaluated now.
+      tokens_per_second: decoder tokens that count.
+      waiting: share of the time spent waiting for data.
+    """
+
+    step: int
+    done: float
+    seconds: float
+    loss: float
+    parameter: float
+    value: float
+    validation: dict[str, float] | None
+    tokens_per_second: float
+    waiting: float
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrainResult:
+    """A finished run: where its model is, its reports, and its size."""
+
+    checkpoint: Path
+    reports: tuple[Report, ...]
+    parameters: int
+
+
+def train(
+    config: RunConfig,
+    folder: Path,
+    studies: Sequence[Study] = (),
+    *,
+    generated: Source | None = None,
+    init: Checkpoint | None = None,
+    report: Callable[[Report], None] = lambda report: None,
+    report_seconds: float = 1.0,
+) -> TrainResult:
+    """Trains a model, or goes on with the run in `folder`.
+
+    Args:
+      studies: to train on; a share of them, chosen by name, is kept for validation.
+      generated: a source of made studies, beside or instead of them.
+      init: a model to start from, for fine-tuning; its shape and tokenizer are kept.
+      report: called about every `report_seconds`, and after each evaluation.
+
+    Raises:
+      ConfigError: the folder holds another run, or there is nothing to train on.
+      TrainingError: the loss became NaN or infinite; the batch is kept in the folder.
+    """
+    settings = config.train
+    if init is not None:
+        options = init.tokenizer.options
+        config = dataclasses.replace(config, model=init.config, tokenizer=options)
+    tokenizer = init.tokenizer if init else StudyTokenizer(config.tokenizer)
+    claim(folder, config)
+    kept, held = split(studies, settings.validation)
+    sources: list[tuple[Source, float]] = []
+    if kept and config.data.shards_weight > 0:
+        sources.append((StudySource(kept), config.data.shards_weight))
+    if generated is not None:
+        sources.append((generated, config.data.generated_weight))
+    if not sources:
+        raise ConfigError("there is nothing to train on. Name shards of studies, or generate some.")
+    batches = Batches(sources, tokenizer, config.batch, settings.seed)
+    validation = validation_batches(held, tokenizer, config)
+
+    ids = ids_of(tokenizer.vocabulary)
+    optimizer = make_optimizer(settings)
+    step_function, evaluate = make_step(config, ids, optimizer), make_evaluate(config, ids)
+    state = start(config, ids, optimizer, init)
+    parameters = sum(leaf.size for leaf in jax.tree.leaves(state["weights"]))
+    reports: list[Report] = []
+
+    def save_model(name: str) -> None:
+        weights = state["average"] if settings.ema else state["weights"]
+        about = {
+            "step": int(state["step"]),
+            "studies": len(kept),
+            "generated": generated is not None,
+            "parameters": parameters,
+            "seconds": round(float(state["seconds"])),
+        }
+        if reports:
+            about["last_report"] = dataclasses.asdict(reports[-1])
+        saved = Checkpoint(
+            config=config.model, tokenizer=tokenizer, weights=to_numpy(weights), about=about
+        )
+        checkpoint.save(saved, folder / name)
+
+    with ocp.CheckpointManager(
+        (folder / "state").absolute(), options=ocp.CheckpointManagerOptions(max_to_keep=2)
+    ) as manager:
+        if manager.latest_step() is not None:
+            state = manager.restore(
+                manager.latest_step(), args=ocp.args.StandardRestore(_abstract(state))
+            )
+        first = int(state["step"])
+        log = Log(folder / "metrics.jsonl", first)
+        clock = Clock(float(state["seconds"]))
+        totals = Totals()
+        for step, batch in batches.prefetch(first, settings.steps):
+            totals.waited(clock.lap())
+            done = progress(settings, step, clock.seconds)
+            state, measured = step_function(
+                state,
+                batch,
+                learning_rate(settings, step, done),
+                settings.soft_bins_end + (settings.soft_bins - settings.soft_bins_end) * (1 - done),
+            )
+            totals.add(jax.device_get(measured))
+            totals.worked(clock.lap())
+            if not np.isfinite(totals.last_loss):
+                np.savez(folder / "bad_batch.npz", **batch._asdict())
+                raise TrainingError(
+                    f"the loss became {totals.last_loss} at step {step}. The batch is kept in "
+                    f"{folder / 'bad_batch.npz'}. Go on from the last saved state with a lower "
+                    "train.learning_rate."
+                )
+            done = progress(settings, step + 1, clock.seconds)
+            last = done >= 1.0
+            evaluates = bool(validation) and (last or (step + 1) % settings.evaluate_every == 0)
+            if evaluates or last or totals.seconds >= report_seconds:
+                weights = state["average"] if settings.ema else state["weights"]
+                found = evaluate(weights, validation) if evaluates else None
+                reports.append(totals.report(step + 1, done, clock.seconds, found))
+                log.write(reports[-1])
+                report(reports[-1])
+                totals = Totals()
+                if found is not None and found["loss"] < float(state["best"]):
+                    state["best"] = jnp.float32(found["loss"])
+                    save_model("best")
+                clock.lap()
+            if last or (step + 1) % settings.checkpoint_every == 0:
+                state["seconds"] = jnp.float32(clock.seconds)
+                manager.save(step + 1, args=ocp.args.StandardSave(state))
+                save_model("checkpoint")
+            if last:
+                break
+    if not (folder / "checkpoint").is_dir():
+        save_model("checkpoint")
+    return TrainResult(
+        checkpoint=folder / "checkpoint", reports=tuple(reports), parameters=parameters
+    )
+
+
+def ids_of(vocabulary: Vocabulary) -> Ids:
+    """How the vocabulary's ids divide."""
+    statuses = vocabulary.size - vocabulary.infeasible
+    return Ids(text=vocabulary.first_bin, bins=vocabulary.bins, statuses=statuses)
+
+
+def claim(folder: Path, config: RunConfig) -> None:
+    """Makes the run's folder, or checks that it holds a run of this configuration."""
+    path = folder / "config.toml"
+    if path.is_file():
+        if load_config(path) != config:
+            raise ConfigError(
+                f"{folder} holds a run with another configuration ({path}). Choose another folder, "
+                "or remove that one to begin again."
+            )
+    else:
+        folder.mkdir(parents=True, exist_ok=True)
+        save_config(config, path)
+
+
+def split(studies: Sequence[Study], share: float) -> tuple[list[Study], list[Study]]:
+    """Studies to train on and studies to validate on, by a hash of their names.
+
+    So a study is on the same side in every run, and all studies of one name on one side.
+    """
+    kept: list[Study] = []
+    held: list[Study] = []
+    for study in studies:
+        place = zlib.crc32(study.name.encode()) / 2**32
+        (held if place < share else kept).append(study)
+    return kept, held
+
+
+def validation_batches(
+    studies: Sequence[Study], tokenizer: StudyTokenizer, config: RunConfig
+) -> list[Batch]:
+    """The held studies as batches, unchanged, those of one layout together."""
+    groups: dict[int, list] = {}
+    for study in studies:
+        example = augment.plain(study, tokenizer, config.batch.tokens)
+        fits = len(example[0].ids_S) <= config.batch.text_tokens
+        if fits and len(example[1].ids_T):
+            groups.setdefault(example[0].layout.length, []).append(example)
+    batches = []
+    for examples in groups.values():
+        # A row takes at least one study, so that none of these is left out.
+        for first in range(0, len(examples), config.batch.rows):
+            part = examples[first : first + config.batch.rows]
+            batches.append(pack(part, tokenizer, config.batch))
+    return batches[:MOST_VALIDATION_BATCHES]
+
+
+def make_optimizer(settings: TrainConfig) -> optax.GradientTransformation:
+    """The update direction; the step scales it by the learning rate."""
+    if settings.optimizer == "adafactor":
+        direction = optax.adafactor(learning_rate=1.0, multiply_by_parameter_scale=True)
+        return optax.chain(optax.clip_by_global_norm(settings.clip), direction, optax.scale(-1.0))
+    return optax.chain(
+        optax.clip_by_global_norm(settings.clip),
+        optax.scale_by_adam(b1=0.9, b2=0.98),
+        optax.add_decayed_weights(settings.weight_decay, mask=_is_matrix),
+    )
+
+
+def learning_rate(settings: TrainConfig, step: int, done: float) -> float:
+    """Warm-up, then level, then down to a hundredth."""
+    warm = min(1.0, (step + 1) / settings.warmup) if settings.warmup else 1.0
+    left = (1.0 - done) / settings.cooldown if settings.cooldown else 1.0
+    return settings.learning_rate * warm * max(0.01, min(1.0, left))
+
+
+def progress(settings: TrainConfig, step: int, seconds: float) -> float:
+    """The share of the run that is over, by steps or by time, whichever is further."""
+    by_time = seconds / settings.seconds if settings.seconds else 0.0
+    return min(1.0, max(step / settings.steps, by_time))
+
+
+def start(
+    config: RunConfig,
+    ids: Ids,
+    optimizer: optax.GradientTransformation,
+    init: Checkpoint | None = None,
+) -> State:
+    """The state before the first step."""
+    if init is not None:
+        weights = jax.tree.map(jnp.asarray, init.weights)
+    else:
+        weights = transformer.init(config.model, ids, jax.random.key(config.train.seed))
+    return {
+        "weights": weights,
+        # A copy: the step reuses the memory of both.
+        "average": jax.tree.map(jnp.copy, weights) if config.train.ema else {},
+        "optimizer": optimizer.init(weights),
+        "step": jnp.int32(0),
+        "best": jnp.float32(np.inf),
+        "seconds": jnp.float32(0.0),
+    }
+
+
+def make_step(
+    config: RunConfig, ids: Ids, optimizer: optax.GradientTransformation
+) -> Callable[[State, Batch, float, float], tuple[State, dict[str, Array]]]:
+    """The compiled step: (state, batch, learning rate, soft bins) -> (state, measured)."""
+
+    def objective(
+        weights: Weights, batch: Batch, soft_bins: Float[Array, ""], key: Array
+    ) -> tuple[Float[Array, ""], dict[str, Array]]:
+        return loss.loss_and_metrics(weights, config.model, ids, batch, config.loss, soft_bins, key)
+
+    def step(
+        state: State, batch: Batch, rate: Float[Array, ""], soft_bins: Float[Array, ""]
+    ) -> tuple[State, dict[str, Array]]:
+        key = jax.random.fold_in(jax.random.key(config.train.seed + 1), state["step"])
+        (mean, metrics), gradient = jax.value_and_grad(objective, has_aux=True)(
+            state["weights"], batch, soft_bins, key
+        )
+        updates, moments = optimizer.update(gradient, state["optimizer"], state["weights"])
+        weights = jax.tree.map(lambda w, u: w - rate * u, state["weights"], updates)
+        average = state["average"]
+        if config.train.ema:
+            # Short at first, so that the start is soon forgotten.
+            decay = jnp.minimum(config.train.ema, (1 + state["step"]) / (10 + state["step"]))
+            average = jax.tree.map(lambda a, w: decay * a + (1 - decay) * w, average, weights)
+        new = state | {
+            "weights": weights,
+            "average": average,
+            "optimizer": moments,
+            "step": state["step"] + 1,
+        }
+        return new, metrics | {"loss": mean, "gradient_norm": optax.global_norm(gradient)}
+
+    return jax.jit(step, donate_argnums=0)
+
+
+def make_evaluate(
+    config: RunConfig, ids: Ids
+) -> Callable[[Weights, Sequence[Batch]], dict[str, float]]:
+    """(weights, batches) -> mean nats of parameter and value tokens, and their mean `loss`."""
+
+    @jax.jit
+    def measure(weights: Weights, batch: Batch) -> dict[str, Array]:
+        return loss.loss_and_metrics(weights, config.model, ids, batch, config.loss)[1]
+
+    def evaluate(weights: Weights, batches: Sequence[Batch]) -> dict[str, float]:
+        totals = Totals()
+        for batch in batches:
+            totals.add(jax.device_get(measure(weights, batch)) | {"loss": np.float32(0.0)})
+        means = totals.means()
+        value_weight = config.loss.value_weight
+        return means | {"loss": (means["parameter"] + value_weight * means["value"]) / 2}
+
+    return evaluate
+
+
+class Totals:
+    """Sums since the last report."""
+
+    def __init__(self) -> None:
+        self._sums: dict[str, float] = {}
+        self._losses: list[float] = []
+        self._waited = 0.0
+        self._worked = 0.0
+
+    def add(self, measured: dict[str, np.ndarray]) -> None:
+        self._losses.append(float(measured["loss"]))
+        for name, value in measured.items():
+            self._sums[name] = self._sums.get(name, 0.0) + float(value)
+
+    def waited(self, seconds: float) -> None:
+        self._waited += seconds
+
+    def worked(self, seconds: float) -> None:
+        self._worked += seconds
+
+    @property
+    def last_loss(self) -> float:
+        return self._losses[-1]
+
+    @property
+    def seconds(self) -> float:
+        return self._waited + self._worked
+
+    def means(self) -> dict[str, float]:
+        """Nats a token, by role."""
+        return {
+            name: self._sums[f"{name}_nats"] / max(self._sums[f"{name}_tokens"], 1.0)
+            for name in ("parameter", "value")
+        }
+
+    def report(
+        self, step: int, done: float, seconds: float, validation: dict[str, float] | None
+    ) -> Report:
+        tokens = self._sums["parameter_tokens"] + self._sums["value_tokens"]
+        return Report(
+            step=step,
+            done=done,
+            seconds=seconds,
+            loss=float(np.mean(self._losses)),
+            validation=validation,
+            tokens_per_second=tokens / max(self.seconds, 1e-9),
+            waiting=self._waited / max(self.seconds, 1e-9),
+            **self.means(),
+        )
+
+
+class Clock:
+    """Seconds of a run, going on from those before it was interrupted."""
+
+    def __init__(self, before: float) -> None:
+        self._began = time.perf_counter() - before
+        self._lap = time.perf_counter()
+
+    @property
+    def seconds(self) -> float:
+        return time.perf_counter() - self._began
+
+    def lap(self) -> float:
+        """Seconds since the last call."""
+        now = time.perf_counter()
+        lap, self._lap = now - self._lap, now
+        return lap
+
+
+class Log:
+    """metrics.jsonl; lines past the step that a run resumes from are dropped."""
+
+    def __init__(self, path: Path, step: int) -> None:
+        self._path = path
+        lines = path.read_text("utf-8").splitlines() if path.is_file() else []
+        kept = [line for line in lines if _step_of(line) <= step]
+        path.write_text("".join(f"{line}\n" for line in kept), "utf-8")
+
+    def write(self, report: Report) -> None:
+        with self._path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(dataclasses.asdict(report)) + "\n")
+
+
+def read_log(folder: Path) -> Iterator[Report]:
+    """The reports of a run so far."""
+    for line in (folder / "metrics.jsonl").read_text("utf-8").splitlines():
+        yield Report(**json.loads(line))
+
+
+def to_numpy(weights: Weights) -> Weights:
+    """The weights as numpy arrays on the host."""
+    return jax.tree.map(np.asarray, jax.device_get(weights))
+
+
+def _step_of(line: str) -> float:
+    try:
+        return json.loads(line)["step"]
+    except ValueError:  # the line that was being written when the run was killed
+        return np.inf
+
+
+def _is_matrix(weights: Weights) -> Weights:
+    return jax.tree.map(lambda leaf: leaf.ndim > 1, weights)
+
+
+def _abstract(state: State) -> State:
+    return jax.tree.map(ocp.utils.to_shape_dtype_struct, state)

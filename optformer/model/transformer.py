@@ -1,0 +1,376 @@
+"""T5 1.1 encoder-decoder as functions of a tree of weights.
+
+RMSNorm before each block, gated GELU, no biases, no scaling of attention logits, a relative
+position bias shared by the layers of a stack, untied output [Raffel et al., arXiv 1910.10683;
+T5 1.1]. `ModelConfig` says what is added. The decoder's body is written once: training, the
+prefill of a history and the sampling of candidates differ in how a layer attends, and pass that in.
+"""
+
+import dataclasses
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Float32, Int, PRNGKeyArray
+
+from optformer.model.config import ModelConfig
+
+AnyArray = Array | np.ndarray
+
+Weights = dict
+"""Nested dicts and lists of float32 arrays."""
+
+AttendSelf = Callable[[int, Array, Array, Array], Array]
+"""(layer, query, key, value), each [..., T, H, K] -> what the layer reads, [..., T, H, K]."""
+
+AttendCross = Callable[[int, Array], Array]
+"""The same where key and value are the text's."""
+
+NEGATIVE = -1e9
+"""Added to attention logits that must not count; finite, so that an all-masked row is no NaN."""
+
+
+QUERY_BLOCK = 128
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Ids:
+    """How token ids divide; `Vocabulary` owns it, and this is what the arrays need of it."""
+
+    text: int
+    bins: int
+    statuses: int
+
+    @property
+    def outputs(self) -> int:
+        """Number of ids that the decoder can write."""
+        return self.bins + self.statuses
+
+
+def init(config: ModelConfig, ids: Ids, key: PRNGKeyArray) -> Weights:
+    """Random weights with T5's scales: unit-variance embeddings, fan-in elsewhere."""
+    keys = iter(jax.random.split(key, 16 * (config.encoder_layers + config.decoder_layers) + 32))
+    width, inner = config.width, config.heads * config.head_size
+
+    def normal(*shape: int, std: float) -> Float32[Array, "..."]:
+        return std * jax.random.normal(next(keys), shape, jnp.float32)
+
+    def norm() -> Float32[Array, " D"]:
+        return jnp.ones(width, jnp.float32)
+
+    def attention() -> Weights:
+        heads = (width, config.heads, config.head_size)
+        return {
+            # T5 folds the usual 1/sqrt(K) into the query's scale.
+            "query": normal(*heads, std=(width * config.head_size) ** -0.5),
+            "key": normal(*heads, std=width**-0.5),
+            "value": normal(*heads, std=width**-0.5),
+            "out": normal(config.heads, config.head_size, width, std=inner**-0.5),
+        }
+
+    def feed_forward() -> Weights:
+        return {
+            "gate": normal(width, config.feed_forward, std=width**-0.5),
+            "up": normal(width, config.feed_forward, std=width**-0.5),
+            "down": normal(config.feed_forward, width, std=config.feed_forward**-0.5),
+        }
+
+    def encoder_layer() -> Weights:
+        return {"self_norm": norm(), "self": attention(), "ff_norm": norm(), "ff": feed_forward()}
+
+    def decoder_layer() -> Weights:
+        return encoder_layer() | {"cross_norm": norm(), "cross": attention()}
+
+    def numbers(kind: str, std: float) -> Weights:
+        rows = {"statuses": normal(ids.statuses, width, std=std)}
+        if kind == "row":
+            return rows | {"bins": normal(ids.bins, width, std=std)}
+        features = value_features(ids.bins).shape[1]
+        return rows | {
+            "hidden": normal(features, 2 * width, std=features**-0.5),
+            "out": normal(2 * width, width, std=1.5 * std * (2 * width) ** -0.5),
+        }
+
+    def stack(layers: list[Weights]) -> Weights:
+        position = normal(config.buckets, config.heads, std=width**-0.5)
+        return {"position": position, "layers": layers, "norm": norm()}
+
+    weights: Weights = {
+        "text": normal(ids.text, width, std=1.0),
+        "numbers": numbers(config.number_embedding, 1.0),
+        "encoder": stack([encoder_layer() for _ in range(config.encoder_layers)]),
+        "decoder": stack([decoder_layer() for _ in range(config.decoder_layers)]),
+        "token_head": numbers(config.number_output, width**-0.5),
+    }
+    if config.value_head:
+        weights["value_head"] = numbers(config.number_output, width**-0.5)
+    if config.slots:
+        for name in ("encoder_slots", "input_slots", "target_slots"):
+            weights[name] = normal(config.slots, width, std=1.0)
+    return weights
+
+
+def value_features(bins: int) -> Float32[np.ndarray, "Q F"]:
+    """Each bin's value as waves from half a period over [0, 1] to one of a few bins."""
+    values_Q = (np.arange(bins) + 0.5) / bins
+    waves_F = np.pi * np.geomspace(1.0, bins / 4, num=16)
+    angles_QF = values_Q[:, None] * waves_F
+    columns = [2 * values_Q[:, None] - 1, np.cos(angles_QF), np.sin(angles_QF)]
+    return np.concatenate(columns, axis=1).astype(np.float32)
+
+
+def number_rows(weights: Weights, ids: Ids) -> Float32[Array, "O D"]:
+    """The row of each bin and status, in an embedding or an output layer."""
+    if "bins" in weights:
+        rows_QD = weights["bins"]
+    else:
+        rows_QD = jax.nn.gelu(value_features(ids.bins) @ weights["hidden"]) @ weights["out"]
+    return jnp.concatenate([rows_QD, weights["statuses"]])
+
+
+def embed(weights: Weights, ids: Ids, tokens: Int[AnyArray, "*T"]) -> Float[Array, "*T D"]:
+    """The vector of each token id."""
+    rows_VD = jnp.concatenate([weights["text"], number_rows(weights["numbers"], ids)])
+    return rows_VD[tokens]
+
+
+def encode(
+    weights: Weights,
+    config: ModelConfig,
+    ids: Ids,
+    tokens_BS: Int[AnyArray, "B S"],
+    slots_BS: Int[AnyArray, "B S"],
+    segments_BS: Int[AnyArray, "B S"],
+    dropout: PRNGKeyArray | None = None,
+) -> Float[Array, "B S D"]:
+    """The encoder's reading of the text. Segment 0 is padding; segments do not see each other."""
+    x_BSD = embed(weights, ids, tokens_BS)
+    if config.slots:
+        x_BSD += weights["encoder_slots"][slots_BS]
+    places_S = jnp.arange(tokens_BS.shape[1])
+    bias_HSS = position_bias(
+        weights["encoder"]["position"], config, places_S[:, None], places_S, both_ways=True
+    )
+    mask_B1SS = segment_mask(segments_BS, segments_BS)
+    drop = Dropout(config.dropout, dropout)
+    x_BSD = drop(x_BSD)
+    for layer in weights["encoder"]["layers"]:
+        query, key, value = project(layer["self"], rms_norm(x_BSD, layer["self_norm"]))
+        read = attend(query, key, value, bias_HSS + mask_B1SS)
+        x_BSD += drop(merge(layer["self"], read))
+        x_BSD += drop(feed_forward(layer["ff"], rms_norm(x_BSD, layer["ff_norm"]), drop))
+    return drop(rms_norm(x_BSD, weights["encoder"]["norm"]))
+
+
+def decoder_inputs(
+    weights: Weights,
+    config: ModelConfig,
+    ids: Ids,
+    tokens: Int[AnyArray, "*T"],
+    input_slots: Int[AnyArray, "*T"],
+    target_slots: Int[AnyArray, "*T"],
+) -> Float[Array, "*T D"]:
+    """What the decoder reads at each place: the token before it, and which slots both fill."""
+    x = embed(weights, ids, tokens)
+    if config.slots:
+        x += weights["input_slots"][input_slots] + weights["target_slots"][target_slots]
+    return x
+
+
+def decode(
+    weights: Weights,
+    x: Float[Array, "*B T D"],
+    attend_self: AttendSelf,
+    attend_cross: AttendCross,
+    drop: "Dropout | None" = None,
+) -> Float[Array, "*B T D"]:
+    """The decoder's body: the hidden state at each place, ready for an output layer."""
+    drop = drop or Dropout(0.0, None)
+    x = drop(x)
+    for index, layer in enumerate(weights["decoder"]["layers"]):
+        query, key, value = project(layer["self"], rms_norm(x, layer["self_norm"]))
+        x += drop(merge(layer["self"], attend_self(index, query, key, value)))
+        hidden = rms_norm(x, layer["cross_norm"])
+        query = jnp.einsum("...D,DHK->...HK", hidden, layer["cross"]["query"])
+        x += drop(merge(layer["cross"], attend_cross(index, query)))
+        x += drop(feed_forward(layer["ff"], rms_norm(x, layer["ff_norm"]), drop))
+    return drop(rms_norm(x, weights["decoder"]["norm"]))
+
+
+def text_keys(
+    weights: Weights, encoded_BSD: Float[Array, "B S D"]
+) -> list[tuple[Float[Array, "B S H K"], Float[Array, "B S H K"]]]:
+    """Key and value of the text for each decoder layer's cross-attention."""
+    return [
+        (
+            jnp.einsum("BSD,DHK->BSHK", encoded_BSD, layer["cross"]["key"]),
+            jnp.einsum("BSD,DHK->BSHK", encoded_BSD, layer["cross"]["value"]),
+        )
+        for layer in weights["decoder"]["layers"]
+    ]
+
+
+def token_logits(weights: Weights, ids: Ids, hidden: Float[Array, "*T D"]) -> Float[Array, "*T O"]:
+    """Log-odds of the next token where it is a parameter."""
+    return hidden @ number_rows(weights["token_head"], ids).T
+
+
+def value_logits(weights: Weights, ids: Ids, hidden: Float[Array, "*T D"]) -> Float[Array, "*T O"]:
+    """Log-odds of the next token where it is a metric."""
+    return hidden @ number_rows(weights.get("value_head", weights["token_head"]), ids).T
+
+
+def forward(
+    weights: Weights,
+    config: ModelConfig,
+    ids: Ids,
+    *,
+    text_BS: Int[AnyArray, "B S"],
+    text_slots_BS: Int[AnyArray, "B S"],
+    text_segments_BS: Int[AnyArray, "B S"],
+    inputs_BT: Int[AnyArray, "B T"],
+    input_slots_BT: Int[AnyArray, "B T"],
+    target_slots_BT: Int[AnyArray, "B T"],
+    segments_BT: Int[AnyArray, "B T"],
+    places_T: Int[AnyArray, " T"],
+    dropout: PRNGKeyArray | None = None,
+) -> Float[Array, "B T D"]:
+    """The hidden state that predicts each target, for whole trajectories at once.
+
+    Rows of a batch share `places_T`, the places whose distance the position bias sees: token or
+    trial numbers along the row. Only distances within a segment matter, so packed trajectories
+    share them as long as their trials are of one length.
+    """
+    encoder_key, decoder_key = (None, None) if dropout is None else jax.random.split(dropout)
+    encoded_BSD = encode(
+        weights, config, ids, text_BS, text_slots_BS, text_segments_BS, encoder_key
+    )
+    keys = text_keys(weights, encoded_BSD)
+    bias_HTT = position_bias(
+        weights["decoder"]["position"], config, places_T[:, None], places_T, both_ways=False
+    )
+    cross_bias_B1TS = segment_mask(segments_BT, text_segments_BS)
+    x_BTD = decoder_inputs(weights, config, ids, inputs_BT, input_slots_BT, target_slots_BT)
+    return decode(
+        weights,
+        x_BTD,
+        lambda _, query, key, value: attend_causally(query, key, value, bias_HTT, segments_BT),
+        lambda index, query: attend(query, *keys[index], cross_bias_B1TS),
+        Dropout(config.dropout, decoder_key),
+    )
+
+
+def rms_norm(x: Float[Array, "*T D"], scale_D: Float[Array, " D"]) -> Float[Array, "*T D"]:
+    """T5's layer norm: no mean, no offset, epsilon 1e-6."""
+    return x * jax.lax.rsqrt(jnp.mean(x * x, axis=-1, keepdims=True) + 1e-6) * scale_D
+
+
+def feed_forward(
+    weights: Weights, x: Float[Array, "*T D"], drop: "Dropout"
+) -> Float[Array, "*T D"]:
+    """T5 1.1's gated GELU (the tanh form)."""
+    hidden = jax.nn.gelu(x @ weights["gate"], approximate=True) * (x @ weights["up"])
+    return drop(hidden) @ weights["down"]
+
+
+def project(weights: Weights, x: Float[Array, "*T D"]) -> tuple[Array, Array, Array]:
+    """Query, key and value of each place, [..., T, H, K]."""
+    query, key, value = (
+        jnp.einsum("...D,DHK->...HK", x, weights[name]) for name in ("query", "key", "value")
+    )
+    return query, key, value
+
+
+def merge(weights: Weights, read: Float[Array, "*T H K"]) -> Float[Array, "*T D"]:
+    """What the heads read, as a change of the residual stream."""
+    return jnp.einsum("...HK,HKD->...D", read, weights["out"])
+
+
+def attend(
+    query_BTHK: Float[Array, "B T H K"],
+    key_BSHK: Float[Array, "B S H K"],
+    value_BSHK: Float[Array, "B S H K"],
+    bias: Float[Array, "..."],
+) -> Float[Array, "B T H K"]:
+    """Softmax attention with a bias that broadcasts to [B, H, T, S]; no scaling, as in T5."""
+    logits_BHTS = jnp.einsum("BTHK,BSHK->BHTS", query_BTHK, key_BSHK) + bias
+    return jnp.einsum("BHTS,BSHK->BTHK", jax.nn.softmax(logits_BHTS, axis=-1), value_BSHK)
+
+
+def attend_causally(
+    query_BTHK: Float[Array, "B T H K"],
+    key_BTHK: Float[Array, "B T H K"],
+    value_BTHK: Float[Array, "B T H K"],
+    bias_HTT: Float[Array, "H T T"],
+    segments_BT: Int[AnyArray, "B T"],
+) -> Float[Array, "B T H K"]:
+    """Self-attention of each place to itself and those before it in its segment.
+
+    In blocks of queries, each with only the keys up to its end: of the T·T logits, those that
+    causality masks anyway are mostly never computed.
+    """
+    tokens = query_BTHK.shape[1]
+    out = []
+    for start in range(0, tokens, QUERY_BLOCK):
+        stop = min(start + QUERY_BLOCK, tokens)
+        here, before = slice(start, stop), slice(0, stop)
+        causal_TT = jnp.arange(start, stop)[:, None] >= jnp.arange(stop)
+        bias = (
+            bias_HTT[:, here, before]
+            + jnp.where(causal_TT, 0.0, NEGATIVE)
+            + segment_mask(segments_BT[:, here], segments_BT[:, before])
+        )
+        out.append(attend(query_BTHK[:, here], key_BTHK[:, before], value_BTHK[:, before], bias))
+    return jnp.concatenate(out, axis=1)
+
+
+def position_bias(
+    weights: Float[Array, "buckets H"],
+    config: ModelConfig,
+    query_places: Int[AnyArray, "*T"],
+    key_places: Int[AnyArray, "*S"],
+    *,
+    both_ways: bool,
+) -> Float[Array, "H *TS"]:
+    """T5's relative position bias; the two arrays of places broadcast against each other."""
+    distance = query_places - key_places
+    buckets = config.buckets
+    if both_ways:
+        buckets //= 2
+        offset = jnp.where(distance < 0, buckets, 0)
+        distance = jnp.abs(distance)
+    else:
+        offset = jnp.zeros_like(distance)
+        distance = jnp.maximum(distance, 0)
+    exact = buckets // 2
+    far = exact + (
+        jnp.log(jnp.maximum(distance, 1).astype(jnp.float32) / exact)
+        / np.log(config.max_distance / exact)
+        * (buckets - exact)
+    ).astype(jnp.int32)
+    bucket = offset + jnp.where(distance < exact, distance, jnp.minimum(far, buckets - 1))
+    return jnp.moveaxis(weights[bucket], -1, 0)
+
+
+def segment_mask(
+    segments_BT: Int[AnyArray, "B T"], segments_BS: Int[AnyArray, "B S"]
+) -> Float32[Array, "B 1 T S"]:
+    """0 where both places belong to the same study, very negative elsewhere."""
+    same_BTS = segments_BT[:, :, None] == segments_BS[:, None, :]
+    return jnp.where(same_BTS, 0.0, NEGATIVE).astype(jnp.float32)[:, None]
+
+
+class Dropout:
+    """Drops at a rate, a new mask each call; without a key it changes nothing."""
+
+    def __init__(self, rate: float, key: PRNGKeyArray | None) -> None:
+        self.rate = rate
+        self._key = key
+
+    def __call__(self, x: Float[Array, "..."]) -> Float[Array, "..."]:
+        if self._key is None or self.rate == 0.0:
+            return x
+        self._key, key = jax.random.split(self._key)
+        keep = jax.random.bernoulli(key, 1.0 - self.rate, x.shape)
+        return jnp.where(keep, x / (1.0 - self.rate), 0.0)

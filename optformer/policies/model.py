@@ -1,0 +1,355 @@
+"""OptFormer: a trained model as an optimizer. Trials in, suggestions out; predictions on request.
+
+    model = optformer.load("checkpoint")
+    suggestions = model.suggest(problem, trials, count=3)
+
+Array dimensions: B studies, N candidates, P parameters, R trials, Q bins.
+"""
+
+import dataclasses
+import threading
+from collections import OrderedDict
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import jax
+import numpy as np
+from jaxtyping import Float, Float64, Int64
+
+from optformer import checkpoint
+from optformer.errors import ConfigError, StudyError
+from optformer.model.decode import Engine, History, Rules
+from optformer.model.train import ids_of
+from optformer.policies import acquisition
+from optformer.policies.acquisition import ACQUISITIONS, Acquisition
+from optformer.study import Problem, State, Study
+from optformer.tokenization import quantize
+from optformer.tokenization.quantize import ValueScaling
+from optformer.tokenization.tokenizer import EncodedProblem, EncodedTrials, StudyTokenizer
+
+if TYPE_CHECKING:
+    from vizier import pyvizier as vz
+
+SESSIONS = 32
+"""How many studies' histories an OptFormer keeps; the one used longest ago goes first."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PolicyConfig:
+    """How suggestions are made.
+
+    Attributes:
+      algorithm: the teacher that the prompt names.
+      acquisition: what ranks the candidates; `prior` takes a sample of the model as it is.
+      candidates: samples of the model that are ranked.
+      uniform: random points that are ranked beside them.
+      temperature: of the samples; below 1 they stay closer to the likeliest.
+      value_temperature: of the predicted metric; above 1 it is less sure.
+    """
+
+    algorithm: str = "gp_ucb"
+    acquisition: Acquisition = "ei"
+    candidates: int = 100
+    uniform: int = 0
+    temperature: float = 1.0
+    value_temperature: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.acquisition not in ACQUISITIONS:
+            raise ConfigError(
+                f"there is no acquisition {self.acquisition!r}. Known: {', '.join(ACQUISITIONS)}."
+            )
+        for field in ("temperature", "value_temperature"):
+            if not getattr(self, field) > 0:
+                raise ConfigError(f"{field}={getattr(self, field)} must be above 0.")
+        if self.candidates < 0 or self.uniform < 0 or self.candidates + self.uniform < 1:
+            raise ConfigError(
+                f"candidates={self.candidates} and uniform={self.uniform} leave nothing to rank."
+            )
+
+
+class OptFormer:
+    """A model that optimizes. Safe to use from several threads: one suggestion at a time."""
+
+    def __init__(self, saved: checkpoint.Checkpoint) -> None:
+        self.tokenizer: StudyTokenizer = saved.tokenizer
+        self.config = saved.config
+        self.about = saved.about
+        self.engine = Engine(saved.weights, saved.config, ids_of(saved.tokenizer.vocabulary))
+        self._sessions: OrderedDict[tuple, Session] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def suggest(
+        self,
+        problem: "vz.ProblemStatement",
+        trials: Sequence["vz.Trial"] = (),
+        count: int = 1,
+        *,
+        policy: PolicyConfig | None = None,
+        seed: int | None = None,
+    ) -> "list[vz.TrialSuggestion]":
+        """Suggestions for the next trials of a study, each seeing those before it as pending.
+
+        Args:
+          trials: the study so far, in order; active ones count as pending.
+          seed: the same seed, model and trials give the same suggestions.
+
+        Raises:
+          StudyError: a problem or trial that breaks a rule, or that the model cannot express.
+        """
+        from optformer import pyvizier
+
+        ours = pyvizier.problem_from_vizier(problem)
+        study = pyvizier.study_from_vizier(ours, trials)
+        values_NP = self.propose(study, count, policy=policy, seed=seed)
+        return [pyvizier.suggestion_to_vizier(ours, values_P) for values_P in values_NP]
+
+    def propose(
+        self,
+        study: Study,
+        count: int = 1,
+        *,
+        policy: PolicyConfig | None = None,
+        seed: int | None = None,
+    ) -> Float64[np.ndarray, "N P"]:
+        """The same as columns, as in `Study.values_RP`. Histories of recent studies are kept."""
+        policy = policy or PolicyConfig()
+        key = (study.problem, policy.algorithm)
+        with self._lock:
+            session = self._sessions.pop(key, None) or Session(self, [key])
+            self._sessions[key] = session
+            if len(self._sessions) > SESSIONS:
+                self._sessions.popitem(last=False)
+            return session.propose([study], count, policy, seed)[0]
+
+    def predict(
+        self,
+        study: Study,
+        values_NP: Float64[np.ndarray, "N P"],
+        *,
+        algorithm: str = "random_search",
+        value_temperature: float = 1.0,
+    ) -> tuple[Float64[np.ndarray, "N Q"], ValueScaling]:
+        """The distribution of the first metric at each point, given the study's trials.
+
+        Returns:
+          Probabilities over Q bins, and the scaling that places [0, 1], cut into those bins, on
+          the metric's axis (in units of the metric, larger better).
+        """
+        with self._lock:
+            session = Session(self, [(study.problem, algorithm)])
+            return session.predict(study, values_NP, value_temperature)
+
+
+class Session:
+    """B studies in progress: what the model has read of them is kept between suggestions.
+
+    Args:
+      keys: problem and algorithm of each study.
+    """
+
+    def __init__(self, model: OptFormer, keys: Sequence[tuple[Problem, str]]) -> None:
+        self._model = model
+        tokenizer = model.tokenizer
+        for problem, _ in keys:
+            check_problem(problem, model.config.slots)
+        self._problems: list[EncodedProblem] = [
+            tokenizer.encode_problem(problem, algorithm) for problem, algorithm in keys
+        ]
+        self._rules: Rules = model.engine.rules(
+            [tokenizer.legal_tokens(encoded) for encoded in self._problems], self._problems
+        )
+        self._history: History | None = None
+        self._read: list[Int64[np.ndarray, " T"]] = []
+
+    def propose(
+        self, studies: Sequence[Study], count: int, policy: PolicyConfig, seed: int | None
+    ) -> list[Float64[np.ndarray, "N P"]]:
+        """`count` suggestions for each study."""
+        rng = np.random.default_rng(seed)
+        studies = list(studies)
+        chosen: list[list[np.ndarray]] = [[] for _ in studies]
+        scalings = [self._model.tokenizer.fit_scalings(study) for study in studies]
+        for _ in range(count):
+            encoded = self._encode(studies, scalings)
+            self._update(encoded)
+            for row, values_P in enumerate(self._next(studies, scalings, policy, rng)):
+                chosen[row].append(values_P)
+                studies[row] = with_pending(studies[row], values_P)
+        return [np.array(rows).reshape(count, -1) for rows in chosen]
+
+    def predict(
+        self, study: Study, values_NP: Float64[np.ndarray, "N P"], value_temperature: float
+    ) -> tuple[Float64[np.ndarray, "N Q"], ValueScaling]:
+        """As `OptFormer.predict`, for a session of one study."""
+        tokenizer = self._model.tokenizer
+        scalings = tokenizer.fit_scalings(study)
+        self._update(self._encode([study], [scalings]))
+        order_P = self._problems[0].order_P
+        ids_NP = tokenizer.parameter_ids(study.problem, values_NP)[:, order_P]
+        given_BNP = ids_NP[None] - tokenizer.vocabulary.first_output
+        assert self._history is not None
+        _, logits_BNO = self._model.engine.rollout(
+            self._history, self._rules, given_BNP, 1.0, jax.random.key(0)
+        )
+        return bin_probabilities(logits_BNO[0], tokenizer, value_temperature), scalings[0]
+
+    def _encode(
+        self, studies: Sequence[Study], scalings: Sequence[tuple[ValueScaling, ...]]
+    ) -> list[EncodedTrials]:
+        return [
+            self._model.tokenizer.encode_trials(study, problem, scaling)
+            for study, problem, scaling in zip(studies, self._problems, scalings, strict=True)
+        ]
+
+    def _update(self, encoded: Sequence[EncodedTrials]) -> None:
+        """Reads what is new; all of it again where something read has changed since."""
+        engine = self._model.engine
+        ids = [trials.ids_T for trials in encoded]
+        known = self._history is not None and all(
+            len(old_T) <= len(new_T) and np.array_equal(old_T, new_T[: len(old_T)])
+            for old_T, new_T in zip(self._read, ids, strict=True)
+        )
+        if not known:
+            self._history = engine.read(self._problems, encoded)
+        elif any(len(old) < len(new) for old, new in zip(self._read, ids, strict=True)):
+            assert self._history is not None
+            added = [
+                _after(trials, len(old)) for trials, old in zip(encoded, self._read, strict=True)
+            ]
+            self._history = engine.extend(self._history, self._problems, added)
+        self._read = ids
+
+    def _next(
+        self,
+        studies: Sequence[Study],
+        scalings: Sequence[tuple[ValueScaling, ...]],
+        policy: PolicyConfig,
+        rng: np.random.Generator,
+    ) -> list[Float64[np.ndarray, " P"]]:
+        """One suggestion for each study."""
+        ranked = policy.acquisition != "prior"
+        sampled = policy.candidates if ranked else 1
+        total = sampled + (policy.uniform if ranked else 0)
+        most = max(len(problem.order_P) for problem in self._problems)
+        given_BNP = np.full((len(studies), total, most), -1)
+        tokenizer = self._model.tokenizer
+        for row, problem in enumerate(self._problems):
+            if total > sampled:
+                ids_NP = random_ids(problem, tokenizer, total - sampled, rng)
+                given_BNP[row, sampled:, : ids_NP.shape[1]] = ids_NP
+        assert self._history is not None
+        key = jax.random.key(int(rng.integers(2**31)))
+        tokens_BNP, logits_BNO = self._model.engine.rollout(
+            self._history, self._rules, given_BNP, policy.temperature, key
+        )
+        suggestions = []
+        for row, (study, problem) in enumerate(zip(studies, self._problems, strict=True)):
+            ids_NP = tokens_BNP[row, :, : len(problem.order_P)] + tokenizer.vocabulary.first_output
+            index = 0
+            if ranked:
+                scaling = scalings[row][0]
+                probabilities_NQ = bin_probabilities(
+                    logits_BNO[row], tokenizer, policy.value_temperature
+                )
+                best = float(np.nanmax(scaling.to_units(study.metrics_RM[:, 0]), initial=0.0))
+                scores_N = acquisition.score(policy.acquisition, probabilities_NQ, best, rng)
+                known = tokenizer.parameter_ids(study.problem, study.values_RP)
+                index = best_new(scores_N, ids_NP, known[:, problem.order_P])
+            suggestions.append(tokenizer.decode_parameters(problem, ids_NP[[index]], rng)[0])
+        return suggestions
+
+
+def load(path: str | Path) -> OptFormer:
+    """The model of a checkpoint folder.
+
+    Raises:
+      CheckpointError: it is missing, damaged, or does not fit its vocabulary or this version.
+    """
+    return OptFormer(checkpoint.load(Path(path)))
+
+
+def check_problem(problem: Problem, slots: int) -> None:
+    """Refuses what the model cannot optimize.
+
+    Raises:
+      StudyError: more than one objective, an objective that is not the first metric, or more
+        parameters than the model has slots for.
+    """
+    if len(problem.objectives) != 1 or problem.metrics[0] != problem.objectives[0]:
+        names = [metric.name for metric in problem.objectives]
+        raise StudyError(
+            f"problem {problem.name!r} has the objectives {names}. It takes one, listed "
+            "before metrics with a safety threshold: add them up, or choose one."
+        )
+    room = slots - 5
+    if slots and len(problem.parameters) > room:
+        raise StudyError(
+            f"problem {problem.name!r} has {len(problem.parameters)} parameters; this model takes "
+            f"{room}. Train one with more model.slots, or fix some of them."
+        )
+
+
+def with_pending(study: Study, values_P: Float64[np.ndarray, " P"]) -> Study:
+    """The study with one more trial, active at these values."""
+    unknown_1M = np.full((1, len(study.problem.metrics)), np.nan)
+    return Study(
+        problem=study.problem,
+        values_RP=np.concatenate([study.values_RP, values_P[None]]),
+        metrics_RM=np.concatenate([study.metrics_RM, unknown_1M]),
+        states_R=np.append(study.states_R, np.int8(State.ACTIVE)).astype(np.int8),
+        algorithm=study.algorithm,
+    )
+
+
+def bin_probabilities(
+    logits_NO: Float[np.ndarray, "N O"], tokenizer: StudyTokenizer, temperature: float
+) -> Float64[np.ndarray, "N Q"]:
+    """Probabilities of the bins; they sum to 1 less the chance of an infeasible trial."""
+    vocabulary = tokenizer.vocabulary
+    first = vocabulary.first_bin - vocabulary.first_output
+    outcomes_NO = logits_NO[:, first : first + vocabulary.bins + 1].astype(np.float64)
+    scaled_NO = (outcomes_NO - outcomes_NO.max(axis=1, keepdims=True)) / temperature
+    shares_NO = np.exp(scaled_NO)
+    return shares_NO[:, :-1] / shares_NO.sum(axis=1, keepdims=True)
+
+
+def random_ids(
+    problem: EncodedProblem, tokenizer: StudyTokenizer, count: int, rng: np.random.Generator
+) -> Int64[np.ndarray, "N P"]:
+    """Output tokens of uniformly random points; inactive parameters are left to the rules."""
+    values_NP = np.stack(
+        [
+            quantize.from_units(parameter, rng.random(count))
+            for parameter in problem.problem.parameters
+        ],
+        axis=1,
+    )
+    ids_NP = tokenizer.parameter_ids(problem.problem, values_NP) - tokenizer.vocabulary.first_output
+    active_NP = problem.problem.active(values_NP)
+    inactive = tokenizer.vocabulary.inactive - tokenizer.vocabulary.first_output
+    return np.where(active_NP, ids_NP, inactive)[:, problem.order_P]
+
+
+def best_new(
+    scores_N: Float64[np.ndarray, " N"],
+    ids_NP: Int64[np.ndarray, "N P"],
+    known_RP: Int64[np.ndarray, "R P"],
+) -> int:
+    """The best candidate that is no repeat of a known trial, or of all if every one is."""
+    known = {row.tobytes() for row in known_RP}
+    new_N = np.array([row.tobytes() not in known for row in ids_NP])
+    return int(np.argmax(np.where(new_N, scores_N, -np.inf) if new_N.any() else scores_N))
+
+
+def _after(trials: EncodedTrials, length: int) -> EncodedTrials:
+    """The tokens from `length` on."""
+    return dataclasses.replace(
+        trials,
+        ids_T=trials.ids_T[length:],
+        roles_T=trials.roles_T[length:],
+        slots_T=trials.slots_T[length:],
+        trials_T=trials.trials_T[length:],
+        weights_T=trials.weights_T[length:],
+    )

@@ -1,0 +1,106 @@
+"""Vizier's gRPC service with our algorithms beside Vizier's own, and studies in an SQL database."""
+
+import contextlib
+import logging
+import signal
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from optformer.errors import ConfigError
+
+if TYPE_CHECKING:
+    from vizier import pythia
+
+MEMORY = "sqlite:///:memory:"
+GRACE_SECONDS = 5.0
+"""How long requests in flight may take when the service stops."""
+
+
+@contextlib.contextmanager
+def running(
+    *,
+    host: str = "localhost",
+    port: int | None = None,
+    database_url: str = MEMORY,
+    policy_factory: "pythia.PolicyFactory | None" = None,
+) -> Iterator[str]:
+    """A Vizier service in this process while the block runs; yields its `host:port`.
+
+    Args:
+      port: None for a free one.
+      database_url: SQLAlchemy's; studies in it are there again after a restart.
+      policy_factory: whose algorithms it offers; None for Vizier's own.
+
+    Raises:
+      ConfigError: the port is taken, or the database cannot be opened.
+    """
+    import grpc
+    import jax
+    import sqlalchemy
+    from vizier.service import servers
+
+    options: dict[str, object] = {} if port is None else {"port": port}
+    if policy_factory is not None:
+        options["policy_factory"] = policy_factory
+    if port is not None:
+        _check_free(host, port)
+    # Starting a service turns JAX to 64 bits in the whole process, for Vizier's own designers.
+    # Ours state their precision; but training in this process must not change.
+    wide = jax.config.read("jax_enable_x64")  # type: ignore[no-untyped-call]
+    try:
+        server = servers.DefaultVizierServer(host=host, database_url=database_url, **options)
+    except (sqlalchemy.exc.SQLAlchemyError, ImportError) as error:
+        raise ConfigError(
+            f"the database {database_url} cannot be opened: {error}. Give a file or an SQLAlchemy "
+            "URL, like sqlite:///studies.db."
+        ) from error
+    except (grpc.RpcError, RuntimeError) as error:
+        raise ConfigError(f"cannot listen on {host}:{port}: {error}") from error
+    finally:
+        jax.config.update("jax_enable_x64", wide)  # type: ignore[no-untyped-call]
+    try:
+        yield server.endpoint
+    finally:
+        # Vizier has no public way to stop its server, nor to let go of the database.
+        server._server.stop(grace=GRACE_SECONDS).wait()
+
+
+def serve(checkpoint: Path, *, host: str, port: int, database_url: str) -> None:
+    """Serves a model until the process is told to stop (SIGINT or SIGTERM).
+
+    Raises:
+      CheckpointError: the model cannot be loaded.
+      ConfigError: the port is taken, or the database cannot be opened.
+    """
+    import optformer
+    from optformer.policies.vizier import ALGORITHMS, OptFormerPolicyFactory
+
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    log = logging.getLogger("optformer.server")
+    factory = OptFormerPolicyFactory(optformer.load(checkpoint))
+    stop = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stop.set())
+    with running(
+        host=host, port=port, database_url=database_url, policy_factory=factory
+    ) as endpoint:
+        log.info("serving %s on %s, studies in %s", checkpoint, endpoint, database_url)
+        log.info("algorithms: %s, and Vizier's own", ", ".join(ALGORITHMS))
+        stop.wait()
+        log.info("stopping")
+
+
+def _check_free(host: str, port: int) -> None:
+    """gRPC shares a taken port silently, and then a client may reach the other server."""
+    import socket
+
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            raise ConfigError(
+                f"cannot listen on {host}:{port}: {error.strerror}. Choose another --port."
+            ) from error

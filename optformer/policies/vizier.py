@@ -1,0 +1,170 @@
+"""A model behind Vizier's interfaces: a Designer, a Pythia Policy, and their factory.
+
+Algorithm names: OPTFORMER (the same as OPTFORMER_EI), OPTFORMER_EI, _TS, _UCB, _PI, _MEAN and
+_PRIOR. A study's metadata in the namespace "optformer" can set any field of `PolicyConfig`:
+
+    problem.metadata.ns("optformer")["candidates"] = "200"
+"""
+
+import difflib
+import typing
+from collections.abc import Sequence
+
+from vizier import algorithms as vza
+from vizier import pythia
+from vizier import pyvizier as vz
+
+from optformer import pyvizier
+from optformer.config import from_tree
+from optformer.errors import ConfigError
+from optformer.policies.acquisition import ACQUISITIONS
+from optformer.policies.model import OptFormer, PolicyConfig
+from optformer.study import Problem
+
+NAMESPACE = "optformer"
+PREFIX = "OPTFORMER"
+ALGORITHMS = (PREFIX, *(f"{PREFIX}_{name.upper()}" for name in ACQUISITIONS))
+
+
+class OptFormerDesigner(vza.Designer):
+    """Vizier's in-process interface: told of trials, asked for suggestions.
+
+    Args:
+      seed: the same seed and trials give the same suggestions; None for other ones each time.
+    """
+
+    def __init__(
+        self,
+        problem: vz.ProblemStatement,
+        model: OptFormer,
+        policy: PolicyConfig | None = None,
+        seed: int | None = None,
+    ) -> None:
+        self._problem = pyvizier.problem_from_vizier(problem)
+        self._model = model
+        self._policy = policy or PolicyConfig()
+        self._seed = seed
+        self._completed: dict[int, vz.Trial] = {}
+        self._active: dict[int, vz.Trial] = {}
+
+    def update(self, completed: vza.CompletedTrials, all_active: vza.ActiveTrials) -> None:
+        """Takes in newly completed trials, and all that are active."""
+        self._completed |= {trial.id: trial for trial in completed.trials}
+        self._active = {trial.id: trial for trial in all_active.trials}
+
+    def suggest(self, count: int | None = None) -> list[vz.TrialSuggestion]:
+        """`count` suggestions, one if None."""
+        trials = self._completed | self._active
+        return _suggest(
+            self._model,
+            self._problem,
+            [trials[index] for index in sorted(trials)],
+            count or 1,
+            self._policy,
+            None if self._seed is None else self._seed + len(trials),
+        )
+
+
+class OptFormerPolicy(pythia.Policy):
+    """Vizier's service-side interface. It keeps no state: a study is its trials."""
+
+    def __init__(
+        self, supporter: pythia.PolicySupporter, model: OptFormer, policy: PolicyConfig
+    ) -> None:
+        self._supporter = supporter
+        self._model = model
+        self._policy = policy
+
+    def suggest(self, request: pythia.SuggestRequest) -> pythia.SuggestDecision:
+        """Suggestions from the model, given all of the study's trials."""
+        trials = self._supporter.GetTrials(study_guid=request.study_guid)
+        # The name keeps apart what the model remembers of studies with the same search space.
+        problem = pyvizier.problem_from_vizier(request.study_config, name=request.study_guid)
+        suggestions = _suggest(
+            self._model,
+            problem,
+            sorted(trials, key=lambda trial: trial.id),
+            request.count,
+            self._policy,
+            None,
+        )
+        return pythia.SuggestDecision(suggestions, metadata=vz.MetadataDelta())
+
+    def early_stop(self, request: pythia.EarlyStopRequest) -> pythia.EarlyStopDecisions:
+        """Stops nothing: the model has not learned from intermediate measurements."""
+        decisions = [
+            pythia.EarlyStopDecision(id=index, reason="not supported", should_stop=False)
+            for index in sorted(request.trial_ids or ())
+        ]
+        return pythia.EarlyStopDecisions(decisions)
+
+    @property
+    def should_be_cached(self) -> bool:
+        """There is nothing to keep: the model keeps what it has read of recent studies."""
+        return False
+
+
+class OptFormerPolicyFactory(pythia.PolicyFactory):
+    """Makes our policies for our algorithm names, and lets Vizier's factory make the others."""
+
+    def __init__(self, model: OptFormer) -> None:
+        self._model = model
+
+    def __call__(
+        self,
+        problem_statement: vz.ProblemStatement,
+        algorithm: str,
+        policy_supporter: pythia.PolicySupporter,
+        study_name: str,
+    ) -> pythia.Policy:
+        """The policy of this algorithm.
+
+        Raises:
+          ConfigError: a name of ours that does not exist, or metadata that is no setting.
+        """
+        if algorithm.startswith(PREFIX):
+            policy = policy_config(algorithm, problem_statement)
+            return OptFormerPolicy(policy_supporter, self._model, policy)
+        from vizier._src.service.policy_factory import DefaultPolicyFactory
+
+        return DefaultPolicyFactory()(problem_statement, algorithm, policy_supporter, study_name)
+
+
+def policy_config(algorithm: str, problem: vz.ProblemStatement) -> PolicyConfig:
+    """The settings that an algorithm's name and a study's metadata ask for.
+
+    Raises:
+      ConfigError: names the algorithm or the key, and the nearest that exists.
+    """
+    if algorithm not in ALGORITHMS:
+        near = difflib.get_close_matches(algorithm, ALGORITHMS, n=1, cutoff=0.0)
+        raise ConfigError(
+            f"there is no algorithm {algorithm!r}. Did you mean {near[0]}? "
+            f"Known: {', '.join(ALGORITHMS)}."
+        )
+    settings: dict[str, object] = {}
+    if algorithm != PREFIX:
+        settings["acquisition"] = algorithm.removeprefix(f"{PREFIX}_").lower()
+    kinds = typing.get_type_hints(PolicyConfig)
+    for key, text in problem.metadata.ns(NAMESPACE).items():
+        kind = kinds.get(key, str)
+        try:
+            settings[key] = kind(text) if kind in (int, float) else str(text)
+        except (TypeError, ValueError) as error:
+            raise ConfigError(
+                f"metadata {NAMESPACE}:{key}={text!r} must be of type {kind.__name__}."
+            ) from error
+    return from_tree(PolicyConfig, settings, f"{NAMESPACE}.")
+
+
+def _suggest(
+    model: OptFormer,
+    problem: Problem,
+    trials: Sequence[vz.Trial],
+    count: int,
+    policy: PolicyConfig,
+    seed: int | None,
+) -> list[vz.TrialSuggestion]:
+    study = pyvizier.study_from_vizier(problem, trials)
+    values_NP = model.propose(study, count, policy=policy, seed=seed)
+    return [pyvizier.suggestion_to_vizier(problem, values_P) for values_P in values_NP]

@@ -1,0 +1,408 @@
+"""A study as columns of numbers: a problem (search space, metrics, text) and its trials in order.
+
+Every other module speaks in these types. Conversions from and to Vizier's types, which are the
+types at the package's edges, are in `pyvizier.py`.
+
+Array dimensions here: R trials (rows), P parameters, M metrics.
+"""
+
+import dataclasses
+import enum
+import math
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from jaxtyping import Bool, Float64, Int8
+
+from optformer.errors import StudyError
+
+
+class ParameterType(enum.StrEnum):
+    """Vizier's four parameter types."""
+
+    DOUBLE = "DOUBLE"
+    INTEGER = "INTEGER"
+    DISCRETE = "DISCRETE"
+    CATEGORICAL = "CATEGORICAL"
+
+
+class Scale(enum.StrEnum):
+    """How a numeric parameter is spaced. Vizier's scales."""
+
+    LINEAR = "LINEAR"
+    LOG = "LOG"
+    REVERSE_LOG = "REVERSE_LOG"
+    UNIFORM_DISCRETE = "UNIFORM_DISCRETE"
+
+
+class Goal(enum.StrEnum):
+    """Which way a metric improves."""
+
+    MAXIMIZE = "MAXIMIZE"
+    MINIMIZE = "MINIMIZE"
+
+
+class State(enum.IntEnum):
+    """What became of a trial."""
+
+    COMPLETED = 0
+    INFEASIBLE = 1
+    ACTIVE = 2  # suggested, not measured yet
+
+
+Value = float | int | str
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Condition:
+    """A child parameter is active while `parent` is active and has one of `values`."""
+
+    parent: str
+    values: tuple[Value, ...]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Parameter:
+    """One dimension of a search space.
+
+    DOUBLE and INTEGER have `bounds`; DISCRETE has ascending numeric `values`; CATEGORICAL has
+    string `values`. `scale` None means that the owner of the study did not say.
+
+    Raises:
+      StudyError: when the fields do not fit together.
+    """
+
+    name: str
+    type: ParameterType
+    scale: Scale | None = None
+    bounds: tuple[float, float] | None = None
+    values: tuple[float, ...] | tuple[str, ...] = ()
+    conditions: tuple[Condition, ...] = ()  # any of them activates; none means always active
+    default: Value | None = None
+    external_type: str = "INTERNAL"  # Vizier's: INTERNAL, BOOLEAN, INTEGER, FLOAT
+
+    def __post_init__(self) -> None:
+        where = f"parameter {self.name!r}"
+        if self.type in (ParameterType.DOUBLE, ParameterType.INTEGER):
+            if self.bounds is None or self.values:
+                raise StudyError(f"{where}: {self.type} needs bounds and no values.")
+            low, high = self.bounds
+            if not (math.isfinite(low) and math.isfinite(high) and low <= high):
+                raise StudyError(
+                    f"{where}: bounds {self.bounds} must be finite numbers, the lower first."
+                )
+            if self.type == ParameterType.INTEGER and not (
+                float(low).is_integer() and float(high).is_integer()
+            ):
+                raise StudyError(f"{where}: INTEGER bounds {self.bounds} must be whole numbers.")
+            if self.scale in (Scale.LOG, Scale.REVERSE_LOG) and low <= 0:
+                raise StudyError(
+                    f"{where}: scale {self.scale} needs positive bounds, not {self.bounds}."
+                )
+        elif not self.values or self.bounds is not None:
+            raise StudyError(f"{where}: {self.type} needs at least one value and no bounds.")
+        elif len(set(self.values)) != len(self.values):
+            raise StudyError(f"{where}: values {_short(self.values)} repeat.")
+        elif self.type == ParameterType.CATEGORICAL:
+            if not all(isinstance(value, str) for value in self.values):
+                raise StudyError(f"{where}: categories must be strings: {_short(self.values)}.")
+        elif not all(
+            isinstance(value, int | float) and math.isfinite(value) for value in self.values
+        ):
+            raise StudyError(f"{where}: values {_short(self.values)} must be finite numbers.")
+        elif list(self.values) != sorted(self.values):
+            raise StudyError(f"{where}: values {_short(self.values)} must ascend.")
+
+    @property
+    def some_number(self) -> float:
+        """A legal number, to stand where none is needed."""
+        if self.bounds is not None:
+            return self.bounds[0]
+        return 0.0 if self.type == ParameterType.CATEGORICAL else float(self.values[0])
+
+    def to_number(self, value: Value) -> float:
+        """The number that stands for `value` in a column: itself, or a category's index.
+
+        Raises:
+          StudyError: when `value` is not a value of this parameter. Says which rule it breaks.
+        """
+        if self.type == ParameterType.CATEGORICAL:
+            if value in self.values:
+                return float(self.values.index(value))
+            raise StudyError(f"{self.name}={value!r} is not one of {_short(self.values)}.")
+        try:
+            number = float(value)
+        except (TypeError, ValueError, OverflowError) as error:
+            raise StudyError(f"{self.name}={value!r} is not a number.") from error
+        if self.bounds is not None:
+            low, high = self.bounds
+            if not low <= number <= high:
+                # Logs print values with 7 digits beside exact bounds: rounding is not a wrong
+                # trial. What is left is the noise of computing around a bound of zero.
+                noise = 1e-12 * max(abs(low), abs(high))
+                if not low - 1e-6 * abs(low) - noise <= number <= high + 1e-6 * abs(high) + noise:
+                    raise StudyError(f"{self.name}={value!r} lies outside [{low!r}, {high!r}].")
+                number = min(max(number, low), high)
+            if self.type == ParameterType.INTEGER and not number.is_integer():
+                raise StudyError(f"{self.name}={value!r} is not a whole number.")
+            return number
+        if number in self.values:
+            return number
+        choices = np.asarray(self.values, dtype=np.float64)
+        nearest = float(choices[np.argmin(np.abs(choices - number))])
+        with np.errstate(over="ignore"):
+            matches = np.float32(nearest) == np.float32(number)  # as the paper matches them
+        if not matches:
+            raise StudyError(f"{self.name}={value!r} is not one of {_short(self.values)}.")
+        return nearest
+
+    def from_number(self, number: float) -> Value:
+        """The parameter's value for a column's number: str, int or float by its type."""
+        if self.type == ParameterType.CATEGORICAL:
+            return self.values[int(number)]
+        if self.type == ParameterType.INTEGER:
+            return int(number)
+        return float(number)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Metric:
+    """One measured quantity. With a safety threshold it is a constraint, not an objective."""
+
+    name: str
+    goal: Goal = Goal.MAXIMIZE
+    safety_threshold: float | None = None
+
+    @property
+    def sign(self) -> float:
+        """+1 if larger is better, -1 if smaller is."""
+        return 1.0 if self.goal == Goal.MAXIMIZE else -1.0
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Problem:
+    """What is optimized: a search space, its metrics and what people wrote about it.
+
+    Raises:
+      StudyError: for repeated or missing names, or conditions that name no earlier parameter.
+    """
+
+    parameters: tuple[Parameter, ...]
+    metrics: tuple[Metric, ...]
+    name: str = ""
+    title: str = ""
+    metadata: tuple[tuple[str, str], ...] = ()
+
+    def __post_init__(self) -> None:
+        where = f"problem {self.name!r}"
+        if not self.parameters:
+            raise StudyError(f"{where} has no parameters. A search space needs at least one.")
+        if not self.metrics:
+            raise StudyError(f"{where} has no metrics. Name at least one, with its goal.")
+        for kind, names in (
+            ("parameter", [parameter.name for parameter in self.parameters]),
+            ("metric", [metric.name for metric in self.metrics]),
+        ):
+            repeated = sorted({name for name in names if names.count(name) > 1})
+            if repeated:
+                raise StudyError(f"{where}: {kind} name {repeated[0]!r} is used twice.")
+        seen: dict[str, Parameter] = {}
+        for parameter in self.parameters:
+            for condition in parameter.conditions:
+                parent = seen.get(condition.parent)
+                if parent is None:
+                    raise StudyError(
+                        f"{where}: parameter {parameter.name!r} depends on {condition.parent!r}, "
+                        "which is not listed before it. List parents first."
+                    )
+                for value in condition.values:
+                    parent.to_number(value)
+            seen[parameter.name] = parameter
+
+    @property
+    def is_conditional(self) -> bool:
+        """Whether any parameter can be inactive."""
+        return any(parameter.conditions for parameter in self.parameters)
+
+    @property
+    def objectives(self) -> tuple[Metric, ...]:
+        """The metrics to optimize: those without a safety threshold."""
+        return tuple(metric for metric in self.metrics if metric.safety_threshold is None)
+
+    def active(self, values_RP: Float64[np.ndarray, "R P"]) -> Bool[np.ndarray, "R P"]:
+        """Which parameters are active in each trial, by their parents' values."""
+        active_RP = np.ones(values_RP.shape, dtype=bool)
+        column = {parameter.name: index for index, parameter in enumerate(self.parameters)}
+        for index, parameter in enumerate(self.parameters):
+            if not parameter.conditions:
+                continue
+            active_RP[:, index] = False
+            for condition in parameter.conditions:
+                parent = column[condition.parent]
+                numbers = [self.parameters[parent].to_number(value) for value in condition.values]
+                active_RP[:, index] |= active_RP[:, parent] & np.isin(values_RP[:, parent], numbers)
+        return active_RP
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class Study:
+    """A problem with its trials in order, as columns.
+
+    Attributes:
+      values_RP: one row a trial. DOUBLE, INTEGER and DISCRETE hold the value itself,
+        CATEGORICAL its index; NaN where a conditional parameter is inactive.
+      metrics_RM: measured values in the metric's own units; NaN where not measured.
+      states_R: `State` of each trial.
+      algorithm: who chose the trials.
+      predictive_R2: where the generator knows it, the exact mean and standard deviation of the
+        first metric at each trial given all trials before it, in the metric's units.
+
+    Raises:
+      StudyError: when shapes disagree or a completed trial has no finite objective.
+    """
+
+    problem: Problem
+    values_RP: Float64[np.ndarray, "R P"]
+    metrics_RM: Float64[np.ndarray, "R M"]
+    states_R: Int8[np.ndarray, " R"]
+    algorithm: str = ""
+    predictive_R2: Float64[np.ndarray, "R 2"] | None = None
+
+    def __post_init__(self) -> None:
+        trials = len(self.states_R)
+        want = {
+            "values_RP": (trials, len(self.problem.parameters)),
+            "metrics_RM": (trials, len(self.problem.metrics)),
+        }
+        for field, shape in want.items():
+            got = getattr(self, field).shape
+            if got != shape:
+                raise StudyError(
+                    f"study {self.name!r}: {field} has shape {got}, but its problem and states "
+                    f"call for {shape}."
+                )
+
+    def __len__(self) -> int:
+        return len(self.states_R)
+
+    @property
+    def name(self) -> str:
+        """The problem's name."""
+        return self.problem.name
+
+    def rows(self, rows: slice | Sequence[int] | np.ndarray) -> "Study":
+        """The same study with only these trials."""
+        return dataclasses.replace(
+            self,
+            values_RP=self.values_RP[rows],
+            metrics_RM=self.metrics_RM[rows],
+            states_R=self.states_R[rows],
+            predictive_R2=None if self.predictive_R2 is None else self.predictive_R2[rows],
+        )
+
+    def objective(self) -> Float64[np.ndarray, " R"]:
+        """The first objective with larger better; NaN unless the trial is completed."""
+        index = self.problem.metrics.index(self.problem.objectives[0])
+        signed_R = self.problem.metrics[index].sign * self.metrics_RM[:, index]
+        return np.where(self.states_R == State.COMPLETED, signed_R, np.nan)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Trial:
+    """One trial in the user's own values; how studies are built from and read back to people."""
+
+    parameters: Mapping[str, Value]
+    metrics: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    state: State = State.COMPLETED
+
+
+def from_trials(problem: Problem, trials: Sequence[Trial], *, algorithm: str = "") -> Study:
+    """The study of these trials, every value checked against the search space.
+
+    Raises:
+      StudyError: names the study, the trial (counted from 1), the value and the broken rule.
+    """
+    values_RP = np.full((len(trials), len(problem.parameters)), np.nan)
+    metrics_RM = np.full((len(trials), len(problem.metrics)), np.nan)
+    states_R = np.array([trial.state for trial in trials], dtype=np.int8)
+    names = {parameter.name for parameter in problem.parameters}
+    for row, trial in enumerate(trials):
+        where = f"study {problem.name!r}, trial {row + 1}"
+        unknown = sorted(set(trial.parameters) - names)
+        if unknown:
+            raise StudyError(
+                f"{where}: parameter {unknown[0]!r} is not in the search space "
+                f"({_short(tuple(sorted(names)))})."
+            )
+        for column, parameter in enumerate(problem.parameters):
+            if parameter.name in trial.parameters:
+                try:
+                    values_RP[row, column] = parameter.to_number(trial.parameters[parameter.name])
+                except StudyError as error:
+                    raise StudyError(f"{where}: {error}") from error
+        for column, metric in enumerate(problem.metrics):
+            if metric.name in trial.metrics:
+                metrics_RM[row, column] = trial.metrics[metric.name]
+    study = Study(
+        problem=problem,
+        values_RP=values_RP,
+        metrics_RM=metrics_RM,
+        states_R=states_R,
+        algorithm=algorithm,
+    )
+    validate(study)
+    return study
+
+
+def to_trials(study: Study) -> list[Trial]:
+    """The study's trials in the user's own values; inactive and unmeasured ones are left out."""
+    return [
+        Trial(
+            parameters={
+                parameter.name: parameter.from_number(number)
+                for parameter, number in zip(study.problem.parameters, values_P, strict=True)
+                if not np.isnan(number)
+            },
+            metrics={
+                metric.name: float(number)
+                for metric, number in zip(study.problem.metrics, metrics_M, strict=True)
+                if not np.isnan(number)
+            },
+            state=State(state),
+        )
+        for values_P, metrics_M, state in zip(
+            study.values_RP, study.metrics_RM, study.states_R, strict=True
+        )
+    ]
+
+
+def validate(study: Study) -> None:
+    """Checks what training and serving rely on; shapes are checked when a Study is made.
+
+    Raises:
+      StudyError: a parameter is missing while active or present while inactive, or a completed
+        trial's objective is missing or not finite. Names the study, the trial and the value.
+    """
+    active_RP = study.problem.active(study.values_RP)
+    given_RP = ~np.isnan(study.values_RP)
+    for row, column in np.argwhere(active_RP != given_RP)[:1]:
+        parameter = study.problem.parameters[column].name
+        where = f"study {study.name!r}, trial {row + 1}"
+        if active_RP[row, column]:
+            raise StudyError(f"{where}: parameter {parameter!r} is missing.")
+        raise StudyError(f"{where}: parameter {parameter!r} is given, but its parent disables it.")
+    completed_R = study.states_R == State.COMPLETED
+    for column, metric in enumerate(study.problem.metrics):
+        bad_R = completed_R & ~np.isfinite(study.metrics_RM[:, column])
+        if metric.safety_threshold is None and bad_R.any():
+            row = int(np.argmax(bad_R))
+            raise StudyError(
+                f"study {study.name!r}, trial {row + 1}: metric {metric.name!r} is "
+                f"{study.metrics_RM[row, column]}, but the trial is completed. A completed trial "
+                "needs a finite value; mark a failed one INFEASIBLE."
+            )
+
+
+def _short(values: Sequence[object], limit: int = 6) -> str:
+    shown = ", ".join(repr(value) for value in values[:limit])
+    return f"[{shown}, … {len(values)} in all]" if len(values) > limit else f"[{shown}]"

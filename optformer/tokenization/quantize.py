@@ -1,0 +1,144 @@
+"""Numbers to bins and back: a parameter's value under its scale, a metric's under its y range.
+
+Array dimensions: R trials, Q bins.
+"""
+
+import dataclasses
+
+import numpy as np
+from jaxtyping import Bool, Float64, Int64
+
+from optformer.study import Parameter, ParameterType, Scale
+
+
+def to_bins(units_R: Float64[np.ndarray, "*R"], bins: int) -> Int64[np.ndarray, "*R"]:
+    """The bin of each number in [0, 1]: min(int(x·Q), Q-1) [OptFormer, section 4.1]."""
+    return np.clip(np.floor(units_R * bins), 0, bins - 1).astype(np.int64)
+
+
+def from_bins(bins_R: Int64[np.ndarray, "*R"], bins: int) -> Float64[np.ndarray, "*R"]:
+    """The centre of each bin, in [0, 1]: (bin + 0.5) / Q."""
+    return (bins_R + 0.5) / bins
+
+
+def to_units(
+    parameter: Parameter, numbers_R: Float64[np.ndarray, "*R"]
+) -> Float64[np.ndarray, "*R"]:
+    """A column of `Study.values_RP` in [0, 1], even under the parameter's scale.
+
+    Value k of L discrete values or categories, and of L integers on a linear scale, sits in the
+    middle of its share of the interval, (k + 0.5) / L, so that no value hides in an end point.
+    """
+    if parameter.bounds is None:
+        choices = _choices(parameter)
+        return (np.searchsorted(choices, numbers_R) + 0.5) / len(choices)
+    low, high = _edges(parameter)
+    if low == high:
+        return np.full(numbers_R.shape, 0.5)
+    if parameter.scale == Scale.LOG:
+        return np.clip(np.log(numbers_R / low) / np.log(high / low), 0.0, 1.0)
+    if parameter.scale == Scale.REVERSE_LOG:
+        mirrored_R = low + (high - numbers_R)
+        return np.clip(1.0 - np.log(mirrored_R / low) / np.log(high / low), 0.0, 1.0)
+    # Halves, so that a range as wide as floats themselves does not overflow.
+    return np.clip((numbers_R / 2 - low / 2) / (high / 2 - low / 2), 0.0, 1.0)
+
+
+def from_units(
+    parameter: Parameter, units_R: Float64[np.ndarray, "*R"]
+) -> Float64[np.ndarray, "*R"]:
+    """Numbers in [0, 1] as legal values of the parameter, the inverse of `to_units`."""
+    if parameter.bounds is None:
+        choices = _choices(parameter)
+        return choices[to_bins(units_R, len(choices))]
+    low, high = _edges(parameter)
+    if parameter.scale == Scale.LOG:
+        numbers_R = low * np.exp(units_R * np.log(high / low))
+    elif parameter.scale == Scale.REVERSE_LOG:
+        numbers_R = low + (high - low * np.exp((1.0 - units_R) * np.log(high / low)))
+    else:
+        numbers_R = low * (1.0 - units_R) + high * units_R
+    if parameter.type == ParameterType.INTEGER:
+        numbers_R = np.floor(numbers_R + 0.5)
+    return np.clip(numbers_R, *parameter.bounds)
+
+
+def value_bins(parameter: Parameter, bins: int) -> Bool[np.ndarray, " Q"]:
+    """The bins that stand for a value of the parameter: all of them for a continuous one."""
+    if parameter.type == ParameterType.DOUBLE:
+        return np.ones(bins, dtype=bool)
+    if parameter.bounds is None:
+        numbers = _choices(parameter)
+    elif parameter.bounds[1] - parameter.bounds[0] >= bins:
+        return np.ones(bins, dtype=bool)
+    else:
+        numbers = np.arange(parameter.bounds[0], parameter.bounds[1] + 1, dtype=np.float64)
+    legal_Q = np.zeros(bins, dtype=bool)
+    legal_Q[to_bins(to_units(parameter, numbers), bins)] = True
+    return legal_Q
+
+
+def _choices(parameter: Parameter) -> Float64[np.ndarray, " L"]:
+    if parameter.type == ParameterType.CATEGORICAL:
+        return np.arange(len(parameter.values), dtype=np.float64)
+    return np.asarray(parameter.values, dtype=np.float64)
+
+
+def _edges(parameter: Parameter) -> tuple[float, float]:
+    assert parameter.bounds is not None
+    low, high = parameter.bounds
+    if parameter.type == ParameterType.INTEGER:
+        return low - 0.5, high + 0.5
+    return low, high
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ValueScaling:
+    """How one metric of one study maps to [0, 1], larger better.
+
+    `low` and `high`, in units of sign x metric, go to `unit_low` and `unit_high`. Encoding a
+    study returns it and decoding takes it back.
+    """
+
+    sign: float
+    low: float
+    high: float
+    unit_low: float
+    unit_high: float
+
+    def to_units(self, values_R: Float64[np.ndarray, "*R"]) -> Float64[np.ndarray, "*R"]:
+        """Metric values in [0, 1]; what lies outside the interval is clipped to its ends."""
+        return np.clip(self.to_line(values_R), 0.0, 1.0)
+
+    def to_line(self, values_R: Float64[np.ndarray, "*R"]) -> Float64[np.ndarray, "*R"]:
+        """Metric values on the line of which [0, 1] is the part that has bins."""
+        slope = (self.unit_high - self.unit_low) / (self.high - self.low)
+        return self.unit_low + (self.sign * values_R - self.low) * slope
+
+    def from_units(self, units_R: Float64[np.ndarray, "*R"]) -> Float64[np.ndarray, "*R"]:
+        """Numbers in [0, 1] in the metric's own units."""
+        slope = (self.high - self.low) / (self.unit_high - self.unit_low)
+        return self.sign * (self.low + (units_R - self.unit_low) * slope)
+
+
+def fit_scaling(
+    values_R: Float64[np.ndarray, " R"],
+    sign: float,
+    unit_low: float = 0.2,
+    unit_high: float = 0.8,
+) -> ValueScaling:
+    """The scaling that takes the finite values' range to [unit_low, unit_high].
+
+    The defaults leave room for values better and worse than all seen so far, as in OptFormer at
+    inference. A constant history c gets the range [c-1, c+1]; an empty one [-1, 1].
+    """
+    finite_R = sign * values_R[np.isfinite(values_R)]
+    low, high = (finite_R.min(), finite_R.max()) if len(finite_R) else (0.0, 0.0)
+    # Narrower than floats resolve is constant: the slope would overflow.
+    if high - low <= 1e-12 * max(abs(low), abs(high)) or high - low < 1e-290:
+        # One unit, or where that vanishes in rounding, one part in a million.
+        margin = max(1.0, 1e-6 * abs(low))
+        low, high = low - margin, high + margin
+    return ValueScaling(
+        sign=sign, low=float(low), high=float(high), unit_low=unit_low, unit_high=unit_high
+    )

@@ -1,0 +1,164 @@
+"""The order of tokens in a trial, and which may come next. No other module knows either.
+
+Our own layout, D + M tokens a trial, needs no separators: the model is told each token's slot.
+
+    x=0.5, opt=adam, y=0.9  ->  <500> <250> <900>
+
+The released layout, D + 3 tokens a trial [OptFormer, section 4.1]:
+
+    x=0.5, opt=adam, y=0.9  ->  <500> <0> * <900> |
+
+Array dimensions: P parameters, M metrics, L tokens of one trial, C conditions, O output tokens.
+"""
+
+import dataclasses
+import enum
+
+import numpy as np
+from jaxtyping import Bool, Int8, Int32, Int64
+
+from optformer.study import Problem
+from optformer.tokenization import quantize
+from optformer.tokenization.vocabulary import Vocabulary
+
+
+class Role(enum.IntEnum):
+    """What a token of a trajectory says."""
+
+    NOTHING = 0  # padding
+    PARAMETER = 1
+    VALUE = 2
+    SEPARATOR = 3
+
+
+METRIC_SLOTS = 4
+"""Slots 1 to 4 belong to metrics, those above to parameters in their order; 0 to neither."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrialLayout:
+    """Where the tokens of a trial stand."""
+
+    parameters: int
+    metrics: int
+    separators: bool
+
+    @property
+    def length(self) -> int:
+        """Tokens in a trial."""
+        return self.parameters + self.metrics + 2 * self.separators
+
+    @property
+    def first_value(self) -> int:
+        """Where the first metric's token stands."""
+        return self.parameters + self.separators
+
+    def roles(self) -> Int8[np.ndarray, " L"]:
+        """What each token of a trial says."""
+        separator = [Role.SEPARATOR] * self.separators
+        roles = [
+            *([Role.PARAMETER] * self.parameters),
+            *separator,
+            *([Role.VALUE] * self.metrics),
+            *separator,
+        ]
+        return np.array(roles, dtype=np.int8)
+
+    def slots(self) -> Int32[np.ndarray, " L"]:
+        """Which parameter or metric each token of a trial belongs to."""
+        separator = [0] * self.separators
+        slots = [
+            *range(METRIC_SLOTS + 1, METRIC_SLOTS + 1 + self.parameters),
+            *separator,
+            *range(1, 1 + self.metrics),
+            *separator,
+        ]
+        return np.array(slots, dtype=np.int32)
+
+    def arrange(
+        self,
+        parameter_ids_RP: Int64[np.ndarray, "R P"],
+        metric_ids_RM: Int64[np.ndarray, "R M"],
+        vocabulary: Vocabulary,
+    ) -> Int32[np.ndarray, "R L"]:
+        """Trials as rows of token ids."""
+        trials = len(parameter_ids_RP)
+        columns = [parameter_ids_RP, metric_ids_RM]
+        if self.separators:
+            star, bar = (np.full((trials, 1), token) for token in vocabulary.separators)
+            columns = [parameter_ids_RP, star, metric_ids_RM, bar]
+        return np.concatenate(columns, axis=1).astype(np.int32)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class LegalTokens:
+    """Which output tokens may stand at each parameter of a trial, in the study's order.
+
+    Attributes:
+      tokens_PO: the tokens of an active parameter.
+      parent_PC: the place in the order of each condition's parent, -1 where there is none.
+      parent_tokens_PCO: the parent's tokens that meet the condition.
+      inactive: the output token of an inactive parameter.
+    """
+
+    tokens_PO: Bool[np.ndarray, "P O"]
+    parent_PC: Int32[np.ndarray, "P C"]
+    parent_tokens_PCO: Bool[np.ndarray, "P C O"]
+    inactive: int
+
+
+def legal_tokens(
+    problem: Problem, order_P: Int64[np.ndarray, " P"], vocabulary: Vocabulary
+) -> LegalTokens:
+    """The legal tokens of a problem whose parameters stand in this order, parents first."""
+    parameters = [problem.parameters[index] for index in order_P]
+    place = {parameter.name: index for index, parameter in enumerate(parameters)}
+    most = max(1, *(len(parameter.conditions) for parameter in parameters))
+    count, outputs = len(parameters), vocabulary.outputs
+    tokens_PO = np.zeros((count, outputs), dtype=bool)
+    parent_PC = np.full((count, most), -1, dtype=np.int32)
+    parent_tokens_PCO = np.zeros((count, most, outputs), dtype=bool)
+    first = vocabulary.first_bin - vocabulary.first_output
+    for index, parameter in enumerate(parameters):
+        legal_Q = quantize.value_bins(parameter, vocabulary.bins)
+        tokens_PO[index, first : first + vocabulary.bins] = legal_Q
+        for column, condition in enumerate(parameter.conditions):
+            parent = problem.parameters[
+                [p.name for p in problem.parameters].index(condition.parent)
+            ]
+            numbers = np.array([parent.to_number(value) for value in condition.values], np.float64)
+            met = quantize.to_bins(quantize.to_units(parent, numbers), vocabulary.bins)
+            parent_PC[index, column] = place[condition.parent]
+            parent_tokens_PCO[index, column, first + met] = True
+    return LegalTokens(
+        tokens_PO=tokens_PO,
+        parent_PC=parent_PC,
+        parent_tokens_PCO=parent_tokens_PCO,
+        inactive=vocabulary.inactive - vocabulary.first_output,
+    )
+
+
+def random_order(problem: Problem, rng: np.random.Generator) -> Int64[np.ndarray, " P"]:
+    """A random order of the parameters in which parents come before their children."""
+    rank_P = rng.random(len(problem.parameters))
+    if not problem.is_conditional:
+        return np.argsort(rank_P)
+    # A child's rank is at least its parents': Problem lists parents first.
+    place = {parameter.name: index for index, parameter in enumerate(problem.parameters)}
+    for index, parameter in enumerate(problem.parameters):
+        for condition in parameter.conditions:
+            rank_P[index] = max(rank_P[index], rank_P[place[condition.parent]])
+    return np.argsort(rank_P, kind="stable")
+
+
+def check_problem(problem: Problem, bins: int) -> str:
+    """Why a problem cannot be said in tokens, or an empty string."""
+    if len(problem.metrics) > METRIC_SLOTS:
+        return f"{len(problem.metrics)} metrics are more than the {METRIC_SLOTS} that fit a trial"
+    for parameter in problem.parameters:
+        if len(parameter.values) > bins:
+            return (
+                f"parameter {parameter.name!r} has {len(parameter.values)} values, but there are "
+                f"{bins} bins; use more bins, or make it DOUBLE or INTEGER"
+            )
+    return ""

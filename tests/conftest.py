@@ -1,0 +1,22 @@
+"""Shapes in signatures are checked while tests run; development data is used where it is."""
+
+import os
+from pathlib import Path
+
+import pytest
+from jaxtyping import install_import_hook
+
+import tests.shapes
+
+# Must come before the first import of the package.
+install_import_hook("optformer", f"{tests.shapes.__name__}.checked")
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """Real study logs and published curves, kept beside the checkout or named by a variable."""
+    default = Path(__file__).parents[2] / "shared" / "data"
+    folder = Path(os.environ.get("OPTFORMER_SHARED_DATA", default))
+    if not folder.is_dir():
+        pytest.skip(f"no development data at {folder}; set OPTFORMER_SHARED_DATA to use it")
+    return folder
