@@ -24,18 +24,37 @@ Tree = dict[str, object]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class OptimizerConfig:
+    """How weights change.
+
+    Attributes:
+      name: `adamw`, or T5X's `adafactor`.
+      learning_rate: the highest; warmed up over `warmup` steps, held, and brought down linearly
+        over the last `cooldown` of the run.
+      clip: the largest norm of a gradient.
+      ema: decay of the moving average of weights that is saved; 0 saves the weights themselves.
+    """
+
+    name: Literal["adamw", "adafactor"] = "adamw"
+    learning_rate: float = 2e-3
+    warmup: int = 200
+    cooldown: float = 0.3
+    weight_decay: float = 0.01
+    clip: float = 1.0
+    ema: float = 0.0
+
+    def __post_init__(self) -> None:
+        check_ranges(self, "optimizer.", learning_rate=(0, None), cooldown=(0, 1), ema=(0, 0.99999))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class TrainConfig:
-    """How long and how fast to learn.
+    """How long to learn, and what is noted on the way.
 
     Attributes:
       steps: batches in all.
       seconds: stop after about so long, with the learning rate on its way down by then; 0 means
         no limit. A run under a limit depends on the machine's speed.
-      optimizer: `adamw`, or T5X's `adafactor`.
-      learning_rate: the highest; warmed up over `warmup` steps, held, and brought down linearly
-        over the last `cooldown` of the run.
-      clip: the largest norm of a gradient.
-      ema: decay of the moving average of weights that is saved; 0 saves the weights themselves.
       soft_bins: standard deviation, in bins, of a continuous target at the start; it shrinks in
         proportion to the rest of the run, down to `soft_bins_end`.
       evaluate_every, checkpoint_every: in steps.
@@ -45,13 +64,6 @@ class TrainConfig:
     steps: int = 20_000
     seconds: float = 0.0
     seed: int = 0
-    optimizer: Literal["adamw", "adafactor"] = "adamw"
-    learning_rate: float = 2e-3
-    warmup: int = 200
-    cooldown: float = 0.3
-    weight_decay: float = 0.01
-    clip: float = 1.0
-    ema: float = 0.0
     soft_bins: float = 6.0
     soft_bins_end: float = 1.5
     evaluate_every: int = 500
@@ -59,20 +71,15 @@ class TrainConfig:
     validation: float = 0.05
 
     def __post_init__(self) -> None:
-        for field, low, high in (
-            ("steps", 1, None),
-            ("seconds", 0, None),
-            ("learning_rate", 0, None),
-            ("cooldown", 0, 1),
-            ("ema", 0, 1),
-            ("validation", 0, 0.9),
-            ("evaluate_every", 1, None),
-            ("checkpoint_every", 1, None),
-        ):
-            value = getattr(self, field)
-            if value < low or (high is not None and value > high):
-                limit = f"between {low} and {high}" if high is not None else f"at least {low}"
-                raise ConfigError(f"train.{field}={value} must be {limit}.")
+        check_ranges(
+            self,
+            "train.",
+            steps=(1, None),
+            seconds=(0, None),
+            evaluate_every=(1, None),
+            checkpoint_every=(1, None),
+            validation=(0, 0.9),
+        )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -99,6 +106,7 @@ class RunConfig:
     data: DataConfig = dataclasses.field(default_factory=DataConfig)
     batch: BatchConfig = dataclasses.field(default_factory=BatchConfig)
     loss: LossConfig = dataclasses.field(default_factory=LossConfig)
+    optimizer: OptimizerConfig = dataclasses.field(default_factory=OptimizerConfig)
     train: TrainConfig = dataclasses.field(default_factory=TrainConfig)
 
 
@@ -140,13 +148,15 @@ def read_config(
     return from_tree(kind, tree)
 
 
-def from_tree(kind: type[Config], tree: Mapping[str, object], where: str = "") -> Config:
+def from_tree(kind: type[Config], tree: Mapping[str, object] | str, where: str = "") -> Config:
     """A dataclass from nested dicts, each value checked against its field's type.
+
+    A name stands for the model's shape of that name.
 
     Raises:
       ConfigError: names the field, its value and what it should be.
     """
-    if kind is ModelConfig:
+    if isinstance(tree, str):
         tree = _named_model(tree)
     hints = typing.get_type_hints(kind)
     for key in tree:
@@ -177,23 +187,34 @@ def save_config(config: RunConfig, path: Path) -> None:
     path.write_text(tomli_w.dumps(to_tree(config)), "utf-8")
 
 
-def _named_model(tree: Mapping[str, object] | str) -> Mapping[str, object]:
-    if not isinstance(tree, str):
-        return tree
-    if tree not in MODELS:
-        near = difflib.get_close_matches(tree, MODELS, n=1)
+def check_ranges(config: object, where: str, **ranges: tuple[float, float | None]) -> None:
+    """Checks that fields lie between a lowest and a highest value, both allowed.
+
+    Raises:
+      ConfigError: names the field, its value and the range.
+    """
+    for field, (low, high) in ranges.items():
+        value = getattr(config, field)
+        if value < low or (high is not None and value > high):
+            limit = f"at least {low}" if high is None else f"between {low} and {high}"
+            raise ConfigError(f"{where}{field}={value} must be {limit}.")
+
+
+def _named_model(name: str) -> Tree:
+    if name not in MODELS:
+        near = difflib.get_close_matches(name, MODELS, n=1)
         raise ConfigError(
-            f"there is no model {tree!r}. Known: {', '.join(MODELS)}."
+            f"there is no model {name!r}. Known: {', '.join(MODELS)}."
             + (f" Did you mean {near[0]}?" if near else "")
         )
-    return to_tree(MODELS[tree])
+    return to_tree(MODELS[name])
 
 
 def _put(tree: Tree, keys: list[str], value: object, override: str) -> None:
     for key in keys[:-1]:
         inner = tree.setdefault(key, {})
         if key == "model" and isinstance(inner, str):
-            inner = tree[key] = dict(_named_model(inner))
+            inner = tree[key] = _named_model(inner)
         if not isinstance(inner, dict):
             raise ConfigError(f"override {override!r}: {key} is a value, not a section.")
         tree = inner
@@ -213,7 +234,7 @@ def _convert(hint: object, value: object, where: str) -> object:
         assert isinstance(hint, type)
         if not isinstance(value, Mapping) and not (hint is ModelConfig and isinstance(value, str)):
             raise ConfigError(f"{where}={value!r} must be a section of settings.")
-        return from_tree(hint, value, where + ".")  # type: ignore[arg-type]
+        return from_tree(hint, value, where + ".")
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin is Literal:
         if value not in arguments:

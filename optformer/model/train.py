@@ -10,9 +10,10 @@ Started again on the same folder, a run continues where its last state was saved
 """
 
 import dataclasses
+import functools
+import hashlib
 import json
 import time
-import zlib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -25,11 +26,12 @@ from jaxtyping import Array, Float
 
 from optformer import checkpoint
 from optformer.checkpoint import Checkpoint
-from optformer.config import RunConfig, TrainConfig, load_config, save_config
+from optformer.config import OptimizerConfig, RunConfig, TrainConfig, load_config, save_config
 from optformer.data import augment
 from optformer.data.batches import Batch, Batches, Source, StudySource, pack
 from optformer.errors import ConfigError, OptFormerError
 from optformer.model import loss, transformer
+from optformer.model.config import LossConfig, ModelConfig
 from optformer.model.transformer import Ids, Weights
 from optformer.study import Study
 from optformer.tokenization.tokenizer import StudyTokenizer
@@ -118,14 +120,14 @@ def train(
     validation = validation_batches(held, tokenizer, config)
 
     ids = ids_of(tokenizer.vocabulary)
-    optimizer = make_optimizer(settings)
-    step_function, evaluate = make_step(config, ids, optimizer), make_evaluate(config, ids)
-    state = start(config, ids, optimizer, init)
+    step_function = make_step(config.model, config.loss, config.optimizer, ids, settings.seed)
+    evaluate = make_evaluate(config.model, config.loss, ids)
+    state = start(config, ids, init)
     parameters = sum(leaf.size for leaf in jax.tree.leaves(state["weights"]))
     reports: list[Report] = []
 
     def save_model(name: str) -> None:
-        weights = state["average"] if settings.ema else state["weights"]
+        weights = state["average"] if config.optimizer.ema else state["weights"]
         about = {
             "step": int(state["step"]),
             "studies": len(kept),
@@ -157,7 +159,7 @@ def train(
             state, measured = step_function(
                 state,
                 batch,
-                learning_rate(settings, step, done),
+                learning_rate(config.optimizer, step, done),
                 settings.soft_bins_end + (settings.soft_bins - settings.soft_bins_end) * (1 - done),
             )
             totals.add(jax.device_get(measured))
@@ -173,7 +175,7 @@ def train(
             last = done >= 1.0
             evaluates = bool(validation) and (last or (step + 1) % settings.evaluate_every == 0)
             if evaluates or last or totals.seconds >= report_seconds:
-                weights = state["average"] if settings.ema else state["weights"]
+                weights = state["average"] if config.optimizer.ema else state["weights"]
                 found = evaluate(weights, validation) if evaluates else None
                 reports.append(totals.report(step + 1, done, clock.seconds, found))
                 log.write(reports[-1])
@@ -224,7 +226,7 @@ def split(studies: Sequence[Study], share: float) -> tuple[list[Study], list[Stu
     kept: list[Study] = []
     held: list[Study] = []
     for study in studies:
-        place = zlib.crc32(study.name.encode()) / 2**32
+        place = int.from_bytes(hashlib.sha256(study.name.encode()).digest()[:4]) / 2**32
         (held if place < share else kept).append(study)
     return kept, held
 
@@ -248,9 +250,9 @@ def validation_batches(
     return batches[:MOST_VALIDATION_BATCHES]
 
 
-def make_optimizer(settings: TrainConfig) -> optax.GradientTransformation:
+def make_optimizer(settings: OptimizerConfig) -> optax.GradientTransformation:
     """The update direction; the step scales it by the learning rate."""
-    if settings.optimizer == "adafactor":
+    if settings.name == "adafactor":
         direction = optax.adafactor(learning_rate=1.0, multiply_by_parameter_scale=True)
         return optax.chain(optax.clip_by_global_norm(settings.clip), direction, optax.scale(-1.0))
     return optax.chain(
@@ -260,7 +262,7 @@ def make_optimizer(settings: TrainConfig) -> optax.GradientTransformation:
     )
 
 
-def learning_rate(settings: TrainConfig, step: int, done: float) -> float:
+def learning_rate(settings: OptimizerConfig, step: int, done: float) -> float:
     """Warm-up, then level, then down to a hundredth."""
     warm = min(1.0, (step + 1) / settings.warmup) if settings.warmup else 1.0
     left = (1.0 - done) / settings.cooldown if settings.cooldown else 1.0
@@ -273,12 +275,7 @@ def progress(settings: TrainConfig, step: int, seconds: float) -> float:
     return min(1.0, max(step / settings.steps, by_time))
 
 
-def start(
-    config: RunConfig,
-    ids: Ids,
-    optimizer: optax.GradientTransformation,
-    init: Checkpoint | None = None,
-) -> State:
+def start(config: RunConfig, ids: Ids, init: Checkpoint | None = None) -> State:
     """The state before the first step."""
     if init is not None:
         weights = jax.tree.map(jnp.asarray, init.weights)
@@ -287,37 +284,41 @@ def start(
     return {
         "weights": weights,
         # A copy: the step reuses the memory of both.
-        "average": jax.tree.map(jnp.copy, weights) if config.train.ema else {},
-        "optimizer": optimizer.init(weights),
+        "average": jax.tree.map(jnp.copy, weights) if config.optimizer.ema else {},
+        "optimizer": make_optimizer(config.optimizer).init(weights),
         "step": jnp.int32(0),
         "best": jnp.float32(np.inf),
         "seconds": jnp.float32(0.0),
     }
 
 
+@functools.lru_cache(maxsize=4)
 def make_step(
-    config: RunConfig, ids: Ids, optimizer: optax.GradientTransformation
+    model: ModelConfig, loss_config: LossConfig, settings: OptimizerConfig, ids: Ids, seed: int
 ) -> Callable[[State, Batch, float, float], tuple[State, dict[str, Array]]]:
-    """The compiled step: (state, batch, learning rate, soft bins) -> (state, measured)."""
+    """The compiled step: (state, batch, learning rate, soft bins) -> (state, measured).
 
-    def objective(
-        weights: Weights, batch: Batch, soft_bins: Float[Array, ""], key: Array
-    ) -> tuple[Float[Array, ""], dict[str, Array]]:
-        return loss.loss_and_metrics(weights, config.model, ids, batch, config.loss, soft_bins, key)
+    Runs of one shape in one process share it, and what is compiled.
+    """
+    optimizer = make_optimizer(settings)
 
     def step(
         state: State, batch: Batch, rate: Float[Array, ""], soft_bins: Float[Array, ""]
     ) -> tuple[State, dict[str, Array]]:
-        key = jax.random.fold_in(jax.random.key(config.train.seed + 1), state["step"])
-        (mean, metrics), gradient = jax.value_and_grad(objective, has_aux=True)(
-            state["weights"], batch, soft_bins, key
-        )
+        dropout = jax.random.fold_in(jax.random.key(seed + 1), state["step"])
+
+        def objective(weights: Weights) -> tuple[Float[Array, ""], dict[str, Array]]:
+            return loss.loss_and_metrics(
+                weights, model, ids, batch, loss_config, soft_bins, dropout
+            )
+
+        (mean, metrics), gradient = jax.value_and_grad(objective, has_aux=True)(state["weights"])
         updates, moments = optimizer.update(gradient, state["optimizer"], state["weights"])
         weights = jax.tree.map(lambda w, u: w - rate * u, state["weights"], updates)
         average = state["average"]
-        if config.train.ema:
+        if settings.ema:
             # Short at first, so that the start is soon forgotten.
-            decay = jnp.minimum(config.train.ema, (1 + state["step"]) / (10 + state["step"]))
+            decay = jnp.minimum(settings.ema, (1 + state["step"]) / (10 + state["step"]))
             average = jax.tree.map(lambda a, w: decay * a + (1 - decay) * w, average, weights)
         new = state | {
             "weights": weights,
@@ -325,27 +326,29 @@ def make_step(
             "optimizer": moments,
             "step": state["step"] + 1,
         }
-        return new, metrics | {"loss": mean, "gradient_norm": optax.global_norm(gradient)}
+        return new, metrics | {"loss": mean}
 
     return jax.jit(step, donate_argnums=0)
 
 
+@functools.lru_cache(maxsize=4)
 def make_evaluate(
-    config: RunConfig, ids: Ids
+    model: ModelConfig, loss_config: LossConfig, ids: Ids
 ) -> Callable[[Weights, Sequence[Batch]], dict[str, float]]:
     """(weights, batches) -> mean nats of parameter and value tokens, and their mean `loss`."""
 
     @jax.jit
     def measure(weights: Weights, batch: Batch) -> dict[str, Array]:
-        return loss.loss_and_metrics(weights, config.model, ids, batch, config.loss)[1]
+        return loss.loss_and_metrics(weights, model, ids, batch, loss_config)[1]
 
     def evaluate(weights: Weights, batches: Sequence[Batch]) -> dict[str, float]:
         totals = Totals()
         for batch in batches:
             totals.add(jax.device_get(measure(weights, batch)) | {"loss": np.float32(0.0)})
         means = totals.means()
-        value_weight = config.loss.value_weight
-        return means | {"loss": (means["parameter"] + value_weight * means["value"]) / 2}
+        value_weight = loss_config.value_weight
+        total = (means["parameter"] + value_weight * means["value"]) / (1 + value_weight)
+        return means | {"loss": total}
 
     return evaluate
 

@@ -36,10 +36,9 @@ def to_units(
     if low == high:
         return np.full(numbers_R.shape, 0.5)
     if parameter.scale == Scale.LOG:
-        return np.clip(np.log(numbers_R / low) / np.log(high / low), 0.0, 1.0)
+        return np.clip(_log_share(numbers_R, low, high), 0.0, 1.0)
     if parameter.scale == Scale.REVERSE_LOG:
-        mirrored_R = low + (high - numbers_R)
-        return np.clip(1.0 - np.log(mirrored_R / low) / np.log(high / low), 0.0, 1.0)
+        return np.clip(1.0 - _log_share(low + (high - numbers_R), low, high), 0.0, 1.0)
     # Halves, so that a range as wide as floats themselves does not overflow.
     return np.clip((numbers_R / 2 - low / 2) / (high / 2 - low / 2), 0.0, 1.0)
 
@@ -53,9 +52,9 @@ def from_units(
         return choices[to_bins(units_R, len(choices))]
     low, high = _edges(parameter)
     if parameter.scale == Scale.LOG:
-        numbers_R = low * np.exp(units_R * np.log(high / low))
+        numbers_R = _from_log_share(units_R, low, high)
     elif parameter.scale == Scale.REVERSE_LOG:
-        numbers_R = low + (high - low * np.exp((1.0 - units_R) * np.log(high / low)))
+        numbers_R = low + (high - _from_log_share(1.0 - units_R, low, high))
     else:
         numbers_R = low * (1.0 - units_R) + high * units_R
     if parameter.type == ParameterType.INTEGER:
@@ -76,6 +75,19 @@ def value_bins(parameter: Parameter, bins: int) -> Bool[np.ndarray, " Q"]:
     legal_Q = np.zeros(bins, dtype=bool)
     legal_Q[to_bins(to_units(parameter, numbers), bins)] = True
     return legal_Q
+
+
+def _log_share(
+    numbers_R: Float64[np.ndarray, "*R"], low: float, high: float
+) -> Float64[np.ndarray, "*R"]:
+    # Differences of logarithms: the quotient of the bounds may overflow.
+    return (np.log(numbers_R) - np.log(low)) / (np.log(high) - np.log(low))
+
+
+def _from_log_share(
+    units_R: Float64[np.ndarray, "*R"], low: float, high: float
+) -> Float64[np.ndarray, "*R"]:
+    return np.exp((1.0 - units_R) * np.log(low) + units_R * np.log(high))
 
 
 def _choices(parameter: Parameter) -> Float64[np.ndarray, " L"]:

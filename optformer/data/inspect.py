@@ -1,0 +1,267 @@
+"""What a shard folder or a raw study log holds, as something that rich prints."""
+
+import difflib
+import itertools
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+
+import numpy as np
+from rich import box
+from rich.console import Group, RenderableType
+from rich.padding import Padding
+from rich.panel import Panel
+from rich.table import Table
+from rich.text import Text
+
+from optformer.data import store
+from optformer.data.importers import Skipped, read
+from optformer.errors import StudyError
+from optformer.study import Goal, Metric, Parameter, State, Study
+
+# What a tokenizer shows of a study, printed below its trials.
+Tokenizer = Callable[[Study], RenderableType]
+
+_STATE_STYLES = {State.COMPLETED: "green", State.INFEASIBLE: "red", State.ACTIVE: "yellow"}
+_MOST_ROWS = 12  # in a table of counts
+_BARS = "▏▎▍▌▋▊▉█"
+_BAR_WIDTH = 24
+
+
+def describe(
+    path: str,
+    *,
+    study: str | None = None,
+    trials: int = 8,
+    tokenizer: Tokenizer | None = None,
+) -> RenderableType:
+    """Counts of a shard folder or a raw log, and one study with its first and last trials.
+
+    Args:
+      path: a folder with shards, one shard, or anything that `importers.read` reads.
+      study: the name of the study to show; the first if not given.
+      trials: how many of its trials to show at most.
+      tokenizer: what else to show of the study, its tokens for example.
+
+    Raises:
+      SourceError: nothing at `path` can be read.
+      StudyError: there is no study of that name; suggests names.
+    """
+    place = Path(path)
+    is_shards = place.suffix == ".parquet" or (place.is_dir() and any(place.glob("*.parquet")))
+    counts, shown = _of_shards(place, study) if is_shards else _of_log(path, study)
+    parts = [counts, _study(shown, trials)]
+    if tokenizer is not None:
+        parts.append(tokenizer(shown))
+    return Group(*parts)
+
+
+def _of_shards(path: Path, name: str | None) -> tuple[RenderableType, Study]:
+    summary = store.summarize(path)
+    shown = _find(store.scan(path), name)
+    size = summary.bytes / 2**20
+    counts = _counts(
+        f"{path}: {summary.shards:,} shard{'s' * (summary.shards != 1)}, {size:,.1f} MiB",
+        {
+            "studies": summary.studies,
+            "trials": summary.trials,
+            "search spaces": summary.spaces,
+        },
+        summary.states,
+        [
+            ("algorithm", summary.algorithms),
+            ("parameters", {str(k): n for k, n in summary.dimensions.items()}),
+            ("source", summary.sources),
+        ],
+    )
+    return counts, shown
+
+
+def _of_log(path: str, name: str | None) -> tuple[RenderableType, Study]:
+    algorithms: Counter[str] = Counter()
+    dimensions: Counter[int] = Counter()
+    states: Counter[str] = Counter()
+    faults: Counter[str] = Counter()
+    names: list[str] = []
+    examples: dict[str, str] = {}
+    shown: Study | None = None
+    for record in read(path):
+        if isinstance(record, Skipped):
+            faults[record.kind] += 1
+            examples.setdefault(record.kind, str(record))
+            continue
+        names.append(record.name)
+        algorithms[record.algorithm] += 1
+        dimensions[len(record.problem.parameters)] += 1
+        for state in State:
+            states[state.name] += int((record.states_R == state).sum())
+        if shown is None and name in (None, record.name):
+            shown = record
+    if shown is None:
+        raise _unknown(name, names)
+    skipped = Text("".join(f"\nskipped: {text}" for text in examples.values()), style="yellow")
+    counts = _counts(
+        f"{path}: a study log, not imported yet",
+        {"studies": len(names), "trials": states.total()},
+        states,
+        [
+            ("algorithm", dict(algorithms.most_common())),
+            ("parameters", {str(k): n for k, n in sorted(dimensions.items())}),
+            ("skipped because of", dict(faults.most_common())),
+        ],
+    )
+    return (Group(counts, skipped) if examples else counts), shown
+
+
+def _find(studies: Iterable[Study], name: str | None) -> Study:
+    names: list[str] = []
+    for study in studies:
+        if name in (None, study.name):
+            return study
+        names.append(study.name)
+    raise _unknown(name, names)
+
+
+def _unknown(name: str | None, names: list[str]) -> StudyError:
+    if name is None:
+        return StudyError("no study could be read. Import the log to see every reason.")
+    near = difflib.get_close_matches(name, names, n=3, cutoff=0.3) or names[:3]
+    return StudyError(f"there is no study {name!r}. Some that there are: {', '.join(near)}.")
+
+
+def _counts(
+    title: str,
+    totals: Mapping[str, int],
+    states: Mapping[str, int],
+    groups: list[tuple[str, Mapping[str, int]]],
+) -> RenderableType:
+    line = Text("  ").join(
+        [
+            *(Text.assemble((f"{n:,}", "bold"), f" {what}") for what, n in totals.items()),
+            *(
+                Text(f"{states[state.name]:,} {state.name.lower()}", style=_STATE_STYLES[state])
+                for state in State
+                if states.get(state.name)
+            ),
+        ]
+    )
+    tables = [_bars(name, counts) for name, counts in groups if counts]
+    return Panel(
+        Group(line, *(Padding(table, (1, 0, 0, 0)) for table in tables)),
+        title=Text(title),
+        title_align="left",
+        border_style="cyan",
+    )
+
+
+def _bars(name: str, counts: Mapping[str, int]) -> Table:
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
+    table.add_column(name)
+    table.add_column("studies", justify="right", style="bold")
+    table.add_column("")
+    most = max(counts.values())
+    for label, number in itertools.islice(counts.items(), _MOST_ROWS):
+        eighths = max(1, round(8 * _BAR_WIDTH * number / most))
+        bar = _BARS[-1] * (eighths // 8) + (_BARS[eighths % 8 - 1] if eighths % 8 else "")
+        table.add_row(Text(label or "(not named)"), f"{number:,}", Text(bar, style="cyan"))
+    if len(counts) > _MOST_ROWS:
+        rest = list(counts.values())[_MOST_ROWS:]
+        table.add_row(f"… {len(rest)} more", f"{sum(rest):,}", "")
+    return table
+
+
+def _study(study: Study, most: int) -> RenderableType:
+    problem = study.problem
+    text = Text()
+    if problem.title:
+        text.append(problem.title + "\n")
+    text.append(f"algorithm {study.algorithm or '(not named)'}, {len(study):,} trials", "dim")
+    for key, value in problem.metadata:
+        text.append(f"\n{key}: {value}", "dim")
+    return Panel(
+        Group(
+            text,
+            _parameters(problem.parameters),
+            _trials(study, most),
+        ),
+        title=Text(f"study {problem.name!r}"),
+        title_align="left",
+        border_style="magenta",
+    )
+
+
+def _parameters(parameters: Iterable[Parameter]) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1), header_style="dim")
+    for column in ("parameter", "type", "scale", "range or values", "default", "active when"):
+        table.add_column(column)
+    for parameter in parameters:
+        if parameter.bounds is not None:
+            low, high = parameter.bounds
+            space = f"[{low:g}, {high:g}]"
+        else:
+            values = [v if isinstance(v, str) else f"{v:g}" for v in parameter.values[:6]]
+            more = f", … {len(parameter.values)} in all" if len(parameter.values) > 6 else ""
+            space = ", ".join(values) + more
+        table.add_row(
+            Text(parameter.name, style="bold"),
+            parameter.type.value,
+            parameter.scale.value if parameter.scale else "",
+            Text(space),
+            "" if parameter.default is None else Text(str(parameter.default)),
+            Text(
+                " or ".join(
+                    f"{c.parent} = {', '.join(str(value) for value in c.values)}"
+                    for c in parameter.conditions
+                )
+            ),
+        )
+    return table
+
+
+def _trials(study: Study, most: int) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1), header_style="dim")
+    table.add_column("trial", justify="right", style="dim")
+    for parameter in study.problem.parameters:
+        table.add_column(Text(parameter.name), justify="right")
+    for metric in study.problem.metrics:
+        table.add_column(Text(_heading(metric)), justify="right", style="bold")
+    table.add_column("state")
+    objective_R = study.objective()
+    best = -1 if np.isnan(objective_R).all() else int(np.nanargmax(objective_R))
+    rows = list(range(len(study)))
+    if len(rows) > most:
+        rows = sorted({*rows[: most - most // 2], *rows[len(rows) - most // 2 :], best} - {-1})
+    before = -1
+    for row in rows:
+        if row > before + 1:
+            table.add_row("…")
+        before = row
+        state = State(study.states_R[row])
+        table.add_row(
+            str(row + 1),
+            *(
+                Text(_cell(parameter, number))
+                for parameter, number in zip(
+                    study.problem.parameters, study.values_RP[row], strict=True
+                )
+            ),
+            *("" if np.isnan(number) else f"{number:.5g}" for number in study.metrics_RM[row]),
+            Text(state.name.lower(), style=_STATE_STYLES[state])
+            + Text("  best" if row == best else "", style="bold cyan"),
+        )
+    return table
+
+
+def _heading(metric: Metric) -> str:
+    arrow = "↑" if metric.goal == Goal.MAXIMIZE else "↓"
+    if metric.safety_threshold is None:
+        return f"{metric.name} {arrow}"
+    sign = "≥" if metric.goal == Goal.MAXIMIZE else "≤"
+    return f"{metric.name} {sign} {metric.safety_threshold:g}"
+
+
+def _cell(parameter: Parameter, number: float) -> str:
+    if np.isnan(number):
+        return "·"
+    value = parameter.from_number(float(number))
+    return f"{value:.5g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,111 @@
+"""The paper's BBOB test: randomized functions of the held-out families, scored on one scale.
+
+A task's score is its normalized best so far,
+
+    (best - level) / (optimum - level),  clipped to [0, 1],
+
+of noiseless values, larger better: 0 is what one uniformly random trial finds in the median, and 1
+is the optimum. Where the optimum is not known (rotated functions on discrete levels), it is the
+best value that a long search of the noiseless function finds: `reference_optimum`. An optimizer
+that finds more scores 1. The functions, their randomization and the split between training and
+test are OptFormer's [arXiv 2205.13320]; the two reference values are ours.
+"""
+
+import dataclasses
+import zlib
+from collections.abc import Sequence
+
+import numpy as np
+
+from optformer.data.problems import ObjectiveBlock
+from optformer.data.problems.bbob import TEST_FAMILIES, BbobConfig, random_block
+from optformer.errors import ConfigError
+from optformer.eval.runner import Task
+
+PROTOCOL = "bbob"
+
+
+def tasks(
+    *,
+    families: Sequence[str] = TEST_FAMILIES,
+    parameters: Sequence[int] = (2, 4, 8),
+    instances: int = 1,
+    trials: int = 100,
+    seed: int = 0,
+    config: BbobConfig | None = None,
+) -> list[Task]:
+    """One task for each family, number of parameters and instance.
+
+    A task depends on its own name and `seed` only: more of them leave those there are unchanged.
+
+    Args:
+      config: how functions are randomized; the paper's way if None. Its families are not used.
+
+    Raises:
+      ConfigError: an unknown family, or one that needs more parameters.
+    """
+    if instances < 1 or not parameters or not families:
+        raise ConfigError(
+            f"{len(families)} families x {len(parameters)} sizes x {instances} instances: give at "
+            "least one of each."
+        )
+    drawn = []
+    for family in families:
+        for size in parameters:
+            for instance in range(instances):
+                name = f"bbob/{family}/{size}d/{instance}"
+                rng = np.random.default_rng([zlib.crc32(name.encode()), seed])
+                here = dataclasses.replace(config or BbobConfig(), families=(family,))
+                block = random_block(here, rng, 1, size)
+                optimum = float(block.optimum_B[0])
+                drawn.append(
+                    Task(
+                        name=name,
+                        family=family,
+                        block=block,
+                        trials=trials,
+                        low=random_level(block, rng),
+                        high=reference_optimum(block, rng) if np.isnan(optimum) else optimum,
+                    )
+                )
+    return drawn
+
+
+def random_level(block: ObjectiveBlock, rng: np.random.Generator, points: int = 4096) -> float:
+    """The median noiseless value of uniformly random points."""
+    units_1NP = block.spaces.snap(rng.random((1, points, block.spaces.levels_BP.shape[1])))
+    return float(np.median(block.evaluate_exact(units_1NP)))
+
+
+def reference_optimum(
+    block: ObjectiveBlock,
+    rng: np.random.Generator,
+    *,
+    survivors: int = 32,
+    children: int = 16,
+    generations: int = 120,
+) -> float:
+    """The best noiseless value of a long evolutionary search: a lower bound of the optimum.
+
+    Each of `survivors` points has children that change a random half of its coordinates, by steps
+    that shrink from the whole range to a millionth of it; the best of all live on.
+    """
+    size = block.spaces.levels_BP.shape[1]
+    best_NP = block.spaces.snap(rng.random((1, 4096, size)))[0]
+    value_N = block.evaluate_exact(best_NP[None])[0]
+    for step in np.geomspace(0.5, 1e-6, generations):
+        order_N = np.argsort(-value_N, kind="stable")[:survivors]
+        best_NP, value_N = best_NP[order_N], value_N[order_N]
+        parent_NP = np.repeat(best_NP, children, axis=0)
+        moved_NP = parent_NP + step * rng.standard_normal(parent_NP.shape)
+        # A level is further away than small steps reach: now and then take any other.
+        anew_NP = np.where(
+            (block.spaces.levels_BP > 0) & (rng.random(parent_NP.shape) < 0.2),
+            rng.random(parent_NP.shape),
+            moved_NP,
+        )
+        child_NP = np.where(rng.random(parent_NP.shape) < 0.5, anew_NP, parent_NP)
+        child_NP = block.spaces.snap(child_NP[None])[0]
+        best_NP = np.concatenate([best_NP, child_NP])
+        value_N = np.concatenate([value_N, block.evaluate_exact(child_NP[None])[0]])
+    return float(value_N.max())

@@ -1,0 +1,329 @@
+"""How well a model predicts: the paper's protocol, and a Gaussian process to compare with.
+
+Random trials of a test function; each trial's value is predicted from its parameters and the
+trials before it, with values scaled by the smallest and largest of the whole sequence [OptFormer,
+table 4]. A prediction is a distribution over Q equal bins of that range.
+
+Array dimensions: R trials of a study, N predictions, Q bins, P parameters, F features, C levels.
+"""
+
+import dataclasses
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
+
+import numpy as np
+from jaxtyping import Bool, Float, Float64, Int64
+
+from optformer.data.problems import ObjectiveBlock, studies_of, to_units
+from optformer.errors import StudyError
+from optformer.eval import statistics
+from optformer.eval.page import Figure, Section, Table, Text
+from optformer.eval.plots import Curve, plot_calibration, plot_curves, plot_histogram
+from optformer.progress import Progress, silent
+from optformer.study import ParameterType, Study
+
+if TYPE_CHECKING:
+    from sklearn.gaussian_process import GaussianProcessRegressor
+    from sklearn.gaussian_process.kernels import Kernel
+
+
+@runtime_checkable
+class Predictor(Protocol):
+    """Predicts the trials of a study in turn."""
+
+    def predict(
+        self, study: Study, y_range: tuple[float, float], rows_N: Int64[np.ndarray, " N"]
+    ) -> Float[np.ndarray, "N Q"]:
+        """For each row, the distribution of its first objective given its parameters and all
+        rows before it, which are its only information about other trials.
+
+        Bins are equal, ascend with larger better, and share `y_range` (in units of
+        `Study.objective`); each row's probabilities sum to 1.
+        """
+        ...
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class Predictions:
+    """What one predictor's N predictions are worth.
+
+    Attributes:
+      study_N: which study each is of, from 0.
+      seen_N: how many trials were before it.
+      log_density_N: per unit of the scaled value; uniform predictions score 0.
+      confidence_N, right_N: of the likeliest of 100 intervals.
+      error_N: predicted mean minus the truth, both scaled.
+    """
+
+    study_N: Int64[np.ndarray, " N"]
+    seen_N: Int64[np.ndarray, " N"]
+    log_density_N: Float64[np.ndarray, " N"]
+    pit_N: Float64[np.ndarray, " N"]
+    confidence_N: Float64[np.ndarray, " N"]
+    right_N: Bool[np.ndarray, " N"]
+    error_N: Float64[np.ndarray, " N"]
+
+
+def random_studies(block: ObjectiveBlock, trials: int, rng: np.random.Generator) -> list[Study]:
+    """Studies of uniformly random trials, one a function of the block."""
+    studies, size = block.spaces.levels_BP.shape
+    units_BRP = block.spaces.snap(rng.random((studies, trials, size)))
+    return studies_of(block, units_BRP, block.evaluate(units_BRP, rng), "random_search")
+
+
+def evaluate(
+    predictors: Mapping[str, Predictor],
+    studies: Sequence[Study],
+    *,
+    every: int = 1,
+    progress: Progress = silent,
+) -> dict[str, Predictions]:
+    """All predictors on the same trials of the same studies.
+
+    Args:
+      every: predict each `every`-th trial only; predictors see all trials before it anyway.
+
+    Raises:
+      StudyError: a study whose feasible values are all the same has no scale.
+    """
+    parts: dict[str, list[dict[str, np.ndarray]]] = {name: [] for name in predictors}
+    for number, study in enumerate(studies):
+        y_R = study.objective()
+        low, high = float(np.nanmin(y_R)), float(np.nanmax(y_R))
+        if not high > low:
+            raise StudyError(
+                f"study {study.name!r}: all its values are {low}, so that there is nothing to "
+                "predict. Leave it out."
+            )
+        rows_N = np.flatnonzero(np.isfinite(y_R))
+        rows_N = rows_N[rows_N % every == every - 1]
+        truth_N = (y_R[rows_N] - low) / (high - low)
+        for name, predictor in predictors.items():
+            probabilities_NQ = predictor.predict(study, (low, high), rows_N)
+            confidence_N, right_N = statistics.likeliest(probabilities_NQ, truth_N)
+            parts[name].append(
+                {
+                    "study_N": np.full(len(rows_N), number),
+                    "seen_N": rows_N,
+                    "log_density_N": statistics.log_density(probabilities_NQ, truth_N),
+                    "pit_N": statistics.pit(probabilities_NQ, truth_N),
+                    "confidence_N": confidence_N,
+                    "right_N": right_N,
+                    "error_N": statistics.predicted_mean(probabilities_NQ) - truth_N,
+                }
+            )
+        progress(number + 1, len(studies), study.name)
+    return {
+        name: Predictions(
+            **{field: np.concatenate([part[field] for part in some]) for field in some[0]}
+        )
+        for name, some in parts.items()
+    }
+
+
+def sections(predictions: Mapping[str, Predictions]) -> list[Section]:
+    """The report's sections about predictions, without a heading. Intervals are over studies."""
+    rng = np.random.default_rng(0)
+    first = next(iter(predictions.values()))
+    studies, count = len(np.unique(first.study_N)), len(first.study_N)
+    rows = []
+    for name, made in predictions.items():
+        density, ece, rmse = (
+            _over_studies(made, measure, rng)
+            for measure in (
+                lambda part: float(part.log_density_N.mean()),
+                lambda part: statistics.calibration_error(part.confidence_N, part.right_N),
+                lambda part: float(np.sqrt((part.error_N**2).mean())),
+            )
+        )
+        rows.append(
+            (
+                name.replace("_", " "),
+                "{:.2f} [{:.2f}, {:.2f}]".format(*density),
+                "{:.2f} [{:.2f}, {:.2f}]".format(*(100 * part for part in ece)),
+                "{:.3f} [{:.3f}, {:.3f}]".format(*rmse),
+            )
+        )
+    counted = f"{count:,} predictions in {studies:,} studies"
+    table = Table(
+        caption=f"Predictions of the next value, by the protocol of OptFormer's table 4, with "
+        f"95 % intervals over studies. {counted}.",
+        header=("predictor", "log density", "ECE, %", "RMSE"),
+        rows=rows,
+        name="prediction",
+    )
+    curves = [_by_seen(name, made) for name, made in predictions.items()]
+    names = list(predictions)
+    return [
+        table,
+        Text(
+            paragraphs=(
+                "Values are scaled to [0, 1] by the smallest and largest of their study. Log "
+                "density is in nats per unit of the scaled value: uniform predictions score 0. "
+                "ECE is the expected calibration error of the likeliest of 100 intervals, in 10 "
+                "bins of confidence.",
+            )
+        ),
+        Figure(
+            caption=f"Mean log density by how many trials were seen. {counted}.",
+            picture=plot_curves(
+                curves, x_label="trials seen", y_label="log predictive density", names=names
+            ),
+            name="density",
+        ),
+        Figure(
+            caption="Calibration: how often the truth lay in the central interval that was "
+            f"predicted to hold it with this probability. {counted}.",
+            picture=plot_calibration(
+                {
+                    name: statistics.calibration_curve(made.pit_N)
+                    for name, made in predictions.items()
+                },
+                names=names,
+            ),
+            name="calibration",
+        ),
+        Figure(
+            caption="Probability integral transforms: flat is right, a hump is too cautious, a "
+            "valley too sure, a slope biased.",
+            picture=plot_histogram(
+                {name: made.pit_N for name, made in predictions.items()},
+                x_label="probability integral transform",
+                names=names,
+            ),
+            name="pit",
+        ),
+    ]
+
+
+def _over_studies(
+    made: Predictions,
+    measure: Callable[[Predictions], float],
+    rng: np.random.Generator,
+    resamples: int = 300,
+) -> tuple[float, float, float]:
+    rows = [np.flatnonzero(made.study_N == study) for study in np.unique(made.study_N)]
+    resampled = [
+        measure(_take(made, np.concatenate([rows[one] for one in picked])))
+        for picked in rng.integers(len(rows), size=(resamples, len(rows)))
+    ]
+    low, high = np.quantile(resampled, [0.025, 0.975])
+    return measure(made), float(low), float(high)
+
+
+def _take(made: Predictions, rows: np.ndarray) -> Predictions:
+    return Predictions(
+        **{field.name: getattr(made, field.name)[rows] for field in dataclasses.fields(made)}
+    )
+
+
+def _by_seen(name: str, made: Predictions, groups: int = 12) -> Curve:
+    """Mean log density in groups of about as many predictions."""
+    edges = np.unique(np.quantile(made.seen_N, np.linspace(0, 1, groups + 1)))
+    group_N = np.clip(np.searchsorted(edges, made.seen_N, side="right") - 1, 0, len(edges) - 2)
+    there = np.unique(group_N)
+    rng = np.random.default_rng(0)
+    means = [statistics.bootstrap_mean(made.log_density_N[group_N == one], rng) for one in there]
+    mean_T, low_T, high_T = np.array(means).T
+    return Curve(
+        name=name,
+        x_T=np.array([made.seen_N[group_N == one].mean() for one in there]),
+        mean_T=mean_T,
+        low_T=low_T,
+        high_T=high_T,
+    )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class GaussianProcess:
+    """A Gaussian process with a Matérn-5/2 kernel, a length scale a feature, and noise; fitted by
+    maximum likelihood (scikit-learn) before each prediction.
+
+    Its distributions are cut to the range that all predictors are told. A millionth of each is
+    uniform, so that one surprise does not cost infinitely much.
+
+    Attributes:
+      refit_every: hyperparameters are fitted when this many trials have come since the last fit.
+      restarts: random starts of the fit beside the default one.
+    """
+
+    bins: int = 1000
+    refit_every: int = 1
+    restarts: int = 0
+
+    def predict(
+        self, study: Study, y_range: tuple[float, float], rows_N: Int64[np.ndarray, " N"]
+    ) -> Float64[np.ndarray, "N Q"]:
+        """See `Predictor.predict`."""
+        x_RF = _features(study)
+        y_R = (study.objective() - y_range[0]) / (y_range[1] - y_range[0])
+        feasible_R = np.isfinite(y_R)
+        probabilities_NQ = np.full((len(rows_N), self.bins), 1.0 / self.bins)
+        fitted, fitted_at = None, -self.refit_every
+        for place, row in enumerate(rows_N):
+            seen = np.flatnonzero(feasible_R[:row])
+            # One value says nothing about a scale.
+            if len(seen) < 2 or np.ptp(y_R[seen]) == 0:
+                continue
+            if row - fitted_at >= self.refit_every:
+                fitted, fitted_at = None, row
+            process = self._fit(x_RF[seen], y_R[seen], fitted)
+            fitted = process.kernel_
+            mean, deviation = process.predict(x_RF[row : row + 1], return_std=True)
+            probabilities_NQ[place] = self._binned(float(mean[0]), float(deviation[0]))
+        return probabilities_NQ
+
+    def _fit(
+        self,
+        x_NF: Float64[np.ndarray, "N F"],
+        y_N: Float64[np.ndarray, " N"],
+        kernel: "Kernel | None",
+    ) -> "GaussianProcessRegressor":
+        """The process given these values; its hyperparameters too, unless there is a kernel."""
+        from sklearn.exceptions import ConvergenceWarning
+        from sklearn.gaussian_process import GaussianProcessRegressor
+        from sklearn.gaussian_process.kernels import ConstantKernel, Matern, WhiteKernel
+
+        fixed = kernel is not None
+        if kernel is None:
+            scales = np.full(x_NF.shape[1], 0.5)
+            kernel = ConstantKernel(1.0, (1e-2, 1e3)) * Matern(
+                scales, (1e-2, 1e2), nu=2.5
+            ) + WhiteKernel(1e-2, (1e-6, 1e1))
+        process = GaussianProcessRegressor(
+            kernel,
+            normalize_y=True,
+            optimizer=None if fixed else "fmin_l_bfgs_b",
+            n_restarts_optimizer=0 if fixed else self.restarts,
+            random_state=0,
+        )
+        with warnings.catch_warnings():
+            # Hyperparameters at their bounds are common with few trials, and no error.
+            warnings.simplefilter("ignore", ConvergenceWarning)
+            return process.fit(x_NF, y_N)
+
+    def _binned(self, mean: float, deviation: float) -> Float64[np.ndarray, " Q"]:
+        from scipy.special import ndtr
+
+        edges = (np.linspace(0.0, 1.0, self.bins + 1) - mean) / max(deviation, 1e-9)
+        # Both tails: differences of numbers near 1 would lose the upper one.
+        inside_Q = np.where(
+            edges[:-1] > 0, ndtr(-edges[:-1]) - ndtr(-edges[1:]), ndtr(edges[1:]) - ndtr(edges[:-1])
+        )
+        total = inside_Q.sum()
+        inside_Q = inside_Q / total if total > 0 else np.full(self.bins, 1.0 / self.bins)
+        return (1 - 1e-6) * inside_Q + 1e-6 / self.bins
+
+
+def _features(study: Study) -> Float64[np.ndarray, "R F"]:
+    """Numbers on their scale in [0, 1], categories one-hot; inactive parameters in the middle."""
+    units_RP = to_units(study.problem.parameters, study.values_RP)
+    columns = []
+    for column, parameter in enumerate(study.problem.parameters):
+        if parameter.type == ParameterType.CATEGORICAL:
+            levels = np.arange(len(parameter.values))
+            columns.append((study.values_RP[:, column, None] == levels).astype(np.float64))
+        else:
+            columns.append(np.nan_to_num(units_RP[:, column, None], nan=0.5))
+    return np.concatenate(columns, axis=1)

@@ -1,0 +1,261 @@
+"""The report of an evaluation: one HTML page with pictures and CSV files beside it.
+
+    write_report(Path("runs/bbob"), Path("runs/bbob/report.html"), title="BBOB, held-out families")
+
+The pieces of a page are in `page.py` and the drawings in `plots.py`; both are also names here, for
+pages of other kinds:
+
+    from optformer.eval.report import Code, Figure, Heading, Page, Table, Text, write_page
+    from optformer.eval.report import Curve, plot_calibration, plot_curves
+
+    figure = plot_curves(
+        [Curve(name="random_search", x_T=trials_T, mean_T=mean_T, low_T=low_T, high_T=high_T)],
+        x_label="trials",
+        y_label="best value so far",
+    )
+    page = Page(
+        title="...",
+        lead="...",
+        sections=(Heading(title="Curves"), Figure(caption="...", picture=figure, name="curves")),
+    )
+    write_page(page, Path("report.html"))
+"""
+
+import csv
+import importlib.metadata
+import os
+import platform
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from optformer.eval import hpob, report_sections
+from optformer.eval.page import (
+    Cell,
+    Code,
+    Figure,
+    Heading,
+    Page,
+    Section,
+    Table,
+    Text,
+    write_page,
+)
+from optformer.eval.plots import (
+    Curve,
+    plot_calibration,
+    plot_critical_difference,
+    plot_curves,
+    plot_histogram,
+    plot_intervals,
+    plot_panels,
+)
+from optformer.eval.report_sections import (
+    View,
+    compare,
+    interval,
+    many,
+    seconds_shown,
+    suggestion_seconds,
+)
+from optformer.eval.results import merge, read
+
+__all__ = [
+    "Cell",
+    "Code",
+    "Curve",
+    "Figure",
+    "Heading",
+    "Page",
+    "Section",
+    "Table",
+    "Text",
+    "plot_calibration",
+    "plot_critical_difference",
+    "plot_curves",
+    "plot_histogram",
+    "plot_intervals",
+    "plot_panels",
+    "write_page",
+    "write_report",
+]
+
+_SCALES = {
+    "bbob": "The score is the best noiseless value so far on a scale where 0 is what one random "
+    "trial finds in the median and 1 is the optimum, or the best value known where the optimum "
+    "is not (optformer/eval/bbob.py).",
+    hpob.PROTOCOL: "The score is the best value so far, normalized by the surrogate's smallest "
+    "and largest value and clipped to [0, 1], as HPO-B's official handler does. Trials exclude "
+    "the 5 initial points; unlike in the handler, the last trial counts.",
+}
+
+
+def write_report(
+    folders: Path | Sequence[Path],
+    out: Path,
+    *,
+    title: str,
+    notes: Sequence[str] = (),
+    extra: Sequence[Section] = (),
+    command: str = "",
+    published: Mapping[str, hpob.Curves] | None = None,
+) -> Path:
+    """Writes the report of one results folder, or of several that are compared, to `out`.
+
+    Args:
+      notes: paragraphs for the summary.
+      extra: sections before the last one, such as calibration.
+      command: what was typed to get the results.
+      published: curves of HPO-B's continuous protocol from elsewhere, by name.
+
+    Raises:
+      ConfigError: folders that cannot be compared. SourceError: no results folder.
+    """
+    paths = [folders] if isinstance(folders, Path) else list(folders)
+    results = merge([read(path) for path in paths])
+    view = View(results)
+    sections: list[Section] = [Heading(title="Summary")]
+    if results.missing:
+        sections.append(
+            Text(
+                paragraphs=(
+                    f"Unfinished: {results.missing:,} of {results.runs:,} runs have not ended. "
+                    f"All numbers are of the {int(view.common_KS.sum()):,} pairs of task and seed "
+                    "that every optimizer has finished, and will change.",
+                )
+            )
+        )
+    if notes:
+        sections.append(Text(paragraphs=tuple(notes)))
+    sections += [_summary(view), Text(paragraphs=(_reading(view),))]
+    sections += report_sections.failures(results)
+    sections += [Heading(title="Curves"), *report_sections.curves(view)]
+    if results.protocol == hpob.PROTOCOL:
+        sections += [
+            Heading(title="HPO-B means"),
+            *report_sections.hpob_means(view, published or {}),
+        ]
+    if len(results.optimizers) > 1:
+        sections += [Heading(title="Ranks"), *report_sections.ranks(view)]
+        sections += [Heading(title="Differences"), *report_sections.differences(view)]
+    sections += [Heading(title="Cost"), *report_sections.cost(view), *extra]
+    sections += [Heading(title="How to reproduce"), *_reproduce(view, paths, command)]
+    page = Page(title=title, lead=_lead(view), sections=sections)
+    _write_curves(view, out.parent / "curves.csv")
+    return write_page(page, out)
+
+
+def _lead(view: View) -> str:
+    best = view.order[0]
+    told = (
+        f"After {view.last} trials, {view.shown(best)} scores "
+        f"{interval(view.band, best, view.last)}"
+    )
+    if len(view.order) > 1:
+        second = view.order[1]
+        told += f" and {view.shown(second)} {interval(view.band, second, view.last)}"
+        gap = compare(view, best, second)
+        if gap.low > 0:
+            told += ": the difference is larger than chance between tasks explains"
+        else:
+            told += ": too close to tell apart on these tasks"
+    return f"{told}. {view.counts[0].upper()}{view.counts[1:]}; 95 % intervals over tasks."
+
+
+def _summary(view: View) -> Table:
+    results = view.results
+    failures = [failure.optimizer for failure in results.failures]
+    rows: list[list[Cell]] = []
+    for row in view.order:
+        seconds_N = suggestion_seconds(view, row)
+        rows.append(
+            [
+                view.shown(row),
+                *(interval(view.band, row, trial) for trial in view.checkpoints),
+                interval(view.rank_band, row, view.last, digits=2),
+                seconds_shown(float(np.median(seconds_N))) if len(seconds_N) else "–",
+                f"{int(results.ended_OKS[row].sum())}"
+                + (f", {failed} failed" if (failed := failures.count(view.names[row])) else ""),
+            ]
+        )
+    return Table(
+        caption=f"Mean score after a number of trials, and mean rank after {view.last} (1 is "
+        f"best), each with its 95 % bootstrap interval over tasks; median time for one "
+        f"suggestion. {view.counts[0].upper()}{view.counts[1:]}.",
+        header=(
+            "optimizer",
+            *(f"after {trial}" for trial in view.checkpoints),
+            "mean rank",
+            "time",
+            "runs",
+        ),
+        rows=rows,
+        name="summary",
+    )
+
+
+def _reading(view: View) -> str:
+    return (
+        f"{_SCALES.get(view.results.protocol, 'The score lies between 0 and 1.')} Seeds of a task "
+        "are averaged first, then tasks. With the same seed, all optimizers meet the same starting "
+        "points and the same noise. A run that an error ended keeps its last score."
+    )
+
+
+def _reproduce(view: View, paths: Sequence[Path], command: str) -> list[Section]:
+    results = view.results
+    versions = {
+        package: importlib.metadata.version(package)
+        for package in ("optformer", "numpy", "jax", "google-vizier", "optuna", "xgboost-cpu")
+        if _installed(package)
+    }
+    seeds = ", ".join(map(str, results.seeds))
+    sections: list[Section] = []
+    if command:
+        sections.append(Code(text=command))
+    sections.append(
+        Text(
+            paragraphs=(
+                f"Protocol {results.protocol}, {many(len(results.tasks), 'task')}, seeds {seeds}, "
+                f"{results.trials} trials. Rows: rows.parquet in "
+                f"{', '.join(path.name for path in paths)}, one a trial; their columns are "
+                "described in optformer/eval/results.py. The same command gives the same rows, "
+                "except for the times.",
+                f"Python {platform.python_version()}, "
+                + ", ".join(f"{name} {version}" for name, version in versions.items())
+                + f"; {platform.machine()}, {os.cpu_count()} cores.",
+                "Intervals: percentile bootstrap, 1,000 resamples of the tasks (4,000 for "
+                "differences), the same resamples for all optimizers.",
+            )
+        )
+    )
+    return sections
+
+
+def _installed(package: str) -> bool:
+    try:
+        importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return False
+    return True
+
+
+def _write_curves(view: View, path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(("optimizer", "trial", "score", "low", "high", "rank"))
+        for row, name in enumerate(view.names):
+            for trial in range(view.first, view.last + 1):
+                band = view.band
+                writer.writerow(
+                    (
+                        name,
+                        trial,
+                        band.mean_OT[row, trial],
+                        band.low_OT[row, trial],
+                        band.high_OT[row, trial],
+                        view.rank_band.mean_OT[row, trial],
+                    )
+                )

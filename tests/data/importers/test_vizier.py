@@ -1,0 +1,89 @@
+"""Vizier's own service writes the database that is read here, and damage in it is named."""
+
+import contextlib
+import sqlite3
+from pathlib import Path
+
+import pytest
+from vizier.service import clients, servers
+from vizier.service import pyvizier as vz
+
+from optformer.data.importers import Skipped, read
+from optformer.study import State, Study
+from tests.data.importers import logs
+
+
+# Vizier's random search calls a function that numpy deprecated.
+@pytest.mark.filterwarnings("ignore:This function is deprecated:DeprecationWarning")
+def test_database_of_a_real_service(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "service.db"
+    server = servers.DefaultVizierServer(host="localhost", database_url=f"sqlite:///{path}")
+    monkeypatch.setattr(clients.environment_variables, "server_endpoint", server.endpoint)
+    config = logs.vizier_config()
+    config.search_space.root.add_bool_param("flag")
+    study = clients.Study.from_study_config(config, owner="team", study_id="tuning")
+    suggestions = study.suggest(count=4)
+    for row, suggestion in enumerate(suggestions[:3]):
+        if row == 1:
+            suggestion.complete(infeasible_reason="diverged")
+        else:
+            suggestion.complete(vz.Measurement({"accuracy": row / 2}))
+    values = [dict(suggestion.parameters) for suggestion in suggestions]
+    server._server.stop(None).wait()
+
+    (ours,) = read(str(path))
+    assert isinstance(ours, Study)
+    assert (ours.name, ours.algorithm) == ("tuning", "random_search")
+    assert [State(state).name for state in ours.states_R] == [
+        "COMPLETED",
+        "INFEASIBLE",
+        "COMPLETED",
+        "ACTIVE",
+    ]
+    names = [parameter.name for parameter in ours.problem.parameters]
+    lr, flag = names.index("lr"), names.index("flag")
+    assert ours.values_RP[:, lr].tolist() == [trial["lr"] for trial in values]
+    assert ours.values_RP[:, flag].tolist() == [float(trial["flag"]) for trial in values]
+
+
+@pytest.mark.parametrize(
+    ("statement", "message"),
+    [
+        (
+            "UPDATE trials SET serialized_trial = x'ff00' WHERE study_id = 'b' AND trial_id = 3",
+            "study 'b', trial 3: not a proto of Vizier's",
+        ),
+        (
+            "UPDATE studies SET serialized_study = x'ff00' WHERE study_id = 'b'",
+            "study 'b': not a proto of Vizier's",
+        ),
+        ("DELETE FROM trials WHERE study_id = 'b'", "study 'b' has no trials"),
+        # An empty proto is a valid one: a study without a search space.
+        (
+            "UPDATE studies SET serialized_study = x'' WHERE study_id = 'b'",
+            "problem 'b' has no parameters",
+        ),
+    ],
+)
+def test_damage_in_one_study_leaves_the_others(
+    tmp_path: Path, statement: str, message: str
+) -> None:
+    path = logs.vizier_sqlite(tmp_path)
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        connection.execute(statement)
+        connection.commit()
+    first, damaged, last = read(path)
+    assert isinstance(first, Study)
+    assert isinstance(last, Study)
+    assert isinstance(damaged, Skipped)
+    assert message in damaged.reason
+    assert str(damaged).startswith(f"{path}, owner 'me': ")
+
+
+def test_study_proto_without_trials_names_the_file_that_is_missing(tmp_path: Path) -> None:
+    source = logs.vizier_pb(tmp_path)
+    (tmp_path / "a.trials.pb").unlink()
+    skipped, *others = read(source)
+    assert isinstance(skipped, Skipped)
+    assert "study 'a': its trials are missing. Save them as a.trials.pb" in skipped.reason
+    assert len(others) == 2

@@ -1,0 +1,86 @@
+"""Batches: reproducible, complete, and aligned."""
+
+import numpy as np
+import pytest
+
+from optformer.data.augment import AugmentConfig
+from optformer.data.batches import BatchConfig, Batches, StudySource, pack
+from optformer.errors import SourceError
+from optformer.tokenization.tokenizer import StudyTokenizer
+from optformer.tokenization.trajectory import Role
+from tests.studies import MIXED, plane, random_study
+
+TOKENIZER = StudyTokenizer()
+CONFIG = BatchConfig(rows=4, tokens=96, text_tokens=256)
+STUDIES = [
+    random_study(problem, trials, np.random.default_rng(trials))
+    for problem in (MIXED, plane(1), plane(3))
+    for trials in range(3, 15)
+]
+
+
+def batches(seed: int = 0, config: BatchConfig = CONFIG) -> Batches:
+    return Batches([(StudySource(STUDIES), 1.0)], TOKENIZER, config, seed)
+
+
+def test_a_batch_depends_on_seed_and_number_alone() -> None:
+    one, two = batches(), batches()
+    prefetched = dict(two.prefetch(3, 6))
+    for step in (5, 3, 4):
+        for got, want in zip(one[step], prefetched[step], strict=True):
+            np.testing.assert_array_equal(got, want)
+    assert not np.array_equal(batches(1)[3].targets_BT, one[3].targets_BT)
+
+
+def test_inputs_are_targets_one_place_later_within_a_study() -> None:
+    for step in range(5):
+        batch = batches()[step]
+        inside_BT = batch.segments_BT[:, 1:] == batch.segments_BT[:, :-1]
+        inside_BT &= batch.segments_BT[:, 1:] > 0
+        np.testing.assert_array_equal(
+            batch.inputs_BT[:, 1:][inside_BT], batch.targets_BT[:, :-1][inside_BT]
+        )
+        starts_BT = np.diff(batch.segments_BT, axis=1, prepend=0) != 0
+        assert (batch.inputs_BT[starts_BT] == 0).all()
+
+
+def test_places_count_trials() -> None:
+    batch = batches(config=BatchConfig(rows=1, tokens=96, text_tokens=256))[0]
+    length = int(np.argmax(batch.roles_BT[0] == Role.VALUE)) + 1
+    assert batch.places_T[0] == 0
+    np.testing.assert_array_equal(batch.places_T[1 : 1 + length], 1)
+    assert batch.places_T[1 + length] == 2
+
+
+def test_only_continuous_quantities_are_smooth() -> None:
+    problem = TOKENIZER.encode_problem(MIXED, "random_search")
+    study = random_study(MIXED, 4, np.random.default_rng(0))
+    batch = pack([(problem, TOKENIZER.encode_trials(study, problem))], TOKENIZER, CONFIG)
+    # C is a number; depth, batch and kernel have a few values; then the metric.
+    np.testing.assert_array_equal(batch.smooth_BT[0, :5], [True, False, False, False, True])
+
+
+def test_a_row_is_filled_with_several_studies() -> None:
+    batch = batches()[0]
+    assert batch.segments_BT.max() > 1
+    assert (batch.weights_BT > 0).mean() > 0.5
+
+
+def test_all_pending_trials_weigh_nothing() -> None:
+    config = BatchConfig(
+        rows=4, tokens=96, text_tokens=256, augment=AugmentConfig(pending=1.0, prefix=1.0)
+    )
+    weights, pending = [], TOKENIZER.vocabulary.pending
+    for step in range(8):
+        batch = batches(config=config)[step]
+        weights.extend(batch.weights_BT[batch.targets_BT == pending])
+    assert weights
+    assert not any(weights)
+
+
+def test_texts_that_never_fit_are_an_error() -> None:
+    config = BatchConfig(rows=1, tokens=64, text_tokens=8)
+    with pytest.raises(SourceError, match=r"no study's text fits batch\.text_tokens=8"):
+        batches(config=config)[0]
+    with pytest.raises(SourceError, match="no studies to train on"):
+        StudySource([])

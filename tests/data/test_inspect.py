@@ -1,0 +1,79 @@
+"""What inspect shows is in the data, and what is not there is said."""
+
+from pathlib import Path
+
+import pytest
+from rich.console import Console, RenderableType
+from rich.text import Text
+
+from optformer.data import store
+from optformer.data.importers import import_studies
+from optformer.data.inspect import describe
+from optformer.errors import SourceError, StudyError
+from optformer.study import Study
+from tests.data.importers import logs
+from tests.data.test_store import odd, plain
+
+
+def printed(renderable: RenderableType) -> str:
+    console = Console(width=160)
+    with console.capture() as capture:
+        console.print(renderable)
+    return capture.get()
+
+
+def test_log_and_its_shards_show_the_same_study(tmp_path: Path) -> None:
+    source = logs.jsonl(tmp_path, False)
+    import_studies(source, tmp_path / "shards")
+    raw = printed(describe(source, study="b"))
+    shards = printed(describe(str(tmp_path / "shards"), study="b"))
+    assert "not imported yet" in raw
+    assert "log.jsonl, line 3: study 'bad', trial 2: lr=3.0 lies outside" in " ".join(raw.split())
+    for text in (raw, shards):
+        for part in ("3 studies", "12 trials", "9 completed", "3 infeasible", "Secret plan of b"):
+            assert part in text
+        assert "random_search" in text
+    assert raw[raw.index("study 'b'") :] == shards[shards.index("study 'b'") :]
+
+
+def test_trials_show_values_metrics_states_and_the_best(tmp_path: Path) -> None:
+    store.write([odd()], tmp_path, source="test")
+    text = printed(describe(str(tmp_path)))
+    rows = [line for line in text.splitlines() if "completed  best" in line or "active" in line]
+    assert ["True" in row for row in rows if "best" in row] == [True]
+    assert "n = 2, 3" in text
+    assert "on = True or n" in text
+    assert "·" in text  # the inactive child
+
+
+def test_long_study_shows_both_ends_and_the_best(tmp_path: Path) -> None:
+    study = plain("long", 100)
+    store.write([study], tmp_path, source="test")
+    text = printed(describe(str(tmp_path), trials=4))
+    best = int(study.objective().argmax()) + 1
+    shown = [line.split()[1] for line in text.splitlines() if "completed" in line][1:]
+    assert [int(number) for number in shown] == sorted({1, 2, best, 99, 100})
+
+
+def test_tokenizer_shows_the_chosen_study(tmp_path: Path) -> None:
+    store.write([plain("a"), plain("b")], tmp_path, source="test")
+
+    def tokens(study: Study) -> RenderableType:
+        return Text(f"tokens of {study.name}")
+
+    assert "tokens of b" in printed(describe(str(tmp_path), study="b", tokenizer=tokens))
+
+
+def test_names_with_markup_are_shown_as_they_are(tmp_path: Path) -> None:
+    store.write([plain("[bold]x[/]")], tmp_path, source="[/red]")
+    text = printed(describe(str(tmp_path)))
+    assert "[bold]x[/]" in text
+    assert "[/red]" in text
+
+
+def test_unknown_study_gets_a_suggestion(tmp_path: Path) -> None:
+    store.write([plain("lcbench/31"), plain("rpart/3")], tmp_path, source="test")
+    with pytest.raises(StudyError, match=r"no study 'lcbench/30'.*lcbench/31"):
+        describe(str(tmp_path), study="lcbench/30")
+    with pytest.raises(SourceError, match="does not exist"):
+        describe(str(tmp_path / "gone"))

@@ -1,0 +1,52 @@
+import numpy as np
+import pytest
+
+from optformer.eval import plots
+
+
+def test_colours_do_not_depend_on_order_and_do_not_repeat():
+    names = ["random_search", "optformer", "b", "c", "vizier_eagle", "optuna_tpe", "hill_climbing"]
+    hues = plots.colours(names)
+    assert hues == plots.colours(names[::-1])
+    assert len(set(hues.values())) == len(names)
+
+
+def test_more_names_than_hues_still_get_colours():
+    assert len(plots.colours([f"n{index}" for index in range(25)])) == 25
+
+
+@pytest.mark.parametrize(
+    "places", [[0.5], [0.5, 0.5, 0.5], [0.1, 0.12, 0.9, 0.91], list(np.linspace(0, 1, 12))]
+)
+def test_labels_keep_their_order_and_distance(places):
+    spread = plots._apart(places, 0.06)
+    assert len(spread) == len(places)
+    assert (np.diff(spread) >= 0.06 - 1e-12).all()
+
+
+def test_labels_that_are_apart_stay_where_they_are():
+    assert plots._apart([0.1, 0.5, 0.9], 0.06) == pytest.approx([0.1, 0.5, 0.9])
+
+
+def test_cliques_are_the_largest_groups_within_the_critical_difference():
+    assert plots._cliques([1.0, 1.5, 2.2, 4.0], 1.0) == [(1.0, 1.5), (1.5, 2.2)]
+    assert plots._cliques([1.0, 1.2, 1.4], 1.0) == [(1.0, 1.4)]
+    assert plots._cliques([1.0, 3.0], 1.0) == []
+
+
+def test_published_curves_are_dashed_and_say_so():
+    x_T = np.arange(5.0)
+    figure = plots.plot_curves(
+        [
+            plots.Curve(name="ours", x_T=x_T, mean_T=x_T),
+            plots.Curve(name="theirs", x_T=x_T, mean_T=x_T + 1, published=True),
+        ],
+        x_label="x",
+        y_label="y",
+        unfinished=True,
+    )
+    (axes,) = figure.axes
+    lines = {line.get_label(): line for line in axes.get_lines()}
+    assert lines["theirs (published)"].is_dashed() and not lines["ours"].is_dashed()
+    texts = {text.get_text() for text in axes.texts}
+    assert texts == {"ours", "theirs (published)", "UNFINISHED RUN"}

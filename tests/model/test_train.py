@@ -1,0 +1,153 @@
+"""Training learns, resumes exactly, and stops when it must."""
+
+import dataclasses
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+import optformer
+from optformer import checkpoint
+from optformer.config import RunConfig, load_config
+from optformer.errors import ConfigError
+from optformer.model import train as training
+from optformer.model.train import Report, TrainingError
+from tests.studies import MIXED, plane, random_study
+
+SMALL = [
+    "model.width=32",
+    "model.heads=2",
+    "model.head_size=16",
+    "model.feed_forward=64",
+    "model.encoder_layers=1",
+    "model.decoder_layers=1",
+    "batch.rows=4",
+    "batch.tokens=64",
+    "batch.text_tokens=128",
+    "batch.augment.names=0",
+    "batch.augment.values=0",
+    "optimizer.warmup=5",
+    "train.evaluate_every=10",
+    "train.checkpoint_every=5",
+    "train.validation=0.2",
+]
+STUDIES = [
+    dataclasses.replace(
+        random_study(problem, 12, np.random.default_rng(seed)),
+        problem=dataclasses.replace(problem, name=f"{problem.name}-{seed}"),
+    )
+    for seed in range(12)
+    for problem in (MIXED, plane(2))
+]
+
+
+def run(folder: Path, *overrides: str, **options: object) -> training.TrainResult:
+    return training.train(load_config(None, [*SMALL, *overrides]), folder, STUDIES, **options)
+
+
+def weights_of(folder: Path) -> dict[str, np.ndarray]:
+    return checkpoint.flatten(checkpoint.load(folder / "checkpoint").weights)
+
+
+def test_the_loss_falls_and_the_model_loads(tmp_path: Path) -> None:
+    result = run(tmp_path, "train.steps=60", "optimizer.learning_rate=0.01", report_seconds=0.0)
+    first, last = result.reports[0], result.reports[-1]
+    assert last.loss < first.loss - 0.5
+    assert last.done == 1.0
+    evaluated = [report.validation for report in result.reports if report.validation]
+    assert evaluated[-1]["loss"] < evaluated[0]["loss"]
+    assert [r.step for r in training.read_log(tmp_path)] == [r.step for r in result.reports]
+    model = optformer.load(result.checkpoint)
+    assert model.about["step"] == 60
+    assert (tmp_path / "best").is_dir()
+    assert load_config(tmp_path / "config.toml").train.steps == 60
+
+
+def test_a_resumed_run_equals_an_unbroken_one(tmp_path: Path) -> None:
+    """Bit by bit, though it was cut off between two saved states."""
+    unbroken = run(tmp_path / "unbroken", "train.steps=14")
+
+    class Cut(Exception):
+        pass
+
+    def cut(report: Report) -> None:
+        if report.step == 8:
+            raise Cut
+
+    with pytest.raises(Cut):
+        run(tmp_path / "broken", "train.steps=14", report=cut, report_seconds=0.0)
+    resumed = run(tmp_path / "broken", "train.steps=14", report_seconds=0.0)
+    # The last state was saved at step 5.
+    assert resumed.reports[0].step == 6
+    steps = [report.step for report in training.read_log(tmp_path / "broken")]
+    assert steps == sorted(set(steps))
+    want, got = weights_of(tmp_path / "unbroken"), weights_of(tmp_path / "broken")
+    assert want.keys() == got.keys()
+    for name in want:
+        np.testing.assert_array_equal(got[name], want[name], err_msg=name)
+    assert unbroken.parameters == resumed.parameters
+
+
+def test_a_finished_run_is_left_alone(tmp_path: Path) -> None:
+    run(tmp_path, "train.steps=5")
+    before = weights_of(tmp_path)
+    again = run(tmp_path, "train.steps=5")
+    assert again.reports == ()
+    for name, array in weights_of(tmp_path).items():
+        np.testing.assert_array_equal(array, before[name])
+
+
+def test_a_folder_of_another_run_is_refused(tmp_path: Path) -> None:
+    run(tmp_path, "train.steps=2")
+    with pytest.raises(ConfigError, match="another configuration"):
+        run(tmp_path, "train.steps=3")
+
+
+def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_batch(tmp_path: Path) -> None:
+    with pytest.raises(TrainingError, match=r"the loss became (nan|inf) at step \d+"):
+        run(tmp_path, "train.steps=40", "optimizer.learning_rate=1e20", "optimizer.warmup=0")
+    assert "targets_BT" in np.load(tmp_path / "bad_batch.npz")
+
+
+def test_nothing_to_train_on_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="nothing to train on"):
+        training.train(RunConfig(), tmp_path, [])
+
+
+def test_fine_tuning_starts_from_the_given_weights(tmp_path: Path) -> None:
+    run(tmp_path / "first", "train.steps=5")
+    base = checkpoint.load(tmp_path / "first" / "checkpoint")
+    run(tmp_path / "second", "train.steps=1", "optimizer.learning_rate=0.0", init=base)
+    for name, array in weights_of(tmp_path / "second").items():
+        np.testing.assert_array_equal(array, checkpoint.flatten(base.weights)[name])
+
+
+def test_validation_studies_are_the_same_in_every_run() -> None:
+    kept, held = training.split(STUDIES, 0.2)
+    again = training.split(list(reversed(STUDIES)), 0.2)[1]
+    assert {s.name for s in held} == {s.name for s in again}
+    assert not {s.name for s in held} & {s.name for s in kept}
+    assert len(kept) + len(held) == len(STUDIES)
+    assert 0 < len(held) < len(STUDIES) / 2
+
+
+def test_the_learning_rate_warms_up_holds_and_comes_down() -> None:
+    settings = load_config(None, ["optimizer.warmup=10", "optimizer.cooldown=0.2"]).optimizer
+    rates = [training.learning_rate(settings, step, step / 100) for step in range(100)]
+    assert rates[0] < rates[5] < rates[10] == rates[79] == settings.learning_rate
+    assert rates[79] > rates[90] > rates[99] > 0
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "adafactor"])
+def test_both_optimizers_go_downhill(optimizer: str, tmp_path: Path) -> None:
+    result = run(
+        tmp_path,
+        "train.steps=25",
+        f"optimizer.name={optimizer}",
+        "optimizer.learning_rate=0.01",
+        "optimizer.ema=0.9",
+        report_seconds=0.0,
+    )
+    assert result.reports[-1].loss < result.reports[0].loss
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(weights_of(tmp_path)))

@@ -1,0 +1,111 @@
+"""What the forward pass must and must not let through."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from optformer.data.batches import Batch, BatchConfig, pack
+from optformer.model import loss, transformer
+from optformer.model.config import MICRO, LossConfig
+from optformer.model.train import ids_of
+from optformer.model.transformer import Ids
+from optformer.study import Study
+from optformer.tokenization.tokenizer import StudyTokenizer
+from tests.studies import plane, random_study
+
+TOKENIZER = StudyTokenizer()
+IDS = ids_of(TOKENIZER.vocabulary)
+CONFIG = dataclasses.replace(MICRO, decoder_layers=2)
+WEIGHTS = transformer.init(CONFIG, IDS, jax.random.key(0))
+
+
+def batch_of(*studies: Study, tokens: int = 160) -> Batch:
+    examples = []
+    for study in studies:
+        problem = TOKENIZER.encode_problem(study.problem, study.algorithm)
+        examples.append((problem, TOKENIZER.encode_trials(study, problem)))
+    return pack(examples, TOKENIZER, BatchConfig(rows=1, tokens=tokens, text_tokens=256))
+
+
+@jax.jit
+def hidden(batch: Batch) -> jax.Array:
+    return transformer.forward(
+        WEIGHTS,
+        CONFIG,
+        IDS,
+        text_BS=batch.text_BS,
+        text_slots_BS=batch.text_slots_BS,
+        text_segments_BS=batch.text_segments_BS,
+        inputs_BT=batch.inputs_BT,
+        input_slots_BT=batch.input_slots_BT,
+        target_slots_BT=batch.target_slots_BT,
+        segments_BT=batch.segments_BT,
+        places_T=batch.places_T,
+    )[0]
+
+
+def test_a_future_token_cannot_change_a_past_prediction() -> None:
+    study = random_study(plane(2), 45, np.random.default_rng(0))
+    before = batch_of(study)
+    inputs_BT = before.inputs_BT.copy()
+    inputs_BT[0, 100] += 1
+    after = before._replace(inputs_BT=inputs_BT)
+    same, other = hidden(before), hidden(after)
+    np.testing.assert_array_equal(same[:100], other[:100])
+    assert np.abs(same[100:135] - other[100:135]).max() > 1e-3
+
+
+def test_packing_keeps_studies_apart() -> None:
+    """A study's predictions are the same alone, behind another, and behind yet another."""
+    rng = np.random.default_rng(0)
+    first, other, second = (random_study(plane(2), trials, rng) for trials in (20, 20, 10))
+    alone = hidden(batch_of(second))[:30]
+    for neighbour in (first, other):
+        packed = batch_of(neighbour, second)
+        assert packed.segments_BT[0, 60:90].tolist() == [2] * 30
+        np.testing.assert_allclose(hidden(packed)[60:90], alone, atol=2e-5)
+
+
+def test_another_text_gives_another_prediction() -> None:
+    study = random_study(plane(2), 5, np.random.default_rng(0))
+    other = dataclasses.replace(study, algorithm="grid_search")
+    assert np.abs(hidden(batch_of(study))[0] - hidden(batch_of(other))[0]).max() > 1e-3
+
+
+def test_soft_targets_agree_with_the_written_out_distribution() -> None:
+    """Cross entropy against a Gaussian over bins, its tails folded onto the last bins."""
+    ids = Ids(text=0, bins=50, statuses=4)
+    logits_BTO = jax.random.normal(jax.random.key(0), (1, 3, 54))
+    target_BT = jnp.array([[0, 20, 49]])
+    got = loss.soft_logits(logits_BTO, target_BT, ids, 2.0)
+    offsets = np.arange(-loss.SPREAD, loss.SPREAD + 1)
+    share = np.exp(-0.5 * (offsets / 2.0) ** 2)
+    for at, target in enumerate(target_BT[0].tolist()):
+        distribution = np.zeros(54)
+        np.add.at(distribution, np.clip(target + offsets, 0, 49), share / share.sum())
+        np.testing.assert_allclose(got[0, at], distribution @ logits_BTO[0, at], rtol=1e-5)
+
+
+def test_padding_does_not_count() -> None:
+    """The loss of a row is the same whatever room is left in it."""
+    study = random_study(plane(2), 10, np.random.default_rng(0))
+    losses = [
+        loss.loss_and_metrics(
+            WEIGHTS, CONFIG, IDS, batch_of(study, tokens=tokens), LossConfig(), 1.0
+        )[0]
+        for tokens in (30, 64, 160)
+    ]
+    np.testing.assert_allclose(losses, losses[0], rtol=1e-5)
+
+
+@pytest.mark.parametrize(("distance", "bucket"), [(0, 0), (1, 1), (15, 15), (16, 16), (500, 31)])
+def test_distances_fall_into_t5s_buckets(distance: int, bucket: int) -> None:
+    """Exact up to half of the buckets, then logarithmic up to the maximum distance."""
+    table = jnp.arange(32.0)[:, None] * jnp.ones(4)
+    bias = transformer.position_bias(
+        table, CONFIG, jnp.array([distance]), jnp.array([0]), both_ways=False
+    )
+    assert bias[0, 0] == bucket

@@ -1,0 +1,47 @@
+"""One small model, trained for a moment, for all policy tests."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import optformer
+from optformer.config import load_config
+from optformer.model import train as training
+from optformer.policies.model import OptFormer
+from tests.studies import CONDITIONAL, MIXED, plane, random_study
+
+
+@pytest.fixture(scope="session")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("run")
+    config = load_config(
+        None,
+        [
+            "model.width=32",
+            "model.heads=2",
+            "model.head_size=16",
+            "model.feed_forward=64",
+            "model.encoder_layers=1",
+            "model.decoder_layers=1",
+            "batch.rows=4",
+            "batch.tokens=64",
+            "batch.augment.names=0",
+            "batch.augment.values=0",
+            "optimizer.learning_rate=0.01",
+            "optimizer.warmup=5",
+            "train.steps=60",
+        ],
+    )
+    rng = np.random.default_rng(0)
+    studies = [
+        random_study(problem, 12, rng)
+        for _ in range(8)
+        for problem in (MIXED, CONDITIONAL, plane(2))
+    ]
+    return training.train(config, folder, studies).checkpoint
+
+
+@pytest.fixture(scope="session")
+def model(checkpoint: Path) -> OptFormer:
+    return optformer.load(checkpoint)

@@ -1,0 +1,133 @@
+"""The model behind Vizier's interfaces, with Vizier's own client and server."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from vizier import algorithms as vza
+from vizier import pythia
+from vizier import pyvizier as vz
+from vizier.service import clients
+from vizier.service import pyvizier as service_vz
+
+from optformer import pyvizier
+from optformer.errors import ConfigError
+from optformer.policies.model import OptFormer
+from optformer.policies.server import running
+from optformer.policies.vizier import (
+    ALGORITHMS,
+    OptFormerDesigner,
+    OptFormerPolicyFactory,
+    policy_config,
+)
+from tests.studies import MIXED
+
+# Vizier's random search uses a deprecated numpy function.
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:vizier")
+
+
+def statement() -> vz.ProblemStatement:
+    return pyvizier.problem_to_vizier(MIXED)
+
+
+def measure(suggestion: vz.TrialSuggestion) -> float:
+    return float(suggestion.parameters["depth"].value) / 7
+
+
+def test_the_designer_tunes(model: OptFormer) -> None:
+    designer = OptFormerDesigner(statement(), model, seed=0)
+    completed: list[vz.Trial] = []
+    for index in range(1, 5):
+        (suggestion,) = designer.suggest(1)
+        trial = suggestion.to_trial(index)
+        trial.complete(vz.Measurement(metrics={"accuracy": measure(suggestion)}))
+        completed.append(trial)
+        designer.update(vza.CompletedTrials([trial]), vza.ActiveTrials())
+    again = OptFormerDesigner(statement(), model, seed=0)
+    again.update(vza.CompletedTrials(completed), vza.ActiveTrials())
+    assert again.suggest(1) == designer.suggest(1)
+
+
+def test_the_algorithms_name_and_metadata_set_the_policy() -> None:
+    problem = statement()
+    assert policy_config("OPTFORMER", problem).acquisition == "ei"
+    assert policy_config("OPTFORMER_TS", problem).acquisition == "ts"
+    metadata = problem.metadata.ns("optformer")
+    metadata["candidates"] = "7"
+    metadata["algorithm"] = "hill_climbing"
+    metadata["temperature"] = "0.5"
+    policy = policy_config("OPTFORMER_PRIOR", problem)
+    assert (policy.acquisition, policy.candidates) == ("prior", 7)
+    assert (policy.algorithm, policy.temperature) == ("hill_climbing", 0.5)
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "metadata", "says"),
+    [
+        ("OPTFORMER_EE", {}, "no algorithm 'OPTFORMER_EE'. Did you mean OPTFORMER_EI"),
+        ("OPTFORMER", {"candidate": "7"}, "Did you mean optformer.candidates"),
+        ("OPTFORMER", {"candidates": "many"}, "optformer:candidates='many' must be of type int"),
+    ],
+)
+def test_wrong_names_and_metadata_suggest_the_right_ones(
+    algorithm: str, metadata: dict[str, str], says: str
+) -> None:
+    problem = statement()
+    problem.metadata.ns("optformer").update(metadata)
+    with pytest.raises(ConfigError, match=says):
+        policy_config(algorithm, problem)
+
+
+def test_other_names_go_to_viziers_factory(model: OptFormer) -> None:
+    factory = OptFormerPolicyFactory(model)
+    supporter = pythia.InRamPolicySupporter(statement())
+    policy = factory(statement(), "RANDOM_SEARCH", supporter, "study")
+    assert type(policy).__name__ == "RandomPolicy"
+
+
+@pytest.fixture
+def endpoint() -> Iterator[None]:
+    before = clients.environment_variables.server_endpoint
+    yield
+    clients.environment_variables.server_endpoint = before
+
+
+@pytest.mark.usefixtures("endpoint")
+def test_studies_survive_a_restart_of_the_server(model: OptFormer, tmp_path: Path) -> None:
+    """A client tunes through the real service, which stops and starts again on its database."""
+    url = f"sqlite:///{tmp_path / 'studies.db'}"
+    factory = OptFormerPolicyFactory(model)
+    config = service_vz.StudyConfig.from_problem(statement())
+    config.algorithm = "OPTFORMER_EI"
+
+    def tune(expected: int, more: int) -> None:
+        with running(database_url=url, policy_factory=factory) as address:
+            clients.environment_variables.server_endpoint = address
+            study = clients.Study.from_study_config(config, owner="test", study_id="survivor")
+            trials = list(study.trials().get())
+            assert len(trials) == expected
+            assert all(trial.status == vz.TrialStatus.COMPLETED for trial in trials)
+            for _ in range(more):
+                (suggestion,) = study.suggest(count=1)
+                value = float(suggestion.parameters["depth"]) / 7
+                suggestion.complete(vz.Measurement(metrics={"accuracy": value}))
+
+    tune(expected=0, more=3)
+    tune(expected=3, more=2)
+    tune(expected=5, more=0)
+    assert set(ALGORITHMS) > {"OPTFORMER", "OPTFORMER_TS"}
+
+
+def test_a_taken_port_and_a_bad_database_are_named(tmp_path: Path) -> None:
+    with running() as address:
+        port = int(address.rsplit(":", 1)[1])
+        with (
+            pytest.raises(ConfigError, match=f"cannot listen on localhost:{port}"),
+            running(port=port),
+        ):
+            pass
+    with (
+        pytest.raises(ConfigError, match=r"database .* cannot be opened"),
+        running(database_url=f"sqlite:///{tmp_path}/absent/studies.db"),
+    ):
+        pass

@@ -1,0 +1,79 @@
+"""A checkpoint gives back what was saved, or says what is wrong with it."""
+
+import json
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from optformer import checkpoint
+from optformer.checkpoint import Checkpoint
+from optformer.errors import CheckpointError
+from optformer.model import transformer
+from optformer.model.config import MICRO
+from optformer.model.train import ids_of, to_numpy
+from optformer.tokenization.tokenizer import StudyTokenizer
+from optformer.tokenization.vocabulary import train_text_model
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    tokenizer = StudyTokenizer()
+    weights = transformer.init(MICRO, ids_of(tokenizer.vocabulary), jax.random.key(0))
+    saved = Checkpoint(
+        config=MICRO, tokenizer=tokenizer, weights=to_numpy(weights), about={"step": 3}
+    )
+    checkpoint.save(saved, tmp_path / "model")
+    # Saving over one replaces it.
+    checkpoint.save(saved, tmp_path / "model")
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+    return tmp_path / "model"
+
+
+def test_everything_comes_back(folder: Path) -> None:
+    loaded = checkpoint.load(folder)
+    tokenizer = StudyTokenizer()
+    weights = transformer.init(MICRO, ids_of(tokenizer.vocabulary), jax.random.key(0))
+    assert loaded.config == MICRO
+    assert loaded.tokenizer.options == tokenizer.options
+    assert loaded.tokenizer.vocabulary.fingerprint == tokenizer.vocabulary.fingerprint
+    assert loaded.about == {"step": 3}
+    jax.tree.map(np.testing.assert_array_equal, loaded.weights, to_numpy(weights))
+
+
+def _flip(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+def _other_vocabulary(folder: Path) -> None:
+    lines = ["another corpus", "with other words"] * 50
+    (folder / "text.model").write_bytes(train_text_model(lines, 300))
+
+
+def _other_format(folder: Path) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"format": 99}))
+
+
+@pytest.mark.parametrize(
+    ("damage", "says"),
+    [
+        (lambda f: _flip(f / "weights.safetensors"), "weights.safetensors is damaged"),
+        (lambda f: (f / "weights.safetensors").unlink(), "weights.safetensors is missing"),
+        (lambda f: (f / "config.json").write_text("{"), "config.json is damaged"),
+        (_other_vocabulary, "not the vocabulary that the weights were trained with"),
+        (_other_format, "format 99, but this optformer reads format 1"),
+    ],
+)
+def test_damage_is_named(folder: Path, damage: object, says: str) -> None:
+    damage(folder)  # type: ignore[operator]
+    with pytest.raises(CheckpointError, match=says):
+        checkpoint.load(folder)
+
+
+def test_a_missing_folder_is_named(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"no checkpoint folder .*absent"):
+        checkpoint.load(tmp_path / "absent")

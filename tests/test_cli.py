@@ -1,0 +1,168 @@
+"""The command line: quick, forgiving of typing mistakes, and without tracebacks for users."""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from optformer import cli
+from tests.data.importers import logs
+
+SPACE = {
+    "name": "square",
+    "metrics": [{"name": "loss", "goal": "MINIMIZE"}],
+    "parameters": [
+        {"name": "x", "type": "DOUBLE", "bounds": [-1, 1]},
+        {"name": "kind", "type": "CATEGORICAL", "values": ["a", "b c"]},
+    ],
+}
+PROGRAM = """import sys
+x, kind = float(sys.argv[1]), sys.argv[2]
+if kind == "a":
+    sys.exit(3)
+print("kind", kind)
+print(f"loss 3: {x * x}")
+"""
+
+
+def run(
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *words: str
+) -> tuple[int, str, str]:
+    """Exit status, output and errors of `optformer` with these words."""
+    monkeypatch.setattr(sys, "argv", ["optformer", *words])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    out, err = capfd.readouterr()
+    return ended.value.code, out, err
+
+
+def rows_of(out: str) -> list[list[str]]:
+    """The rows of a tuning's table, as words: number, metric, ..."""
+    return [
+        line.split() for line in out.splitlines() if re.match(r" *\d+ +(failed|[-\d.e]+) ", line)
+    ]
+
+
+def test_help_needs_nothing_heavy() -> None:
+    code = (
+        "import sys; from typer.testing import CliRunner; from optformer import cli; "
+        "assert CliRunner().invoke(cli.app, ['--help']).exit_code == 0; "
+        "heavy = {'jax', 'vizier', 'sklearn', 'matplotlib', 'pyarrow', 'scipy', 'grpc'}; "
+        "print(sorted(heavy & set(sys.modules)))"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert ended.stdout == "[]\n"
+
+
+COMMANDS = ("demo", "generate", "import", "train", "tune", "serve", "evaluate", "inspect")
+
+
+def test_every_command_is_listed_and_has_help() -> None:
+    listing = CliRunner().invoke(cli.app, ["--help"])
+    for command in COMMANDS:
+        assert command in listing.output
+        assert CliRunner().invoke(cli.app, [command, "--help"]).exit_code == 0
+
+
+MISTAKES = {
+    "a command": (["trian"], "Did you mean 'train'?"),
+    "an option": (["tune", "--porblem", "svc/wine"], "--problem"),
+    "a problem": (["tune", "--problem", "svc/wines"], "Did you mean 'svc/wine'?"),
+    "nothing to tune": (["tune"], "--problem svc/wine"),
+    "nobody to ask": (["tune", "--problem", "svc/iris"], "--checkpoint"),
+    "an algorithm": (
+        ["tune", "--problem", "svc/iris", "--algorithm", "RANDOM_SAERCH"],
+        "Did you mean RANDOM_SEARCH?",
+    ),
+    "no such service": (
+        ["tune", "--problem", "svc/iris", "--server", "localhost:1"],
+        "no Vizier service answers at localhost:1",
+    ),
+    "a service without a port": (
+        ["tune", "--problem", "svc/iris", "--server", "localhost"],
+        "host:port",
+    ),
+    "a service with a model": (
+        ["tune", "--problem", "svc/iris", "--server", "localhost:1", "--checkpoint", "x"],
+        "leave out --checkpoint",
+    ),
+    "no checkpoint": (["serve", "nowhere"], "there is no checkpoint folder nowhere"),
+    "no log": (["import", "nowhere.db", "out"], "nowhere.db does not exist"),
+    "nothing to train on": (["train", "out"], "nothing to train on"),
+    "a setting": (["train", "out", "--set", "train.stpes=3"], "Did you mean train.steps?"),
+    "a setting of generation": (["generate", "out", "--set", "blok=3"], "Did you mean block?"),
+    "an optimizer": (
+        ["evaluate", "out", "--optimizer", "random_serach"],
+        "Did you mean 'random_search'?",
+    ),
+    "nothing to inspect": (["inspect", "nowhere"], "nowhere"),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_mistakes_are_one_message_with_a_way_out(
+    mistake: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    words, hint = MISTAKES[mistake]
+    status, _, err = run(capfd, monkeypatch, *words)
+    assert status != 0
+    assert hint in " ".join(err.replace("│", " ").split())
+    assert "Traceback" not in err
+
+
+def test_debug_keeps_the_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["optformer", "--debug", "serve", "nowhere"])
+    with pytest.raises(cli.OptFormerError, match="no checkpoint folder"):
+        cli.main()
+
+
+def test_a_program_is_tuned_and_its_study_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "space.json").write_text(json.dumps(SPACE))
+    (tmp_path / "program.py").write_text(PROGRAM)
+    words = [
+        "tune",
+        "--command", f"{sys.executable} {tmp_path / 'program.py'} {{x}} {{kind}}",
+        "--space", str(tmp_path / "space.json"),
+        "--algorithm", "QUASI_RANDOM_SEARCH",
+        "--database", str(tmp_path / "studies.db"),
+        "--name", "square",
+        "--trials", "4",
+    ]  # fmt: skip
+    status, out, _ = run(capfd, monkeypatch, *words)
+    assert status == 0
+    rows = rows_of(out)
+    assert [row[0] for row in rows] == ["1", "2", "3", "4"]
+    for row in rows:
+        assert ("kind=a" in row) == (row[1] == "failed")
+    measured = [float(row[1]) for row in rows if row[1] != "failed"]
+    assert measured and all(0 <= value <= 1 for value in measured)
+    assert f"Best loss: {min(measured):.3g}"[:14] in out
+
+    status, out, _ = run(capfd, monkeypatch, *words)
+    assert status == 0
+    rows = rows_of(out)
+    assert [row[0] for row in rows] == ["5", "6", "7", "8"]
+
+
+def test_import_says_what_it_found_and_what_it_skipped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    source = logs.jsonl(tmp_path, False)
+    status, out, _ = run(capfd, monkeypatch, "import", source, str(tmp_path / "shards"))
+    assert status == 0
+    for word in ("studies", "by algorithm", "skipped"):
+        assert word in out
+    assert "skipped studies  none" not in out
+    status, out, _ = run(capfd, monkeypatch, "inspect", str(tmp_path / "shards"))
+    assert status == 0
+    assert "trials" in out

@@ -1,0 +1,54 @@
+"""A run's configuration: files, overrides, and what it says of mistakes."""
+
+from pathlib import Path
+
+import pytest
+
+from optformer.config import RunConfig, load_config, save_config
+from optformer.errors import ConfigError
+from optformer.model.config import MODELS
+
+
+def test_a_saved_config_loads_back_equal(tmp_path: Path) -> None:
+    config = load_config(None, ["model=micro", "train.steps=7", 'data.shards=["a", "b"]'])
+    save_config(config, tmp_path / "run.toml")
+    assert load_config(tmp_path / "run.toml") == config
+    assert config.train.steps == 7
+    assert config.data.shards == ("a", "b")
+
+
+def test_a_named_model_can_be_changed() -> None:
+    config = load_config(None, ["model=small", "model.dropout=0.1"])
+    assert config.model.width == MODELS["small"].width
+    assert config.model.dropout == 0.1
+
+
+def test_nothing_given_is_all_defaults() -> None:
+    assert load_config() == RunConfig()
+
+
+@pytest.mark.parametrize(
+    ("override", "says"),
+    [
+        ("train.step=7", "no setting train.step. Did you mean train.steps"),
+        ("trian.steps=7", "no setting trian. Did you mean train"),
+        ("train.steps=many", "train.steps='many' must be of type int"),
+        ("train.steps=0", "train.steps=0 must be at least 1"),
+        ("optimizer.name=sgd", "must be one of adamw, adafactor"),
+        ("model=tiney", "no model 'tiney'.*Did you mean tiny"),
+        ("train.steps", "not of the form section.field=value"),
+        ("train=5", "must be a section"),
+        ("model.dropout=1.5", r"model.dropout=1.5 must lie in \[0, 1\)"),
+    ],
+)
+def test_mistakes_are_named_with_the_way_out(override: str, says: str) -> None:
+    with pytest.raises(ConfigError, match=says):
+        load_config(None, [override])
+
+
+def test_files_that_are_no_config(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"no config file .*absent\.toml"):
+        load_config(tmp_path / "absent.toml")
+    (tmp_path / "bad.toml").write_text("model = [")
+    with pytest.raises(ConfigError, match="not a TOML file"):
+        load_config(tmp_path / "bad.toml")
