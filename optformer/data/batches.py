@@ -34,6 +34,7 @@ class Batch(NamedTuple):
       roles_BT: what the target says (`trajectory.Role`).
       weights_BT: how much the target counts in the loss.
       smooth_BT: whether the bins beside the target's mean nearly the same.
+      predictive_BT2: mean and standard deviation of the target on the bins' axis, where known.
       places_T: the number of the input's trial along the row.
     """
 
@@ -48,6 +49,7 @@ class Batch(NamedTuple):
     roles_BT: Int8[np.ndarray, "B T"]
     weights_BT: Float32[np.ndarray, "B T"]
     smooth_BT: Bool[np.ndarray, "B T"]
+    predictive_BT2: Float32[np.ndarray, "B T 2"]
     places_T: Int32[np.ndarray, " T"]
 
 
@@ -196,6 +198,7 @@ def pack(
     roles_BT = np.zeros(shape, np.int8)
     weights_BT = np.zeros(shape, np.float32)
     smooth_BT = np.zeros(shape, bool)
+    predictive_BT2 = np.zeros((*shape, 2), np.float32)
     for row, members in enumerate(rows):
         start, text_start = 0, 0
         for segment, (problem, trials) in enumerate(members, start=1):
@@ -212,6 +215,7 @@ def pack(
             segments_BT[row, here] = segment
             roles_BT[row, here] = trials.roles_T
             weights_BT[row, here] = trials.weights_T
+            predictive_BT2[row, here] = trials.predictive_T2
             smooth_BT[row, here] = is_smooth(problem, trials, tokenizer)
             start = here.stop
     return Batch(
@@ -226,6 +230,7 @@ def pack(
         roles_BT=roles_BT,
         weights_BT=weights_BT,
         smooth_BT=smooth_BT,
+        predictive_BT2=predictive_BT2,
         places_T=trial_places(config.tokens, length),
     )
 

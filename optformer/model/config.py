@@ -80,8 +80,11 @@ class LossConfig:
 
     Attributes:
       value_weight: weight of metric tokens; parameter tokens weigh 1.
+      exact: where a generator knows a metric's distribution, learn that instead of the one value
+        that was drawn from it: the same in expectation, with less noise.
       z_loss: weight of the squared log-normalizer, as in T5X.
     """
 
     value_weight: float = 1.0
+    exact: bool = True
     z_loss: float = 1e-4

@@ -64,6 +64,10 @@ def loss_and_metrics(
     hard_BT = normalizer_BT - _at(logits_BTO, target_BT)
     soft_BT = normalizer_BT - soft_logits(logits_BTO, target_BT, ids, soft_bins)
     nats_BT = jnp.where(batch.smooth_BT, soft_BT, hard_BT)
+    if loss.exact:
+        exact_BT = normalizer_BT - exact_logits(logits_BTO, batch.predictive_BT2, ids)
+        known_BT = batch.smooth_BT & (batch.predictive_BT2[..., 1] > 0)
+        nats_BT = jnp.where(known_BT, exact_BT, nats_BT)
     weights_BT = batch.weights_BT * jnp.where(is_value_BT, loss.value_weight, 1.0)
     total = jnp.maximum(weights_BT.sum(), 1.0)
     mean = ((nats_BT + loss.z_loss * normalizer_BT**2) * weights_BT).sum() / total
@@ -88,6 +92,21 @@ def soft_logits(
     near_BTW = jnp.clip(target_BT[..., None] + offsets, 0, ids.bins - 1)
     near_logits_BTW = jnp.take_along_axis(logits_BTO, near_BTW, axis=-1)
     return (near_logits_BTW * share).sum(-1) / share.sum()
+
+
+def exact_logits(
+    logits_BTO: Float[Array, "B T O"], predictive_BT2: Float[AnyArray, "B T 2"], ids: Ids
+) -> Float[Array, "B T"]:
+    """The expected logit under a Gaussian on the bins' axis, tails folded onto the last bins."""
+    mean_BT1, deviation_BT1 = predictive_BT2[..., :1], predictive_BT2[..., 1:]
+    inner_E = np.arange(1, ids.bins, dtype=np.float32) / ids.bins
+    # Narrower than a bin would only move mass between two of them.
+    spread_BT1 = jnp.maximum(deviation_BT1, 0.5 / ids.bins)
+    below_BTE = jax.scipy.stats.norm.cdf((inner_E - mean_BT1) / spread_BT1)
+    # sum_q (F_q+1 - F_q) l_q, by parts: only differences of neighbouring logits are weighed.
+    logits_BTQ = logits_BTO[..., : ids.bins]
+    steps_BTE = logits_BTQ[..., 1:] - logits_BTQ[..., :-1]
+    return logits_BTQ[..., -1] - (below_BTE * steps_BTE).sum(-1)
 
 
 def _at(logits_BTO: Float[Array, "B T O"], target_BT: Int[AnyArray, "B T"]) -> Float[Array, "B T"]:

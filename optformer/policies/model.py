@@ -348,4 +348,5 @@ def _after(trials: EncodedTrials, length: int) -> EncodedTrials:
         slots_T=trials.slots_T[length:],
         trials_T=trials.trials_T[length:],
         weights_T=trials.weights_T[length:],
+        predictive_T2=trials.predictive_T2[length:],
     )

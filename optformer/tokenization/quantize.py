@@ -118,19 +118,22 @@ class ValueScaling:
     unit_low: float
     unit_high: float
 
+    @property
+    def slope(self) -> float:
+        """How far one unit of the metric is on [0, 1]."""
+        return (self.unit_high - self.unit_low) / (self.high - self.low)
+
     def to_units(self, values_R: Float64[np.ndarray, "*R"]) -> Float64[np.ndarray, "*R"]:
         """Metric values in [0, 1]; what lies outside the interval is clipped to its ends."""
         return np.clip(self.to_line(values_R), 0.0, 1.0)
 
     def to_line(self, values_R: Float64[np.ndarray, "*R"]) -> Float64[np.ndarray, "*R"]:
         """Metric values on the line of which [0, 1] is the part that has bins."""
-        slope = (self.unit_high - self.unit_low) / (self.high - self.low)
-        return self.unit_low + (self.sign * values_R - self.low) * slope
+        return self.unit_low + (self.sign * values_R - self.low) * self.slope
 
     def from_units(self, units_R: Float64[np.ndarray, "*R"]) -> Float64[np.ndarray, "*R"]:
         """Numbers in [0, 1] in the metric's own units."""
-        slope = (self.high - self.low) / (self.unit_high - self.unit_low)
-        return self.sign * (self.low + (units_R - self.unit_low) * slope)
+        return self.sign * (self.low + (units_R - self.unit_low) / self.slope)
 
 
 def fit_scaling(

@@ -52,6 +52,8 @@ class EncodedTrials:
       roles_T, slots_T: what each token says, and of which parameter or metric (`trajectory`).
       trials_T: the index of the trial, from 0.
       weights_T: how much a token counts in the loss.
+      predictive_T2: where the generator knows a metric's exact distribution, its mean and standard
+        deviation on the axis of the bins, [0, 1]; elsewhere zeros.
       scalings: how each metric was mapped to [0, 1]; decoding needs it.
     """
 
@@ -60,6 +62,7 @@ class EncodedTrials:
     slots_T: Int32[np.ndarray, " T"]
     trials_T: Int32[np.ndarray, " T"]
     weights_T: Float32[np.ndarray, " T"]
+    predictive_T2: Float32[np.ndarray, "T 2"]
     scalings: tuple[ValueScaling, ...]
 
 
@@ -141,12 +144,22 @@ class StudyTokenizer:
         roles_T = np.tile(layout.roles(), trials)
         # Nobody predicts a separator, nor that a trial is pending.
         counts_T = (roles_T != Role.SEPARATOR) & (ids_T != self.vocabulary.pending)
+        predictive_T2 = np.zeros((len(ids_T), 2), dtype=np.float32)
+        if study.predictive_R2 is not None:
+            predictive_T2[layout.first_value :: layout.length] = np.stack(
+                [
+                    scalings[0].to_line(study.predictive_R2[:, 0]),
+                    scalings[0].slope * study.predictive_R2[:, 1],
+                ],
+                axis=1,
+            )
         return EncodedTrials(
             ids_T=ids_T,
             roles_T=roles_T,
             slots_T=np.tile(layout.slots(), trials),
             trials_T=np.repeat(np.arange(trials, dtype=np.int32), layout.length),
             weights_T=counts_T.astype(np.float32),
+            predictive_T2=predictive_T2,
             scalings=scalings,
         )
 

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.stats
 
 from optformer.data.batches import Batch, BatchConfig, pack
 from optformer.model import loss, transformer
@@ -87,6 +88,18 @@ def test_soft_targets_agree_with_the_written_out_distribution() -> None:
         distribution = np.zeros(54)
         np.add.at(distribution, np.clip(target + offsets, 0, 49), share / share.sum())
         np.testing.assert_allclose(got[0, at], distribution @ logits_BTO[0, at], rtol=1e-5)
+
+
+def test_exact_targets_agree_with_the_written_out_distribution() -> None:
+    """Cross entropy against a Gaussian's mass in each bin, its tails on the last bins."""
+    ids = Ids(text=0, bins=50, statuses=4)
+    logits_BTO = jax.random.normal(jax.random.key(0), (1, 3, 54))
+    predictive_BT2 = np.array([[[0.5, 0.1], [0.02, 0.2], [1.3, 0.5]]], dtype=np.float32)
+    got = loss.exact_logits(logits_BTO, predictive_BT2, ids)
+    for at, (mean, deviation) in enumerate(predictive_BT2[0]):
+        below = scipy.stats.norm.cdf(np.arange(1, 50) / 50, mean, deviation)
+        shares = np.diff(below, prepend=0.0, append=1.0)
+        np.testing.assert_allclose(got[0, at], shares @ logits_BTO[0, at, :50], rtol=1e-4)
 
 
 def test_padding_does_not_count() -> None:

@@ -122,6 +122,26 @@ def test_a_better_metric_has_a_higher_bin_whatever_the_goal() -> None:
         np.testing.assert_allclose(ids_R - VOCABULARY.first_bin, [200, 800, 500], atol=1)
 
 
+def test_exact_distributions_go_under_the_same_scaling_as_their_metric() -> None:
+    """A prediction without spread is the metric's own place, for both goals."""
+    for goal in Goal:
+        problem = Problem(parameters=plane(1).parameters, metrics=(Metric(name="y", goal=goal),))
+        metric_R = np.array([3.0, -1.0, 2.0])
+        study = Study(
+            problem=problem,
+            values_RP=np.full((3, 1), 0.5),
+            metrics_RM=metric_R[:, None],
+            states_R=np.zeros(3, dtype=np.int8),
+            predictive_R2=np.stack([metric_R, np.full(3, 0.4)], axis=1),
+        )
+        trials = TOKENIZER.encode_trials(study, TOKENIZER.encode_problem(problem, "x"))
+        units_R = trials.scalings[0].to_units(metric_R)
+        np.testing.assert_allclose(trials.predictive_T2[1::2, 0], units_R, atol=1e-6)
+        # The range of 4 takes 0.6 of the axis.
+        np.testing.assert_allclose(trials.predictive_T2[1::2, 1], 0.4 * 0.6 / 4, atol=1e-6)
+        assert not trials.predictive_T2[::2].any()
+
+
 def test_the_text_says_what_it_is_asked_to() -> None:
     everything = VOCABULARY.text(TOKENIZER.encode_problem(MIXED, "gp_ucb").ids_S.tolist())
     assert everything == (
