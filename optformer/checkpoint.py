@@ -21,9 +21,9 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
-from optformer.config import from_tree, to_tree
 from optformer.errors import CheckpointError, ConfigError
 from optformer.model.config import ModelConfig
+from optformer.settings import from_tree, to_tree
 from optformer.tokenization.tokenizer import StudyTokenizer, TokenizerOptions
 from optformer.tokenization.vocabulary import Vocabulary
 
@@ -86,9 +86,7 @@ def load(folder: Path) -> Checkpoint:
         is not the one that it was trained with.
     """
     if not folder.is_dir():
-        raise CheckpointError(
-            f"there is no checkpoint folder {folder}. Make one: optformer train."
-        )
+        raise CheckpointError(f"there is no checkpoint folder {folder}. Make one: optformer train.")
     missing = [name for name in (CONFIG, WEIGHTS, TEXT) if not (folder / name).is_file()]
     if missing:
         raise CheckpointError(

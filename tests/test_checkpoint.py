@@ -12,7 +12,8 @@ from optformer.checkpoint import Checkpoint
 from optformer.errors import CheckpointError
 from optformer.model import transformer
 from optformer.model.config import MICRO
-from optformer.model.train import ids_of, to_numpy
+from optformer.model.train import to_numpy
+from optformer.model.transformer import Ids
 from optformer.tokenization.tokenizer import StudyTokenizer
 from optformer.tokenization.vocabulary import train_text_model
 
@@ -20,7 +21,7 @@ from optformer.tokenization.vocabulary import train_text_model
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     tokenizer = StudyTokenizer()
-    weights = transformer.init(MICRO, ids_of(tokenizer.vocabulary), jax.random.key(0))
+    weights = transformer.init(MICRO, Ids.of(tokenizer.vocabulary), jax.random.key(0))
     saved = Checkpoint(
         config=MICRO, tokenizer=tokenizer, weights=to_numpy(weights), about={"step": 3}
     )
@@ -34,7 +35,7 @@ def folder(tmp_path: Path) -> Path:
 def test_everything_comes_back(folder: Path) -> None:
     loaded = checkpoint.load(folder)
     tokenizer = StudyTokenizer()
-    weights = transformer.init(MICRO, ids_of(tokenizer.vocabulary), jax.random.key(0))
+    weights = transformer.init(MICRO, Ids.of(tokenizer.vocabulary), jax.random.key(0))
     assert loaded.config == MICRO
     assert loaded.tokenizer.options == tokenizer.options
     assert loaded.tokenizer.vocabulary.fingerprint == tokenizer.vocabulary.fingerprint

@@ -5,8 +5,10 @@ from pathlib import Path
 import pytest
 
 from optformer.config import RunConfig, load_config, save_config
+from optformer.data.mixture import GenerateConfig, Part
 from optformer.errors import ConfigError
 from optformer.model.config import MODELS
+from optformer.settings import from_tree, to_tree
 
 
 def test_a_saved_config_loads_back_equal(tmp_path: Path) -> None:
@@ -52,3 +54,8 @@ def test_files_that_are_no_config(tmp_path: Path) -> None:
     (tmp_path / "bad.toml").write_text("model = [")
     with pytest.raises(ConfigError, match="not a TOML file"):
         load_config(tmp_path / "bad.toml")
+
+
+def test_a_mixture_of_problems_is_a_list_of_sections() -> None:
+    config = GenerateConfig(mixture=(Part(problems="bbob"), Part(problems="layered", weight=2.0)))
+    assert from_tree(GenerateConfig, to_tree(config)) == config

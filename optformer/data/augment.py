@@ -8,10 +8,12 @@ import dataclasses
 
 import numpy as np
 
+from optformer.data.mixture import OPTIMUM
 from optformer.study import State, Study
 from optformer.tokenization import trajectory
 from optformer.tokenization.quantize import ValueScaling, fit_scaling
 from optformer.tokenization.tokenizer import EncodedProblem, EncodedTrials, StudyTokenizer
+from optformer.tokenization.trajectory import Role
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -44,6 +46,7 @@ def augment(
     rng: np.random.Generator,
 ) -> tuple[EncodedProblem, EncodedTrials]:
     """The study as tokens, changed at random and cut to its first trials that fit."""
+    whole = study
     study = study.rows(slice(0, most_tokens // tokenizer.layout(study.problem).length))
     if rng.random() < config.pending:
         states_R = study.states_R.copy()
@@ -61,7 +64,10 @@ def augment(
             values=bool(rng.random() < config.values),
         ),
     )
-    return encoded, tokenizer.encode_trials(study, encoded, random_scalings(study, config, rng))
+    trials = tokenizer.encode_trials(study, encoded, random_scalings(study, config, rng))
+    if study.algorithm == OPTIMUM:
+        trials = _only_last_trial(trials, len(whole))
+    return encoded, trials
 
 
 def plain(study: Study, tokenizer: StudyTokenizer, most_tokens: int) -> tuple:
@@ -88,3 +94,9 @@ def random_scalings(
             low = rng.uniform(0.0, 1.0 - width)
             scalings.append(fit_scaling(values_R, metric.sign, low, low + width))
     return tuple(scalings)
+
+
+def _only_last_trial(trials: EncodedTrials, count: int) -> EncodedTrials:
+    """Nothing to imitate but the study's last trial: those before were there to look at."""
+    lesson_T = (trials.roles_T != Role.PARAMETER) | (trials.trials_T == count - 1)
+    return dataclasses.replace(trials, weights_T=trials.weights_T * lesson_T)

@@ -1,7 +1,7 @@
 """The shape of a model, the shapes that have names, and what training minimizes."""
 
 import dataclasses
-from typing import Literal
+from typing import ClassVar, Literal
 
 from optformer.errors import ConfigError
 
@@ -20,6 +20,8 @@ class ModelConfig:
         T5. A study with more parameters than fit is refused.
       value_head: whether metrics have an output layer of their own.
     """
+
+    NAMED: ClassVar[dict[str, "ModelConfig"]] = {}
 
     width: int = 128
     heads: int = 4
@@ -72,6 +74,8 @@ T5_BASE = ModelConfig(
 
 MODELS = {"micro": MICRO, "tiny": TINY, "small": SMALL, "t5-base": T5_BASE}
 """Named shapes; `t5-base` is the released OptFormer's [OptFormer, appendix]."""
+
+ModelConfig.NAMED.update(MODELS)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

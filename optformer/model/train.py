@@ -29,13 +29,13 @@ from optformer.checkpoint import Checkpoint
 from optformer.config import OptimizerConfig, RunConfig, TrainConfig, load_config, save_config
 from optformer.data import augment
 from optformer.data.batches import Batch, Batches, Source, StudySource, pack
+from optformer.data.mixture import GeneratedSource
 from optformer.errors import ConfigError, OptFormerError
 from optformer.model import loss, transformer
 from optformer.model.config import LossConfig, ModelConfig
 from optformer.model.transformer import Ids, Weights
 from optformer.study import Study
 from optformer.tokenization.tokenizer import StudyTokenizer
-from optformer.tokenization.vocabulary import Vocabulary
 
 State = dict
 """weights, average (of the weights), optimizer, step, best (validation loss), seconds."""
@@ -94,7 +94,7 @@ def train(
 
     Args:
       studies: to train on; a share of them, chosen by name, is kept for validation.
-      generated: a source of made studies, beside or instead of them.
+      generated: studies made beforehand, in place of `config.data.generate`.
       init: a model to start from, for fine-tuning; its shape and tokenizer are kept.
       report: called about every `report_seconds`, and after each evaluation.
 
@@ -112,14 +112,17 @@ def train(
     sources: list[tuple[Source, float]] = []
     if kept and config.data.shards_weight > 0:
         sources.append((StudySource(kept), config.data.shards_weight))
-    if generated is not None:
-        sources.append((generated, config.data.generated_weight))
+    if config.data.generated_weight > 0:
+        made = generated or GeneratedSource(config.data.generate)
+        sources.append((made, config.data.generated_weight))
     if not sources:
-        raise ConfigError("there is nothing to train on. Name shards of studies, or generate some.")
+        raise ConfigError(
+            "there is nothing to train on. Name shards of studies, or set data.generated_weight."
+        )
     batches = Batches(sources, tokenizer, config.batch, settings.seed)
     validation = validation_batches(held, tokenizer, config)
 
-    ids = ids_of(tokenizer.vocabulary)
+    ids = Ids.of(tokenizer.vocabulary)
     step_function = make_step(config.model, config.loss, config.optimizer, ids, settings.seed)
     evaluate = make_evaluate(config.model, config.loss, ids)
     state = start(config, ids, init)
@@ -131,7 +134,7 @@ def train(
         about = {
             "step": int(state["step"]),
             "studies": len(kept),
-            "generated": generated is not None,
+            "generated_weight": config.data.generated_weight,
             "parameters": parameters,
             "seconds": round(float(state["seconds"])),
         }
@@ -196,12 +199,6 @@ def train(
     return TrainResult(
         checkpoint=folder / "checkpoint", reports=tuple(reports), parameters=parameters
     )
-
-
-def ids_of(vocabulary: Vocabulary) -> Ids:
-    """How the vocabulary's ids divide."""
-    statuses = vocabulary.size - vocabulary.infeasible
-    return Ids(text=vocabulary.first_bin, bins=vocabulary.bins, statuses=statuses)
 
 
 def claim(folder: Path, config: RunConfig) -> None:

@@ -15,6 +15,7 @@ import numpy as np
 from jaxtyping import Array, Float, Float32, Int, PRNGKeyArray
 
 from optformer.model.config import ModelConfig
+from optformer.tokenization.vocabulary import Vocabulary
 
 AnyArray = Array | np.ndarray
 
@@ -41,6 +42,12 @@ class Ids:
     text: int
     bins: int
     statuses: int
+
+    @classmethod
+    def of(cls, vocabulary: Vocabulary) -> "Ids":
+        """How the vocabulary's ids divide."""
+        statuses = vocabulary.size - vocabulary.infeasible
+        return cls(text=vocabulary.first_bin, bins=vocabulary.bins, statuses=statuses)
 
     @property
     def outputs(self) -> int:

@@ -20,7 +20,7 @@ from jaxtyping import Float, Float64, Int64
 from optformer import checkpoint
 from optformer.errors import ConfigError, StudyError
 from optformer.model.decode import Engine, History, Rules
-from optformer.model.train import ids_of
+from optformer.model.transformer import Ids
 from optformer.policies import acquisition
 from optformer.policies.acquisition import Acquisition
 from optformer.study import Problem, State, Study
@@ -72,7 +72,7 @@ class OptFormer:
         self.tokenizer: StudyTokenizer = saved.tokenizer
         self.config = saved.config
         self.about = saved.about
-        self.engine = Engine(saved.weights, saved.config, ids_of(saved.tokenizer.vocabulary))
+        self.engine = Engine(saved.weights, saved.config, Ids.of(saved.tokenizer.vocabulary))
         self._sessions: OrderedDict[tuple, Session] = OrderedDict()
         self._lock = threading.Lock()
 

@@ -15,10 +15,10 @@ from vizier import pythia
 from vizier import pyvizier as vz
 
 from optformer import pyvizier
-from optformer.config import from_tree
 from optformer.errors import ConfigError
 from optformer.policies.acquisition import ACQUISITIONS
 from optformer.policies.model import OptFormer, PolicyConfig
+from optformer.settings import from_tree
 from optformer.study import Problem
 
 NAMESPACE = "optformer"

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from optformer.data.augment import AugmentConfig
+from optformer.data.augment import AugmentConfig, augment
 from optformer.data.batches import BatchConfig, Batches, StudySource, pack
 from optformer.errors import SourceError
 from optformer.tokenization.tokenizer import StudyTokenizer
@@ -84,3 +84,15 @@ def test_texts_that_never_fit_are_an_error() -> None:
         batches(config=config)[0]
     with pytest.raises(SourceError, match="no studies to train on"):
         StudySource([])
+
+
+def test_only_the_optimum_itself_is_imitated_under_its_prompt() -> None:
+    """The random trials before it are there to look at; their metrics can still be predicted."""
+    study = random_study(plane(2), 6, np.random.default_rng(0), algorithm="optimum")
+    for most_tokens, imitated in ((18, [15, 16]), (12, [])):
+        _, trials = augment(
+            study, TOKENIZER, AugmentConfig(pending=0.0), most_tokens, np.random.default_rng(0)
+        )
+        counts_T = (trials.weights_T > 0) & (trials.roles_T == Role.PARAMETER)
+        assert np.flatnonzero(counts_T).tolist() == imitated
+        assert (trials.weights_T[trials.roles_T == Role.VALUE] == 1).all()

@@ -11,14 +11,13 @@ from optformer.data.batches import BatchConfig, pack
 from optformer.model import transformer
 from optformer.model.config import MICRO, ModelConfig
 from optformer.model.decode import Engine, size_class
-from optformer.model.train import ids_of
 from optformer.model.transformer import Ids
 from optformer.study import State, Study
 from optformer.tokenization.tokenizer import StudyTokenizer
 from tests.studies import CONDITIONAL, MIXED, plane, random_study
 
 TOKENIZER = StudyTokenizer()
-IDS = ids_of(TOKENIZER.vocabulary)
+IDS = Ids.of(TOKENIZER.vocabulary)
 CONFIGS = {
     "default": dataclasses.replace(MICRO, decoder_layers=2),
     "t5": dataclasses.replace(

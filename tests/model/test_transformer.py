@@ -11,14 +11,13 @@ import scipy.stats
 from optformer.data.batches import Batch, BatchConfig, pack
 from optformer.model import loss, transformer
 from optformer.model.config import MICRO, LossConfig
-from optformer.model.train import ids_of
 from optformer.model.transformer import Ids
 from optformer.study import Study
 from optformer.tokenization.tokenizer import StudyTokenizer
 from tests.studies import plane, random_study
 
 TOKENIZER = StudyTokenizer()
-IDS = ids_of(TOKENIZER.vocabulary)
+IDS = Ids.of(TOKENIZER.vocabulary)
 CONFIG = dataclasses.replace(MICRO, decoder_layers=2)
 WEIGHTS = transformer.init(CONFIG, IDS, jax.random.key(0))
 

@@ -1,0 +1,131 @@
+"""What is optimized: blocks of objective functions, and the studies that searching them leaves.
+
+Array dimensions: B studies (one function each), N points, R trials (rows), P parameters.
+"""
+
+from collections.abc import Sequence
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+from jaxtyping import Float64
+
+from optformer.data.spaces import Spaces
+from optformer.study import Parameter, Problem, State, Study
+from optformer.tokenization import quantize
+
+
+@runtime_checkable
+class ObjectiveBlock(Protocol):
+    """B functions of P parameters, evaluated together at points of the unit cube.
+
+    Attributes:
+      problems: one a function; its name says family and instance.
+      spaces: the legal points, as teachers see them.
+      optimum_B: the best attainable noiseless value, larger better; NaN where unknown.
+    """
+
+    @property
+    def problems(self) -> tuple[Problem, ...]: ...
+
+    @property
+    def spaces(self) -> Spaces: ...
+
+    @property
+    def optimum_B(self) -> Float64[np.ndarray, " B"]: ...
+
+    def evaluate(
+        self, units_BNP: Float64[np.ndarray, "B N P"], rng: np.random.Generator
+    ) -> Float64[np.ndarray, "B N"]:
+        """Measured values, noise included; larger is always better; NaN means infeasible."""
+        ...
+
+    def evaluate_exact(self, units_BNP: Float64[np.ndarray, "B N P"]) -> Float64[np.ndarray, "B N"]:
+        """Values without noise, for judging; larger is always better."""
+        ...
+
+
+def to_natural(
+    parameters: Sequence[Parameter], units_NP: Float64[np.ndarray, "N P"]
+) -> Float64[np.ndarray, "N P"]:
+    """Unit-cube points as rows of `Study.values_RP`, under each parameter's scale.
+
+    With lr in [1e-4, 1] on a log scale and opt one of (sgd, adam):
+
+        [0.5, 0.75]  ->  [0.01, 1.0]
+    """
+    return np.stack(
+        [
+            quantize.from_units(parameter, units_N)
+            for parameter, units_N in zip(parameters, units_NP.T, strict=True)
+        ],
+        axis=1,
+    )
+
+
+def to_units(
+    parameters: Sequence[Parameter], values_NP: Float64[np.ndarray, "N P"]
+) -> Float64[np.ndarray, "N P"]:
+    """Rows of `Study.values_RP` as unit-cube points, the inverse of `to_natural`."""
+    return np.stack(
+        [
+            quantize.to_units(parameter, values_N)
+            for parameter, values_N in zip(parameters, values_NP.T, strict=True)
+        ],
+        axis=1,
+    )
+
+
+def studies_of(
+    block: ObjectiveBlock,
+    units_BRP: Float64[np.ndarray, "B R P"],
+    values_BR: Float64[np.ndarray, "B R"],
+    algorithm: str,
+    predictive_BR2: Float64[np.ndarray, "B R 2"] | None = None,
+) -> list[Study]:
+    """The block's trials as one study a function, in natural values and the metric's own sign.
+
+    Args:
+      units_BRP: legal points in the order of their evaluation.
+      values_BR: what `evaluate` said, larger better; NaN makes an infeasible trial.
+      predictive_BR2: mean and standard deviation of each value given those before it, in the
+        units of `values_BR`.
+    """
+    natural_BRP = _to_natural_block(block.problems, units_BRP)
+    infeasible_BR = np.isnan(values_BR)
+    states_BR = np.where(infeasible_BR, State.INFEASIBLE, State.COMPLETED).astype(np.int8)
+    studies = []
+    for row, problem in enumerate(block.problems):
+        if problem.is_conditional:
+            natural_BRP[row][~problem.active(natural_BRP[row])] = np.nan
+        sign = problem.metrics[0].sign
+        studies.append(
+            Study(
+                problem=problem,
+                values_RP=natural_BRP[row],
+                metrics_RM=sign * values_BR[row, :, None],
+                states_R=states_BR[row],
+                algorithm=algorithm,
+                predictive_R2=None
+                if predictive_BR2 is None
+                else predictive_BR2[row] * np.array([sign, 1.0]),
+            )
+        )
+    return studies
+
+
+def _to_natural_block(
+    problems: tuple[Problem, ...], units_BRP: Float64[np.ndarray, "B R P"]
+) -> Float64[np.ndarray, "B R P"]:
+    """`to_natural` for each study: equal parameters of all studies are converted at once."""
+    studies, trials, size = units_BRP.shape
+    alike: dict[tuple[object, ...], tuple[Parameter, list[int]]] = {}
+    for row, problem in enumerate(problems):
+        for column, parameter in enumerate(problem.parameters):
+            key = (parameter.type, parameter.scale, parameter.bounds, parameter.values)
+            alike.setdefault(key, (parameter, []))[1].append(row * size + column)
+    # C = B·P columns, one after another in memory.
+    units_CR = units_BRP.transpose(0, 2, 1).reshape(studies * size, trials)
+    natural_CR = np.empty_like(units_CR)
+    for parameter, columns in alike.values():
+        natural_CR[columns] = quantize.from_units(parameter, units_CR[columns])
+    return np.ascontiguousarray(natural_CR.reshape(studies, size, trials).transpose(0, 2, 1))

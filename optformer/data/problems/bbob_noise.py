@@ -1,0 +1,73 @@
+"""The ten noise settings of OptFormer's BBOB studies, as in google-vizier's noisy experimenter.
+
+Their formulas are those of Hansen et al., "Real-Parameter Black-Box Optimization Benchmarking
+2009: Noisy Functions". Array dimensions: B functions, N points.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import Float64
+
+TARGET = 1e-8  # the three BBOB models leave values below it alone, so that the optimum stays
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Noise:
+    """One setting; only one of the four models is on.
+
+    Attributes:
+      gaussian: standard deviation of the logarithm of a factor.
+      uniform: exponent of a uniform factor; small values get more noise.
+      cauchy, cauchy_frequency: strength and share of points of a heavy-tailed offset.
+      additive: standard deviation of an offset.
+    """
+
+    gaussian: float = 0.0
+    uniform: float = 0.0
+    cauchy: float = 0.0
+    cauchy_frequency: float = 0.0
+    additive: float = 0.0
+
+
+NOISES: dict[str, Noise] = {
+    "NO_NOISE": Noise(),
+    "MODERATE_GAUSSIAN": Noise(gaussian=0.01),
+    "SEVERE_GAUSSIAN": Noise(gaussian=0.1),
+    "MODERATE_UNIFORM": Noise(uniform=0.01),
+    "SEVERE_UNIFORM": Noise(uniform=0.1),
+    "MODERATE_SELDOM_CAUCHY": Noise(cauchy=0.01, cauchy_frequency=0.05),
+    "SEVERE_SELDOM_CAUCHY": Noise(cauchy=0.1, cauchy_frequency=0.25),
+    "LIGHT_ADDITIVE_GAUSSIAN": Noise(additive=0.01),
+    "MODERATE_ADDITIVE_GAUSSIAN": Noise(additive=0.1),
+    "SEVERE_ADDITIVE_GAUSSIAN": Noise(additive=1.0),
+}
+
+
+def apply(
+    noises: Sequence[Noise],
+    values_BN: Float64[np.ndarray, "B N"],
+    parameters: int,
+    rng: np.random.Generator,
+) -> Float64[np.ndarray, "B N"]:
+    """Noisy versions of values that are to be minimized, each row under its own setting."""
+
+    def column(field: str) -> Float64[np.ndarray, "B 1"]:
+        return np.array([[getattr(noise, field)] for noise in noises])
+
+    shape = values_BN.shape
+    # One at a time: all that is off multiplies by 1 or adds 0.
+    noisy_BN = values_BN * np.exp(column("gaussian") * rng.standard_normal(shape))
+    shrink_B1 = column("uniform")
+    if shrink_B1.any():
+        amplify_B1 = shrink_B1 * (0.49 + 1.0 / parameters)
+        larger_BN = (1e9 / np.maximum(values_BN, TARGET)) ** (amplify_B1 * rng.random(shape))
+        noisy_BN *= rng.random(shape) ** shrink_B1 * np.maximum(1.0, larger_BN)
+    strength_B1 = column("cauchy")
+    if strength_B1.any():
+        seldom_BN = rng.random(shape) < column("cauchy_frequency")
+        offset_BN = 1000.0 + seldom_BN * rng.standard_cauchy(shape)
+        noisy_BN += strength_B1 * np.maximum(0.0, offset_BN)
+    stable_BN = np.where(values_BN >= TARGET, noisy_BN, values_BN)
+    return stable_BN + column("additive") * rng.standard_normal(shape)

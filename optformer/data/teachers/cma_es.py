@@ -1,0 +1,162 @@
+"""CMA-ES by the `cma` library, one evolution strategy a study.
+
+Array dimensions: B studies, P parameters.
+"""
+
+import contextlib
+import dataclasses
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import numpy as np
+from jaxtyping import Float64, Int64
+
+from optformer.data.spaces import Spaces
+from optformer.errors import TeacherError
+
+if TYPE_CHECKING:
+    import cma
+
+FIRST_STEP = 0.3  # of the unit cube: the library's advice for a range of 1 is 0.2 to 0.5
+
+
+class CmaEs:
+    """Populations from a Gaussian that adapts to where the better half of each was found.
+
+    Ordered levels are integers to the library. A population is told when all of it is measured;
+    trials of others are injected into the next one; infeasible ones count as worse than the worst.
+
+    Raises:
+      TeacherError: for categories, which have no distance, and for a single parameter, with
+        which the library (cma 4.5) breaks.
+    """
+
+    def __init__(self, spaces: Spaces, seeds_B: Int64[np.ndarray, " B"], budget: int) -> None:
+        if spaces.levels_BP.shape[1] < 2:
+            raise TeacherError(
+                "CMA-ES cannot search 1 parameter; it needs 2 or more. Use another teacher for it."
+            )
+        refused_BP = ~spaces.ordered_BP & (spaces.levels_BP > 0)
+        if refused_BP.any():
+            study, column = np.argwhere(refused_BP)[0]
+            raise TeacherError(
+                f"CMA-ES cannot search study {study}: parameter {column} is a category with "
+                f"{spaces.levels_BP[study, column]} values, and categories have no distance. "
+                "Use a teacher that takes them (regularized_evolution, tpe, gp_ucb), or leave "
+                "categories out of the search space."
+            )
+        self._studies = [
+            _OneStudy(levels_P=levels_P, generator=np.random.default_rng(seed))
+            for levels_P, seed in zip(spaces.levels_BP, seeds_B, strict=True)
+        ]
+
+    def suggest(self) -> Float64[np.ndarray, "B P"]:
+        return np.stack([study.suggest() for study in self._studies])
+
+    def observe(
+        self, units_BP: Float64[np.ndarray, "B P"], values_B: Float64[np.ndarray, " B"]
+    ) -> None:
+        for study, units_P, value in zip(self._studies, units_BP, values_B, strict=True):
+            study.observe(units_P, float(value))
+
+
+@dataclasses.dataclass(kw_only=True, eq=False)
+class _OneStudy:
+    """A strategy, and the parts of its population that are still to be suggested or measured.
+
+    Points are kept in the library's coordinates, where level k is the number k.
+    """
+
+    levels_P: Int64[np.ndarray, " P"]
+    generator: np.random.Generator
+    strategy: "cma.CMAEvolutionStrategy | None" = None
+    waiting: list[np.ndarray] = dataclasses.field(default_factory=list)
+    pending: list[tuple[np.ndarray, np.ndarray]] = dataclasses.field(default_factory=list)
+    measured: list[tuple[np.ndarray, float]] = dataclasses.field(default_factory=list)
+    foreign: tuple[np.ndarray, float] | None = None  # the best since the last population
+    worst: float = -np.inf
+
+    def suggest(self) -> Float64[np.ndarray, " P"]:
+        if self.strategy is None:
+            # A history to start from is worth more than the centre.
+            start_P = np.full(len(self.levels_P), 0.5)
+            start_P = start_P if self.foreign is None else self.foreign[0]
+            self.strategy = self._strategy(start_P, None)
+        if not self.waiting:
+            # Also while a population is out unmeasured: the same Gaussian then gives more.
+            with _own_global_numbers(self.generator):
+                self.waiting = list(self.strategy.ask())[::-1]
+        point_P = self.waiting.pop()
+        units_P = self._units(point_P)
+        self.pending.append((units_P, point_P))
+        return units_P
+
+    def observe(self, units_P: Float64[np.ndarray, " P"], value: float) -> None:
+        feasible = bool(np.isfinite(value))
+        if feasible:
+            self.worst = max(self.worst, -value)
+        floor = self.worst if np.isfinite(self.worst) else 0.0
+        loss = -value if feasible else floor + abs(floor) + 1.0
+        index = next(
+            (i for i, (own_P, _) in enumerate(self.pending) if np.allclose(own_P, units_P)), None
+        )
+        if index is not None:
+            self.measured.append((self.pending.pop(index)[1], loss))
+        elif feasible and (self.foreign is None or loss < self.foreign[1]):
+            self.foreign = (units_P, loss)
+        if self.strategy is not None and len(self.measured) == self.strategy.popsize:
+            self._next_population(self.strategy)
+
+    def _next_population(self, strategy: "cma.CMAEvolutionStrategy") -> None:
+        points, losses = zip(*self.measured, strict=True)
+        with _own_global_numbers(self.generator):
+            strategy.tell(list(points), list(losses))
+        self.measured, self.waiting, self.pending = [], [], []
+        if strategy.stop():
+            # Auger and Hansen, 2005: start anew elsewhere with twice the population.
+            start_P = self.generator.random(len(self.levels_P))
+            self.strategy = self._strategy(start_P, 2 * strategy.popsize)
+        elif self.foreign is not None:
+            strategy.inject([self._point(self.foreign[0])])
+        self.foreign = None
+
+    def _strategy(
+        self, start_P: Float64[np.ndarray, " P"], population: int | None
+    ) -> "cma.CMAEvolutionStrategy":
+        import cma
+
+        scale_P = np.maximum(self.levels_P, 1)
+        discrete_P = self.levels_P > 0
+        options = {
+            "bounds": [
+                np.where(discrete_P, -0.499, 0.0).tolist(),
+                np.where(discrete_P, self.levels_P - 0.501, 1.0).tolist(),
+            ],
+            "CMA_stds": scale_P.astype(float).tolist(),
+            "integer_variables": np.flatnonzero(discrete_P).tolist(),
+            "randn": lambda *shape: self.generator.standard_normal(shape),
+            "seed": np.nan,  # leaves numpy's global generator alone
+            "verbose": -9,
+        }
+        if population is not None:
+            options["popsize"] = population
+        return cma.CMAEvolutionStrategy(self._point(start_P), FIRST_STEP, options)
+
+    def _units(self, point_P: Float64[np.ndarray, " P"]) -> Float64[np.ndarray, " P"]:
+        level_P = np.clip(np.round(point_P), 0, np.maximum(self.levels_P - 1, 0))
+        steps_P = np.maximum(self.levels_P, 1)
+        return np.where(self.levels_P > 0, (level_P + 0.5) / steps_P, np.clip(point_P, 0.0, 1.0))
+
+    def _point(self, units_P: Float64[np.ndarray, " P"]) -> Float64[np.ndarray, " P"]:
+        return np.where(self.levels_P > 0, np.floor(units_P * self.levels_P), units_P)
+
+
+@contextlib.contextmanager
+def _own_global_numbers(generator: np.random.Generator) -> Iterator[None]:
+    """The library's integer handling draws from numpy's global generator: seeds and restores it."""
+    before = np.random.get_state()  # noqa: NPY002
+    np.random.seed(generator.integers(2**32))  # noqa: NPY002
+    try:
+        yield
+    finally:
+        np.random.set_state(before)  # noqa: NPY002

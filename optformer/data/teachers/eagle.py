@@ -1,0 +1,226 @@
+"""Eagle Strategy: a pool of fireflies that chase brighter ones.
+
+Yang, Firefly Algorithms for Multimodal Optimization, 2009, in the variant of Vizier's
+`EagleStrategyDesigner` (google-vizier 0.1.24, algorithms/designers/eagle_strategy), whose pool
+size, forces, perturbations and rules of survival these are, vectorized over studies. One thing
+differs: the distance between categories counts those that differ; Vizier's counts those that agree.
+
+Array dimensions: B studies, P parameters, C flies in the pool, T kinds of parameter (continuous,
+ordered levels, categories).
+"""
+
+import dataclasses
+
+import numpy as np
+from jaxtyping import Bool, Float64, Int64
+
+from optformer.data.spaces import Spaces
+from optformer.data.teachers.random_search import QuasiRandom
+from optformer.data.teachers.teacher import Streams, close, snap
+
+GRAVITY, NEGATIVE_GRAVITY = 1.0, 0.02
+VISIBILITY_T = np.array([3.0, 1.0, 0.2])
+PERTURBATION, LOWEST_PERTURBATION, HIGHEST_PERTURBATION = 0.1, 1e-3, 0.5
+CATEGORICAL_FACTOR, DISCRETE_FACTOR, PURE_CATEGORICAL = 25.0, 10.0, 0.1
+PENALTY = 0.9
+MOST_PENDING = 1000  # unfinished suggestions that are still recognized when they finish
+
+
+def pool_size(parameters: int) -> int:
+    """How many fireflies search a space of this many parameters."""
+    return min(10 + round((parameters**1.2 + parameters) * 0.5), 1000)
+
+
+@dataclasses.dataclass(kw_only=True, eq=False)
+class _Suggestion:
+    """An unfinished trial of each study, and the fly that it came from."""
+
+    units_BP: Float64[np.ndarray, "B P"]
+    fly_B: Int64[np.ndarray, " B"]
+    finished_B: Bool[np.ndarray, " B"]
+
+
+class EagleStrategy:
+    """Each firefly in turn is pulled to brighter flies, pushed from darker ones, and perturbed.
+
+    A fly that improves moves there; one that does not is perturbed less the next time, and dies
+    when that is too little and it is not the best. Quasi-random points fill the pool.
+    """
+
+    def __init__(self, spaces: Spaces, seeds_B: Int64[np.ndarray, " B"], budget: int) -> None:
+        studies, parameters = spaces.levels_BP.shape
+        capacity = pool_size(parameters)
+        self._spaces = spaces
+        self._streams = Streams(seeds_B)
+        self._initial = QuasiRandom(spaces, seeds_B, min(budget, 2 * capacity))
+        # The pool. An empty place has fly -1 and value -inf.
+        self._fly_BC = np.full((studies, capacity), -1)
+        self._units_BCP = np.full((studies, capacity, parameters), 0.5)
+        self._values_BC = np.full((studies, capacity), -np.inf)
+        self._perturbation_BC = np.full((studies, capacity), PERTURBATION)
+        self._flies_B = np.zeros(studies, dtype=np.int64)  # ever made, which numbers the next
+        self._last_B = np.full(studies, -1)  # the fly that moved last
+        self._pending: list[_Suggestion] = []
+        self._rows_B = np.arange(studies)
+
+        # How each parameter counts.
+        levels_BP = spaces.levels_BP
+        kind_BP = np.where(levels_BP == 0, 0, np.where(spaces.ordered_BP, 1, 2))
+        self._categorical_BP = kind_BP == 2
+        self._kind_BPT = (kind_BP[:, :, None] == np.arange(3)).astype(np.float64)
+        free_BT = np.einsum("BPT,BP->BT", self._kind_BPT, (levels_BP != 1).astype(np.float64))
+        # Squared distances are averaged over the free parameters of a kind and multiplied by ten.
+        self._sight_BT = -10.0 * VISIBILITY_T / np.maximum(free_BT, 1.0)
+        # Levels 0 to L - 1 span the range in Vizier's distance; here they span (L - 1) / L.
+        steps_BP = np.maximum(levels_BP, 1)
+        self._span_BP = np.where(levels_BP > 1, (steps_BP - 1) / steps_BP, 1.0)
+        self._scale_BP = np.select(
+            [kind_BP == 1, kind_BP == 2],
+            [DISCRETE_FACTOR / (steps_BP * PERTURBATION) * self._span_BP, CATEGORICAL_FACTOR],
+            1.0,
+        )
+        self._only_categories_B = self._categorical_BP.all(axis=1)
+
+    def suggest(self) -> Float64[np.ndarray, "B P"]:
+        full_B = np.all(self._fly_BC >= 0, axis=1)
+        place_B = self._next_fly()
+        moving_BP = self._perturbed(self._pulled(place_B), place_B)
+        units_BP = np.where(full_B[:, None], moving_BP, self._initial.suggest())
+        fly_B = np.where(full_B, self._fly_BC[self._rows_B, place_B], self._flies_B)
+        self._last_B = np.where(full_B, fly_B, self._last_B)
+        self._flies_B = self._flies_B + ~full_B
+        self._pending.append(
+            _Suggestion(units_BP=units_BP, fly_B=fly_B, finished_B=np.zeros(len(fly_B), dtype=bool))
+        )
+        del self._pending[:-MOST_PENDING]
+        return units_BP
+
+    def observe(
+        self, units_BP: Float64[np.ndarray, "B P"], values_B: Float64[np.ndarray, " B"]
+    ) -> None:
+        feasible_B = ~np.isnan(values_B)
+        fly_B = self._parent(units_BP)
+        own_BC = (self._fly_BC == fly_B[:, None]) & (fly_B >= 0)[:, None]
+        has_parent_B = own_BC.any(axis=1)
+        empty_BC = self._fly_BC < 0
+        room_B = empty_BC.any(axis=1)
+
+        # A feasible trial without a fly becomes one while there is room ...
+        born_B = ~has_parent_B & feasible_B & room_B
+        foreign_B = fly_B < 0
+        number_B = np.where(foreign_B, self._flies_B, fly_B)
+        self._flies_B = self._flies_B + foreign_B
+        self._place(born_B, np.argmax(empty_BC, axis=1), units_BP, values_B)
+        rows_B, places_B = self._rows_B[born_B], np.argmax(empty_BC, axis=1)[born_B]
+        self._fly_BC[rows_B, places_B] = number_B[born_B]
+        self._perturbation_BC[rows_B, places_B] = PERTURBATION
+
+        # ... and otherwise belongs to the nearest fly, if it is better than that one.
+        nearest_B = self._nearest(units_BP)
+        parent_B = np.where(has_parent_B, np.argmax(own_BC, axis=1), nearest_B)
+        improves_B = values_B > self._values_BC[self._rows_B, parent_B]  # False for NaN
+        adopted_B = ~has_parent_B & ~room_B & improves_B
+        same_B = close(units_BP, self._units_BCP[self._rows_B, parent_B])
+        self._place(improves_B & (has_parent_B | adopted_B), parent_B, units_BP, values_B)
+        self._penalize(has_parent_B & ~improves_B, parent_B, same_B)
+
+    def _place(
+        self,
+        where_B: Bool[np.ndarray, " B"],
+        place_B: Int64[np.ndarray, " B"],
+        units_BP: Float64[np.ndarray, "B P"],
+        values_B: Float64[np.ndarray, " B"],
+    ) -> None:
+        """Moves a fly of some studies to a point."""
+        rows_B, places_B = self._rows_B[where_B], place_B[where_B]
+        self._units_BCP[rows_B, places_B] = units_BP[where_B]
+        self._values_BC[rows_B, places_B] = values_B[where_B]
+
+    def _penalize(
+        self,
+        where_B: Bool[np.ndarray, " B"],
+        place_B: Int64[np.ndarray, " B"],
+        same_B: Bool[np.ndarray, " B"],
+    ) -> None:
+        """A fly that did not improve explores less, or more if it is stuck; or it dies."""
+        before_B = self._perturbation_BC[self._rows_B, place_B]
+        stuck_B = np.minimum(before_B * 10, HIGHEST_PERTURBATION)
+        after_B = np.where(same_B, stuck_B, before_B * PENALTY)
+        after_B = np.where(where_B, after_B, before_B)
+        self._perturbation_BC[self._rows_B, place_B] = after_B
+        full_B = (self._fly_BC >= 0).all(axis=1)
+        best_B = self._values_BC[self._rows_B, place_B] >= self._values_BC.max(axis=1)
+        dies_B = where_B & full_B & ~best_B & (after_B < LOWEST_PERTURBATION)
+        self._fly_BC[self._rows_B[dies_B], place_B[dies_B]] = -1
+        self._values_BC[self._rows_B[dies_B], place_B[dies_B]] = -np.inf
+
+    def _parent(self, units_BP: Float64[np.ndarray, "B P"]) -> Int64[np.ndarray, " B"]:
+        """The number of the fly that suggested this point; -1 for a foreign one."""
+        fly_B = np.full(len(units_BP), -1)
+        for suggestion in self._pending:
+            found_B = (fly_B < 0) & ~suggestion.finished_B & close(suggestion.units_BP, units_BP)
+            fly_B = np.where(found_B, suggestion.fly_B, fly_B)
+            suggestion.finished_B = suggestion.finished_B | found_B
+        self._pending = [one for one in self._pending if not one.finished_B.all()]
+        return fly_B
+
+    def _nearest(self, units_BP: Float64[np.ndarray, "B P"]) -> Int64[np.ndarray, " B"]:
+        """The place of the nearest fly of each study."""
+        apart_BCP = self._apart(self._units_BCP - units_BP[:, None], self._rows_B)
+        distance_BC = np.where(self._fly_BC >= 0, apart_BCP.sum(axis=2), np.inf)
+        return np.argmin(distance_BC, axis=1)
+
+    def _apart(self, difference_BCP: np.ndarray, rows_B: np.ndarray) -> np.ndarray:
+        """Squared distance along each parameter: 0 or 1 for categories; (B, C, P)."""
+        square_BCP = np.square(difference_BCP / self._span_BP[rows_B, None])
+        return np.where(self._categorical_BP[rows_B, None], difference_BCP != 0.0, square_BCP)
+
+    def _next_fly(self) -> Int64[np.ndarray, " B"]:
+        """The place of the fly whose turn it is: the next higher number, then from the start."""
+        turn_BC = np.where(self._fly_BC > self._last_B[:, None], self._fly_BC, 2**40 + self._fly_BC)
+        return np.argmin(np.where(self._fly_BC >= 0, turn_BC, 2**50), axis=1)
+
+    def _pulled(self, place_B: Int64[np.ndarray, " B"]) -> Float64[np.ndarray, "B P"]:
+        """Where the other flies, in random order, pull and push a fly."""
+        capacity, parameters = self._units_BCP.shape[1:]
+        order_BC = np.argsort(self._streams.uniform(capacity), axis=1)
+        choice_BCP = self._streams.uniform(capacity, parameters)
+        others_BCP = np.take_along_axis(self._units_BCP, order_BC[:, :, None], axis=1)
+        values_BC = np.take_along_axis(self._values_BC, order_BC, axis=1)
+        brighter_BC = values_BC > self._values_BC[self._rows_B, place_B][:, None]
+        direction_BC = np.where(brighter_BC, GRAVITY, -NEGATIVE_GRAVITY)
+        units_BP = self._units_BCP[self._rows_B, place_B]
+        discrete = bool((self._spaces.levels_BP > 0).any())
+        for turn in range(capacity):
+            other_BP = others_BCP[:, turn]
+            difference_BP = other_BP - units_BP
+            apart_BP = np.square(difference_BP / self._span_BP)
+            if discrete:
+                apart_BP = np.where(self._categorical_BP, difference_BP != 0.0, apart_BP)
+            distance_BT = np.einsum("BP,BPT->BT", apart_BP, self._kind_BPT)
+            pull_BT = np.exp(self._sight_BT * distance_BT) * direction_BC[:, turn, None]
+            pull_BP = np.einsum("BT,BPT->BP", pull_BT, self._kind_BPT)
+            moved_BP = units_BP + pull_BP * difference_BP
+            if discrete:
+                taken_BP = np.where(choice_BCP[:, turn] < pull_BP, other_BP, units_BP)
+                moved_BP = np.where(self._categorical_BP, taken_BP, moved_BP)
+                units_BP = snap(self._spaces, moved_BP)
+            else:
+                units_BP = np.clip(moved_BP, 0.0, 1.0)
+        return units_BP
+
+    def _perturbed(
+        self, units_BP: Float64[np.ndarray, "B P"], place_B: Int64[np.ndarray, " B"]
+    ) -> Float64[np.ndarray, "B P"]:
+        """The points after a random step in a random direction, as large as the fly still dares."""
+        uniform_B3P = self._streams.uniform(3, units_BP.shape[1])
+        centred_BP = uniform_B3P[:, 0] - 0.5
+        size_BP = np.minimum(np.abs(centred_BP), 0.5 - 1e-12)
+        laplace_BP = -np.sign(centred_BP) * np.log1p(-2.0 * size_BP)
+        direction_BP = laplace_BP / np.maximum(np.abs(laplace_BP).max(axis=1), 1e-300)[:, None]
+        amount_B1 = self._perturbation_BC[self._rows_B, place_B][:, None]
+        step_BP = direction_BP * amount_B1 * self._scale_BP
+        chance_BP = np.where(self._only_categories_B[:, None], PURE_CATEGORICAL, np.abs(step_BP))
+        stepped_BP = np.where(self._categorical_BP, units_BP, units_BP + step_BP)
+        redrawn_BP = self._categorical_BP & (uniform_B3P[:, 1] < chance_BP)
+        return snap(self._spaces, np.where(redrawn_BP, uniform_B3P[:, 2], stepped_BP))

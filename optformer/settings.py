@@ -1,0 +1,150 @@
+"""Settings as nested frozen dataclasses: from TOML and overrides, checked, and to TOML again.
+
+Defaults live in the dataclasses and nowhere else. An unknown key is an error that names the
+nearest known one.
+"""
+
+import dataclasses
+import difflib
+import tomllib
+import types
+import typing
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Literal, TypeVar
+
+from optformer.errors import ConfigError
+
+Tree = dict[str, object]
+
+Config = TypeVar("Config")
+
+
+def read_config(
+    kind: type[Config], path: Path | None = None, overrides: Iterable[str] = ()
+) -> Config:
+    """Settings of this kind from a TOML file, changed by overrides.
+
+    Raises:
+      ConfigError: a file that is no TOML, an unknown key, or a value of a wrong kind.
+    """
+    tree: Tree = {}
+    if path is not None:
+        try:
+            tree = tomllib.loads(path.read_text("utf-8"))
+        except FileNotFoundError as error:
+            raise ConfigError(f"there is no config file {path}.") from error
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise ConfigError(f"{path} is not a TOML file: {error}.") from error
+    for override in overrides:
+        key, equals, text = override.partition("=")
+        if not equals:
+            raise ConfigError(f"override {override!r} is not of the form section.field=value.")
+        _put(kind, tree, key.split("."), _parse(text), override)
+    return from_tree(kind, tree)
+
+
+def from_tree(kind: type[Config], tree: Mapping[str, object] | str, where: str = "") -> Config:
+    """A dataclass from nested dicts, each value checked against its field's type.
+
+    A name stands for the settings of that name, for a kind that has a table `NAMED`.
+
+    Raises:
+      ConfigError: names the field, its value and what it should be.
+    """
+    if isinstance(tree, str):
+        tree = _named(kind, tree, where)
+    hints = typing.get_type_hints(kind)
+    for key in tree:
+        if key not in hints:
+            near = difflib.get_close_matches(key, hints, n=1)
+            hint = f" Did you mean {where}{near[0]}?" if near else f" Known: {', '.join(hints)}."
+            raise ConfigError(f"there is no setting {where}{key}.{hint}")
+    values = {key: _convert(hints[key], value, where + key) for key, value in tree.items()}
+    return kind(**values)
+
+
+def to_tree(config: object) -> Tree:
+    """A dataclass as nested dicts of plain values; `from_tree` gives it back."""
+    assert dataclasses.is_dataclass(config)
+    tree: Tree = {}
+    for field in dataclasses.fields(config):
+        tree[field.name] = _plain(getattr(config, field.name))
+    return tree
+
+
+def _plain(value: object) -> object:
+    if dataclasses.is_dataclass(value):
+        return to_tree(value)
+    return [_plain(item) for item in value] if isinstance(value, tuple) else value
+
+
+def check_ranges(config: object, where: str, **ranges: tuple[float, float | None]) -> None:
+    """Checks that fields lie between a lowest and a highest value, both allowed.
+
+    Raises:
+      ConfigError: names the field, its value and the range.
+    """
+    for field, (low, high) in ranges.items():
+        value = getattr(config, field)
+        if value < low or (high is not None and value > high):
+            limit = f"at least {low}" if high is None else f"between {low} and {high}"
+            raise ConfigError(f"{where}{field}={value} must be {limit}.")
+
+
+def _named(kind: type, name: str, where: str) -> Tree:
+    known = getattr(kind, "NAMED", {})
+    if name not in known:
+        what = where.rstrip(".") or "setting"
+        near = difflib.get_close_matches(name, known, n=1)
+        hint = f" Did you mean {near[0]}?" if near else ""
+        raise ConfigError(f"there is no {what} {name!r}. Known: {', '.join(known)}.{hint}")
+    return to_tree(known[name])
+
+
+def _put(kind: type, tree: Tree, keys: list[str], value: object, override: str) -> None:
+    for key in keys[:-1]:
+        kind = typing.get_type_hints(kind).get(key, object) if kind is not object else object
+        inner = tree.setdefault(key, {})
+        if isinstance(inner, str) and hasattr(kind, "NAMED"):
+            inner = tree[key] = _named(kind, inner, key)
+        if not isinstance(inner, dict):
+            raise ConfigError(f"override {override!r}: {key} is a value, not a section.")
+        tree = inner
+    tree[keys[-1]] = value
+
+
+def _parse(text: str) -> object:
+    """A TOML value; a word that is none stands for itself, so that no one needs to quote it."""
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
+
+
+def _convert(hint: object, value: object, where: str) -> object:
+    if dataclasses.is_dataclass(hint):
+        assert isinstance(hint, type)
+        if not isinstance(value, Mapping) and not (
+            hasattr(hint, "NAMED") and isinstance(value, str)
+        ):
+            raise ConfigError(f"{where}={value!r} must be a section of settings.")
+        return from_tree(hint, value, where + ".")
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin is Literal:
+        if value not in arguments:
+            raise ConfigError(f"{where}={value!r} must be one of {', '.join(map(str, arguments))}.")
+        return value
+    if origin is tuple:
+        if not isinstance(value, list | tuple):
+            raise ConfigError(f"{where}={value!r} must be a list.")
+        return tuple(_convert(arguments[0], item, where) for item in value)
+    if origin is types.UnionType:
+        if value is None:
+            return None
+        return _convert(next(a for a in arguments if a is not type(None)), value, where)
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if not isinstance(value, hint) or (isinstance(value, bool) and hint is not bool):  # type: ignore[arg-type]
+        raise ConfigError(f"{where}={value!r} must be of type {getattr(hint, '__name__', hint)}.")
+    return value
