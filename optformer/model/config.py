@@ -55,7 +55,9 @@ class ModelConfig:
 MICRO = ModelConfig(
     width=64, heads=4, head_size=16, feed_forward=176, encoder_layers=1, decoder_layers=3
 )
-TINY = ModelConfig()
+TINY = ModelConfig(
+    width=96, heads=4, head_size=24, feed_forward=256, encoder_layers=1, decoder_layers=5
+)
 SMALL = ModelConfig(
     width=256, heads=8, head_size=32, feed_forward=704, encoder_layers=2, decoder_layers=6
 )

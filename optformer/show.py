@@ -1,0 +1,205 @@
+"""What commands say on the terminal: results as a few lines, errors as one panel.
+
+Results go to standard output, bars and errors to standard error.
+"""
+
+import contextlib
+import statistics
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.markup import escape
+from rich.panel import Panel
+from rich.table import Table
+
+from optformer import progress as progressing
+from optformer.progress import Progress
+from optformer.study import Problem
+
+if TYPE_CHECKING:
+    from optformer.data import importers
+    from optformer.eval.suite import Evaluated
+    from optformer.model.train import Report, TrainResult
+    from optformer.tuning import Tried
+
+out = Console(highlight=False, soft_wrap=True)
+err = Console(highlight=False, stderr=True)
+
+
+def error(problem: Exception) -> None:
+    """An error that is meant for the user."""
+    # A panel needs a terminal: in a log file, one line can be searched for.
+    if err.is_terminal:
+        err.print(
+            Panel(escape(str(problem)), title="Error", title_align="left", border_style="red")
+        )
+    else:
+        err.print(f"Error: {escape(str(problem))}", soft_wrap=True)
+
+
+@contextlib.contextmanager
+def bar(title: str) -> Iterator[Progress]:
+    """A progress bar on standard error while the block runs."""
+    with progressing.bar(title, err) as progress:
+        yield progress
+
+
+def line(text: str) -> None:
+    """One line of a result."""
+    out.print(text)
+
+
+def fields(pairs: Mapping[str, str]) -> None:
+    """Names and what they are, one below the other."""
+    width = max(map(len, pairs), default=0)
+    for name, text in pairs.items():
+        out.print(f"  [dim]{name:<{width}}[/dim]  {escape(text)}")
+
+
+def counted(counts: Mapping[str, int] | Mapping[int, int], most: int = 6) -> str:
+    """`random_search: 20, grid_search: 20`; what is beyond `most` is only counted."""
+    shown = [f"{name or '(none)'}: {count:,}" for name, count in list(counts.items())[:most]]
+    if len(counts) > most:
+        shown.append(f"{len(counts) - most} more")
+    return ", ".join(shown) or "none"
+
+
+def plural(count: int, one: str) -> str:
+    """`1 study`, `80 studies`."""
+    many = one[:-1] + "ies" if one.endswith("y") else one + "s"
+    return f"{count:,} {one if count == 1 else many}"
+
+
+def generated(manifest: Mapping[str, object], folder: Path) -> None:
+    """What `generate` made."""
+    studies, trials = int(str(manifest["studies"])), int(str(manifest["trials"]))
+    line(f"{plural(studies, 'study')} with {trials:,} trials in {folder}")
+    named = {
+        "by algorithm": "studies_by_teacher",
+        "by function": "studies_by_family",
+        "by parameters": "studies_by_parameters",
+        "refused": "studies_refused",
+    }
+    found = {name: manifest[key] for name, key in named.items()}
+    fields({name: counted(value) for name, value in found.items() if isinstance(value, Mapping)})
+
+
+def import_progress(progress: Progress) -> "Callable[[importers.Progress], None]":
+    """Shows how much of the source is read."""
+
+    def update(at: "importers.Progress") -> None:
+        note = f"{plural(at.studies, 'study')}, {plural(at.trials, 'trial')}"
+        progress(round(100 * at.done), 100, note + (f", {at.skipped} skipped" * bool(at.skipped)))
+
+    return update
+
+
+def imported(report: "importers.ImportReport", folder: Path) -> None:
+    """What an import found, and what it left out and why."""
+    line(
+        f"{plural(report.studies, 'study')} with {plural(report.trials, 'trial')} and "
+        f"{plural(report.parameters, 'different parameter')} in {folder}"
+    )
+    pairs = {
+        "source": f"{report.source} ({report.format})",
+        "by algorithm": counted(report.algorithms),
+        "skipped studies": counted(report.skipped),
+        "trials left out": counted(report.left_out),
+    }
+    if report.resumed_at:
+        pairs["imported before"] = plural(report.resumed_at, "study")
+    fields(pairs)
+    for example in report.examples:
+        out.print(f"  [yellow]{escape(str(example))}[/yellow]")
+
+
+def training_progress(progress: Progress) -> "Callable[[Report], None]":
+    """Shows the share of the run that is over, and the loss."""
+
+    def update(at: "Report") -> None:
+        progress(
+            round(1000 * at.done),
+            1000,
+            f"step {at.step:,}, loss {at.loss:.3f}, {at.tokens_per_second:,.0f} tokens/s",
+        )
+
+    return update
+
+
+def trained(result: "TrainResult") -> None:
+    """How a training run ended."""
+    line(f"a model with {result.parameters:,} weights in {result.checkpoint}")
+    if not result.reports:
+        return
+    first, last = result.reports[0], result.reports[-1]
+    pairs = {
+        "training": f"{plural(last.step, 'step')} in {last.seconds:.0f} s",
+        "loss": f"{first.loss:.3f} -> {last.loss:.3f} nats a token",
+    }
+    measured = [report.validation for report in result.reports if report.validation]
+    if measured:
+        found = [f"{each['loss']:.3f}" for each in measured]
+        pairs["validation loss"] = " -> ".join(dict.fromkeys([found[0], found[-1]]))
+    fields(pairs)
+
+
+def tuning(problem: Problem, algorithm: str, name: str, endpoint: str) -> None:
+    """What is about to be tuned."""
+    metric = problem.objectives[0]
+    line(f"{problem.name}: {metric.name}, {metric.goal.lower()}d by {algorithm}")
+    line(f"[dim]study {escape(name)} at {endpoint}[/dim]")
+
+
+def trial(tried: "Tried") -> None:
+    """One row of the table that grows while a study runs; a star marks a new best."""
+    metric = "failed" if tried.metric is None else f"{tried.metric:.5g}"
+    best = "" if tried.best is None else f"{tried.best:.5g}"
+    star = "[green]*[/green]" if tried.improved else " "
+    out.print(
+        f"{tried.number:>4}  {metric:>10} {star}  [dim]best[/dim] {best:<10}  "
+        f"[dim]{escape(values(tried.values))}[/dim]"
+    )
+
+
+def tuned(problem: Problem, tried: "Sequence[Tried]") -> None:
+    """The best of these trials, and whether the study had a better one before."""
+    from optformer.tuning import best_of
+
+    metric, best = problem.objectives[0].name, best_of(problem, tried)
+    waited = statistics.median(each.waited for each in tried)
+    if best is None:
+        line(f"All {plural(len(tried), 'trial')} failed.")
+        return
+    line(
+        f"Best {metric}: [bold]{best.metric:.6g}[/bold] at trial {best.number}, with "
+        f"{escape(values(best.values))}"
+    )
+    if tried[-1].best != best.metric:
+        line(f"Before, the study had found {tried[-1].best:.6g}.")
+    line(f"[dim]{1000 * waited:.0f} ms a suggestion (median)[/dim]")
+
+
+def evaluated(done: "Evaluated") -> None:
+    """The scores of an evaluation, best first."""
+    results = done.results
+    grid = Table(box=None, pad_edge=False)
+    for index, name in enumerate(("optimizer", "mean score", "ms")):
+        grid.add_column(name, justify="right" if index else "left")
+    for row in done.table():
+        grid.add_row(*row)
+    line(
+        f"{plural(len(results.tasks), 'task')}, {plural(len(results.seeds), 'seed')}, "
+        f"{results.trials} trials; {plural(len(results.failures), 'run')} failed"
+    )
+    out.print(grid)
+    line(f"Report: {done.page}")
+
+
+def values(settings: Mapping[str, float | int | str]) -> str:
+    """`C=0.13, kernel=rbf`"""
+    return ", ".join(
+        f"{name}={value:.4g}" if isinstance(value, float) else f"{name}={value}"
+        for name, value in settings.items()
+    )

@@ -1,0 +1,216 @@
+"""Tuning through a Vizier service, as any client of it does.
+
+with local_service(Path("studies.db")) as endpoint:
+    study = open_study(endpoint, problem, algorithm="RANDOM_SEARCH", name="svc-wine")
+    tried = tune(study, problem, evaluate, trials=30)
+"""
+
+import dataclasses
+import difflib
+import re
+import socket
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from optformer.errors import ConfigError, SourceError
+from optformer.study import Problem, State, Value
+
+if TYPE_CHECKING:
+    import grpc
+    from vizier.service import clients
+
+OWNER = "optformer"
+
+# Of Vizier's service, for suggesting the right one; it has others that need more packages.
+ALGORITHMS = (
+    "RANDOM_SEARCH",
+    "QUASI_RANDOM_SEARCH",
+    "GRID_SEARCH",
+    "EAGLE_STRATEGY",
+    "NSGA2",
+    "GP_UCB_PE",
+    "GAUSSIAN_PROCESS_BANDIT",
+)
+
+Values = Mapping[str, Value]
+Evaluate = Callable[[Values], float | None]  # the metric in its own units; None: infeasible
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Tried:
+    """One trial of a running study.
+
+    Attributes:
+      number: from 1.
+      metric: what was measured, in the metric's own units; None where infeasible.
+      best: the best metric so far, None before the first feasible trial.
+      improved: whether this trial is better than all before it.
+      waited: seconds for the suggestion, round trip.
+      measured: seconds for the evaluation.
+    """
+
+    number: int
+    values: Values
+    metric: float | None
+    best: float | None
+    improved: bool
+    waited: float
+    measured: float
+
+
+def new_name(problem: Problem) -> str:
+    """A study name that says what is tuned, and since when: `svc-wine-20261124-114500`."""
+    # A slash would end the name in Vizier's resource names.
+    return f"{problem.name.replace('/', '-')}-{time.strftime('%Y%m%d-%H%M%S')}"
+
+
+def open_study(
+    endpoint: str,
+    problem: Problem,
+    *,
+    algorithm: str,
+    name: str,
+    owner: str = OWNER,
+    policy: Mapping[str, str] | None = None,
+) -> "clients.Study":
+    """The study of this name at the service, made if it is not there.
+
+    Args:
+      policy: how our policies suggest: fields of `PolicyConfig`. Only a new study takes them.
+
+    Raises:
+      SourceError: nothing answers at the endpoint.
+    """
+    import grpc
+    from vizier.service import clients
+    from vizier.service import pyvizier as vz
+
+    from optformer.pyvizier import problem_to_vizier
+
+    config = vz.StudyConfig.from_problem(problem_to_vizier(problem))
+    config.algorithm = algorithm
+    if policy:
+        from optformer.policies.vizier import NAMESPACE
+
+        config.metadata.ns(NAMESPACE).update(policy)
+    _check_answers(endpoint)
+    # Vizier's client takes the endpoint from a global; a study keeps the one it was opened with.
+    before = clients.environment_variables.server_endpoint
+    clients.environment_variables.server_endpoint = endpoint
+    try:
+        return clients.Study.from_study_config(config, owner=owner, study_id=name)
+    except (grpc.RpcError, grpc.FutureTimeoutError) as error:
+        raise SourceError(
+            f"what answers at {endpoint} is no Vizier service, or a broken one: {error}"
+        ) from error
+    finally:
+        clients.environment_variables.server_endpoint = before
+
+
+def _check_answers(endpoint: str) -> None:
+    """Vizier's client would wait ten seconds for what can be known at once.
+
+    Raises:
+      SourceError: the endpoint has no port, or nothing listens there.
+    """
+    host, _, port = endpoint.rpartition(":")
+    if not host or not port.isdigit():
+        raise SourceError(f"the service {endpoint!r} is not of the form host:port.")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=5.0).close()
+    except OSError as error:
+        raise SourceError(
+            f"no Vizier service answers at {endpoint} ({error.strerror or error}). Start one with "
+            "`optformer serve`, or name another host:port."
+        ) from error
+
+
+def tune(
+    study: "clients.Study",
+    problem: Problem,
+    evaluate: Evaluate,
+    *,
+    trials: int,
+    report: Callable[[Tried], None] = lambda tried: None,
+) -> list[Tried]:
+    """Asks the study for this many trials, one after another, and tells it what they measured.
+
+    A study that has trials already goes on: numbers and the best so far count those too.
+
+    Raises:
+      ConfigError: the service failed to suggest; says why.
+    """
+    import grpc
+    from vizier import pyvizier as vz
+
+    from optformer.pyvizier import trial_from_vizier
+
+    metric = problem.objectives[0]
+    tried: list[Tried] = []
+    earlier = [
+        trial_from_vizier(problem, trial)
+        for trial in study.trials().get()
+        if trial.status == vz.TrialStatus.COMPLETED
+    ]
+    measured_before = [
+        trial.metrics[metric.name] for trial in earlier if trial.state == State.COMPLETED
+    ]
+    best = max(measured_before, key=lambda value: metric.sign * value, default=None)
+    for number in range(len(earlier) + 1, len(earlier) + trials + 1):
+        start = time.perf_counter()
+        try:
+            [trial] = study.suggest(count=1)
+        except grpc.RpcError as error:
+            raise ConfigError(f"the service suggests no trial: {_reason(error)}") from error
+        given = trial_from_vizier(problem, trial.materialize(include_all_measurements=False))
+        values = {
+            parameter.name: parameter.from_number(
+                parameter.to_number(given.parameters[parameter.name])
+            )
+            for parameter in problem.parameters
+            if parameter.name in given.parameters
+        }
+        middle = time.perf_counter()
+        measured = evaluate(values)
+        end = time.perf_counter()
+        improved = False
+        if measured is None:
+            trial.complete(infeasible_reason="training failed")
+        else:
+            trial.complete(vz.Measurement(metrics={metric.name: measured}))
+            improved = best is None or metric.sign * measured > metric.sign * best
+            best = measured if improved else best
+        tried.append(
+            Tried(
+                number=number,
+                values=values,
+                metric=measured,
+                best=best,
+                improved=improved,
+                waited=middle - start,
+                measured=end - middle,
+            )
+        )
+        report(tried[-1])
+    return tried
+
+
+def best_of(problem: Problem, tried: Sequence[Tried]) -> Tried | None:
+    """The best feasible trial, the first of equals; None if all failed."""
+    sign = problem.objectives[0].sign
+    feasible = [trial for trial in tried if trial.metric is not None]
+    return max(feasible, key=lambda trial: sign * (trial.metric or 0.0), default=None)
+
+
+def _reason(error: "grpc.RpcError") -> str:
+    """What the service says went wrong; for an unknown algorithm, the nearest known one too."""
+    reason = str(error.details())
+    for opening in ("Exception calling application: ", "Pythia has encountered an error: "):
+        reason = reason.removeprefix(opening)
+    unknown = re.search(r"[Aa]lgorithm '?(\w+)'? is not registered", reason)
+    if unknown:
+        near = difflib.get_close_matches(unknown[1].upper(), ALGORITHMS, n=1)
+        hint = f"Did you mean {near[0]}?" if near else f"Vizier has {', '.join(ALGORITHMS)}."
+        return f"{reason.removesuffix('.')}. {hint}"
+    return reason
