@@ -1,0 +1,77 @@
+"""Imports go one way, and what is light stays light."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from optformer.config import load_config
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "optformer"
+
+# A room may import itself, the rooms named here, and the package's root modules below it.
+MAY_IMPORT = {
+    "tokenization": set(),
+    "data": {"tokenization"},
+    "model": {"tokenization", "data"},
+    "policies": {"tokenization", "model"},
+    "eval": {"tokenization", "data", "model", "policies"},
+}
+# The modules in the root that every room may import: they know no room.
+FOUNDATION = {"errors", "study", "pyvizier", "settings", "progress"}
+# And those that know some rooms.
+ROOT_RULES = {
+    "model": {"config", "checkpoint"},  # train.py
+    "policies": {"config", "checkpoint"},
+    "eval": {"checkpoint"},
+}
+
+
+def imports(path: Path) -> set[str]:
+    """The modules below `optformer` that a file imports, as `room` or `root module`."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+        elif isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        else:
+            continue
+        found |= {name.split(".")[1] for name in names if name.startswith("optformer.")}
+    return found
+
+
+@pytest.mark.parametrize("room", MAY_IMPORT)
+def test_imports_go_one_way(room: str) -> None:
+    allowed = MAY_IMPORT[room] | {room} | FOUNDATION | ROOT_RULES.get(room, set())
+    # A public name of the package, such as optformer.load, is no module.
+    modules = {path.stem for path in PACKAGE.iterdir()} - {"__init__"}
+    for path in sorted((PACKAGE / room).rglob("*.py")):
+        wrong = (imports(path) & modules) - allowed
+        assert not wrong, f"{path.relative_to(ROOT)} imports {sorted(wrong)}"
+
+
+def test_the_foundation_knows_no_room() -> None:
+    for name in FOUNDATION:
+        wrong = imports(PACKAGE / f"{name}.py") & (MAY_IMPORT.keys() | {"cli", "demo"})
+        assert not wrong, f"{name} imports {sorted(wrong)}"
+
+
+@pytest.mark.parametrize("module", ["optformer", "optformer.cli"])
+def test_light_modules_import_nothing_heavy(module: str) -> None:
+    """What takes long to import is imported where it is used."""
+    heavy = ("jax", "vizier", "matplotlib", "scipy", "sklearn", "pyarrow", "optuna", "tensorflow")
+    code = f"import sys, {module}; print([m for m in {heavy} if m in sys.modules])"
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT
+    )
+    assert done.stdout.strip() == "[]"
+
+
+def test_the_recipe_is_a_valid_run_on_training_families_only() -> None:
+    config = load_config(ROOT / "examples" / "pretrain.toml")
+    assert config.data.generated_weight > 0
+    assert config.data.generate.purpose == "train"
