@@ -24,8 +24,7 @@ import safetensors.numpy
 from optformer.errors import CheckpointError, ConfigError
 from optformer.model.config import ModelConfig
 from optformer.settings import from_tree, to_tree
-from optformer.tokenization.tokenizer import StudyTokenizer, TokenizerOptions
-from optformer.tokenization.vocabulary import Vocabulary
+from optformer.tokenization.tokenizer import StudyTokenizer, TokenizerOptions, vocabulary_of
 
 FORMAT = 1
 WEIGHTS, TEXT, CONFIG = "weights.safetensors", "text.model", "config.json"
@@ -39,17 +38,24 @@ class Checkpoint:
 
     Attributes:
       weights: nested dicts and lists of numpy arrays.
+      algorithms: whose trajectories it has learned from: what a prompt may name.
+      tokens: the longest trajectory that it has learned from.
       about: how it was made: steps, studies, measured losses; for people to read.
     """
 
     config: ModelConfig
     tokenizer: StudyTokenizer
     weights: Tree
+    algorithms: tuple[str, ...] = ()
+    tokens: int = 512
     about: Mapping[str, object] = dataclasses.field(default_factory=dict)
 
 
 def save(checkpoint: Checkpoint, folder: Path) -> None:
-    """Writes the directory whole: a reader sees the old one or the new one, never half of it."""
+    """Writes the directory whole, never half of it.
+
+    Replacing one takes two renames: for a moment between them there is none.
+    """
     folder.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     try:
@@ -63,6 +69,8 @@ def save(checkpoint: Checkpoint, folder: Path) -> None:
             "tokenizer": to_tree(checkpoint.tokenizer.options),
             "vocabulary": vocabulary.fingerprint,
             "weights": _hash(temporary / WEIGHTS),
+            "algorithms": list(checkpoint.algorithms),
+            "tokens": checkpoint.tokens,
             "about": dict(checkpoint.about),
         }
         (temporary / CONFIG).write_text(json.dumps(config, indent=2) + "\n", "utf-8")
@@ -111,9 +119,10 @@ def load(folder: Path) -> Checkpoint:
     try:
         model = from_tree(ModelConfig, config["model"], "model.")
         options = from_tree(TokenizerOptions, config["tokenizer"], "tokenizer.")
-        vocabulary = Vocabulary((folder / TEXT).read_bytes(), options.bins)
-    except (ConfigError, KeyError) as error:
-        raise CheckpointError(f"{folder} does not fit this optformer: {error}") from error
+        vocabulary = vocabulary_of(options, (folder / TEXT).read_bytes())
+        algorithms, tokens = tuple(config["algorithms"]), int(config["tokens"])
+    except (ConfigError, KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(f"{folder} does not fit this optformer: {error!r}") from error
     if vocabulary.fingerprint != config.get("vocabulary"):
         raise CheckpointError(
             f"{folder / TEXT} is not the vocabulary that the weights were trained with: its "
@@ -128,8 +137,26 @@ def load(folder: Path) -> Checkpoint:
         config=model,
         tokenizer=StudyTokenizer(options, vocabulary),
         weights=unflatten(arrays),
+        algorithms=algorithms,
+        tokens=tokens,
         about=config.get("about", {}),
     )
+
+
+def fingerprint(folder: Path) -> str:
+    """What tells a checkpoint's weights from others: their hash, as its configuration has it.
+
+    Raises:
+      CheckpointError: there is no checkpoint, or its configuration is damaged.
+    """
+    try:
+        return str(json.loads((folder / CONFIG).read_text("utf-8"))["weights"])
+    except FileNotFoundError as error:
+        raise CheckpointError(
+            f"there is no checkpoint folder {folder}. Make one: optformer train."
+        ) from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{folder / CONFIG} is damaged: {error!r}. Copy it again.") from error
 
 
 def flatten(tree: Tree | list, prefix: str = "") -> dict[str, np.ndarray]:

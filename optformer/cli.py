@@ -6,11 +6,14 @@ Everything heavy is imported where it is used, so that `optformer --help` answer
 import enum
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from optformer.errors import OptFormerError
+from optformer.errors import ConfigError, OptFormerError
+
+if TYPE_CHECKING:
+    from optformer.service import targets
 
 # ruff: noqa: B006 (Typer reads the defaults of lists and never changes them)
 
@@ -40,6 +43,14 @@ class OutOfRange(enum.StrEnum):
 
     ERROR = "error"
     CLIP = "clip"
+
+
+class Tokens(enum.StrEnum):
+    """The tokenizer's presets, or none of them."""
+
+    DEFAULT = "default"
+    RELEASED = "released"
+    NONE = "none"
 
 
 Changes = Annotated[
@@ -77,13 +88,47 @@ def options(
 @app.command()
 def demo(
     out: Annotated[Path, typer.Option(help="Where everything is written.")] = Path("runs/demo"),
-    train_seconds: Annotated[float, typer.Option(help="How long to train.")] = 110.0,
-    seed: Seed = 0,
+    train_seconds: Annotated[
+        float,
+        typer.Option(min=1, help="How long to train; how far it gets depends on the machine."),
+    ] = 110.0,
+    seed: Annotated[
+        int, typer.Option(help="For the generated studies and the start of the training.")
+    ] = 0,
 ) -> None:
     """The whole loop on real input in a few minutes: logs, import, training, tuning, report."""
-    from optformer.demo import Settings, run
+    from optformer.demo.run import Settings, run
 
     run(Settings(out=out, train_seconds=train_seconds, seed=seed))
+
+
+@app.command()
+def logs(
+    out: Annotated[Path, typer.Argument(help="The SQLite file to make.")],
+    problem: Annotated[
+        list[str],
+        typer.Option(
+            help="A scikit-learn model on a data set, such as svc/wine. Can be repeated. All but "
+            "those that the demo keeps for its comparison if none."
+        ),
+    ] = [],
+    trials: Annotated[int, typer.Option(min=1, help="How many trials each study has.")] = 25,
+    workers: Workers = 2,
+) -> None:
+    """Make a real study log: a Vizier service tunes scikit-learn models with its algorithms."""
+    from optformer.demo import problems
+    from optformer.demo.logs import write_logs
+    from optformer.terminal import show
+
+    with show.bar("Tuning") as progress:
+        made = write_logs(
+            out,
+            [problems.find(name) for name in problem],
+            trials=trials,
+            workers=workers,
+            progress=progress,
+        )
+    show.logged(studies=made.studies, trials=made.trials, infeasible=made.infeasible, database=out)
 
 
 @app.command()
@@ -96,11 +141,12 @@ def generate(
     seed: Seed = 0,
 ) -> None:
     """Make studies: many algorithms search many kinds of functions."""
-    from optformer import show
     from optformer.data import generate as generating
+    from optformer.data.mixture import GenerateConfig
     from optformer.settings import read_config
+    from optformer.terminal import show
 
-    settings = read_config(generating.GenerateConfig, config, changes)
+    settings = read_config(GenerateConfig, config, changes)
     with show.bar("Generating") as progress:
         manifest = generating.generate(
             settings, out, seed=seed, studies=studies, workers=workers, progress=progress
@@ -133,8 +179,8 @@ def import_(
     ] = False,
 ) -> None:
     """Read a study log (Vizier, Optuna, JSON Lines, CSV, HPO-B) into study shards."""
-    from optformer import show
     from optformer.data.importers import import_studies
+    from optformer.terminal import show
 
     with show.bar("Importing") as progress:
         report = import_studies(
@@ -155,7 +201,10 @@ def import_(
 def train(
     out: Annotated[Path, typer.Argument(help="The run's folder. If it is there, it goes on.")],
     studies: Annotated[
-        list[Path], typer.Option(help="A folder of study shards. Can be repeated.")
+        list[Path],
+        typer.Option(
+            help="A folder of study shards. Can be repeated. A run that goes on knows its own."
+        ),
     ] = [],
     config: ConfigFile = None,
     changes: Changes = [],
@@ -165,23 +214,17 @@ def train(
     ] = None,
 ) -> None:
     """Train a model on study shards."""
-    import dataclasses
-
-    from optformer import checkpoint, show
-    from optformer.config import load_config
+    from optformer.config import run_config
     from optformer.data import store
     from optformer.model import train as training
+    from optformer.terminal import show
 
-    run = load_config(config, changes)
-    if studies:
-        shards = (*run.data.shards, *map(str, studies))
-        run = dataclasses.replace(run, data=dataclasses.replace(run.data, shards=shards))
+    run = run_config(out, config, changes, shards=studies, init=init)
     with show.bar("Training") as progress:
         result = training.train(
             run,
             out,
             list(store.scan([Path(folder) for folder in run.data.shards])),
-            init=None if init is None else checkpoint.load(init),
             report=show.training_progress(progress),
         )
     show.trained(result)
@@ -240,24 +283,52 @@ def tune(
     ] = None,
 ) -> None:
     """Tune a program or a scikit-learn model, with a model of ours or through a server."""
-    from optformer import services, show, targets, tuning
+    from optformer.service import client
+    from optformer.service.server import default_algorithm, endpoint_of
+    from optformer.terminal import show
 
-    target = targets.target(problem=problem, command=command, space=space)
-    algorithm = algorithm or services.default_algorithm(server, checkpoint)
-    name = name or tuning.new_name(target.problem)
-    with services.service(server=server, checkpoint=checkpoint, database=database) as endpoint:
-        study = tuning.open_study(
+    target = _target(problem, command, space)
+    algorithm = algorithm or default_algorithm(server, checkpoint)
+    name = name or client.new_name(target.problem)
+    with endpoint_of(server=server, checkpoint=checkpoint, database=database) as endpoint:
+        study = client.open_study(
             endpoint,
             target.problem,
             algorithm=algorithm,
             name=name,
-            policy=services.policy_settings(settings),
+            policy=client.policy_settings(settings),
         )
         show.tuning(target.problem, algorithm, name, endpoint)
-        tried = tuning.tune(
+        tried = client.tune(
             study, target.problem, target.evaluate, trials=trials, report=show.trial
         )
     show.tuned(target.problem, tried)
+
+
+def _target(problem: str, command: str, space: Path | None) -> "targets.Target":
+    """The scikit-learn problem of this name, or the program with its search space.
+
+    Raises:
+      ConfigError: neither or both are given, or one that cannot be.
+    """
+    from optformer.service import targets
+
+    if bool(problem) == bool(command):
+        raise ConfigError(
+            "say what to tune: either --problem, as in --problem svc/wine, or --command with "
+            '--space, as in --command "python train.py --lr {lr}" --space space.json.'
+        )
+    if command:
+        if space is None:
+            raise ConfigError(
+                "--command needs --space: a file with the search space and the metric."
+            )
+        return targets.command_target(command, targets.read_space(space))
+    from optformer.demo import problems
+
+    problems.need_sklearn()
+    found = problems.find(problem)
+    return targets.Target(problem=found.problem, evaluate=found.evaluate)
 
 
 @app.command()
@@ -270,15 +341,29 @@ def serve(
     ] = "studies.db",
 ) -> None:
     """Serve a model as a Vizier service, beside Vizier's own algorithms."""
-    from optformer.policies.server import serve as serving
-    from optformer.services import database_url
+    from optformer.service.server import database_url
+    from optformer.service.server import serve as serving
 
     serving(checkpoint, host=host, port=port, database_url=database_url(database))
+
+
+class Protocol(enum.StrEnum):
+    """What is evaluated (`optformer.eval.suite`)."""
+
+    BBOB = "bbob"
+    PREDICTION = "prediction"
 
 
 @app.command()
 def evaluate(
     out: Annotated[Path, typer.Argument(help="The folder for results and report. It goes on.")],
+    protocol: Annotated[
+        Protocol,
+        typer.Option(
+            help="bbob: how soon optimizers find good values. prediction: how well the model "
+            "predicts values, beside a Gaussian process. Both report on one page."
+        ),
+    ] = Protocol.BBOB,
     checkpoint: Annotated[
         Path | None,
         typer.Option(help="A model to evaluate beside the optimizers.", show_default=False),
@@ -298,30 +383,48 @@ def evaluate(
         4,
     ],
     trials: Annotated[int, typer.Option(min=1, help="How many trials a run has.")] = 100,
-    seeds: Annotated[int, typer.Option(min=1, help="How many runs of each, all paired.")] = 5,
+    seeds: Annotated[
+        int,
+        typer.Option(
+            min=1, help="How many paired runs on each function; functions of a kind to predict."
+        ),
+    ] = 5,
     workers: Workers = 2,
 ) -> None:
-    """Compare a model with other optimizers on BBOB functions, and write a report."""
+    """Judge a model on BBOB functions that it has not seen, and write a report."""
     import shlex
 
-    from optformer import show
     from optformer.eval import suite
+    from optformer.terminal import show
 
+    command = shlex.join(["optformer", *sys.argv[1:]])
     with show.bar("Evaluating") as progress:
-        report = suite.bbob(
-            out,
-            checkpoint=checkpoint,
-            acquisitions=acquisition,
-            optimizers=optimizer,
-            families=function,
-            parameters=parameters,
-            trials=trials,
-            seeds=seeds,
-            workers=workers,
-            command=shlex.join(["optformer", *sys.argv[1:]]),
-            progress=progress,
-        )
-    show.evaluated(report)
+        if protocol is Protocol.PREDICTION:
+            evaluated = suite.prediction(
+                out,
+                checkpoint=checkpoint,
+                families=function,
+                parameters=parameters,
+                trials=trials,
+                instances=seeds,
+                command=command,
+                progress=progress,
+            )
+        else:
+            evaluated = suite.bbob(
+                out,
+                checkpoint=checkpoint,
+                acquisitions=acquisition,
+                optimizers=optimizer,
+                families=function,
+                parameters=parameters,
+                trials=trials,
+                seeds=seeds,
+                workers=workers,
+                command=command,
+                progress=progress,
+            )
+    show.evaluated(evaluated)
 
 
 @app.command()
@@ -333,18 +436,21 @@ def inspect(
         str | None, typer.Option(help="The study to show; the first if none.", show_default=False)
     ] = None,
     trials: Annotated[int, typer.Option(min=0, help="How many of its trials to show.")] = 8,
+    tokens: Annotated[
+        Tokens, typer.Option(help="The format in which to show its tokens.")
+    ] = Tokens.DEFAULT,
 ) -> None:
     """Say what is in a checkpoint, a training run, results, study shards or a study log."""
-    from optformer import inspection, show
+    from optformer.terminal import show
+    from optformer.terminal.inspect import describe
 
-    found = inspection.inspect(path)
-    if found is not None:
-        show.line(f"{path}: {found[0]}")
-        show.fields(found[1])
-        return
-    from optformer.data.inspect import describe
+    tokenizer = None
+    if tokens != Tokens.NONE:
+        from optformer.terminal.tokens import in_format
 
-    show.out.print(describe(path, study=study, trials=trials), soft_wrap=False)
+        tokenizer = in_format(tokens.value)
+    shown = describe(path, study=study, trials=trials, tokenizer=tokenizer)
+    show.out.print(shown, soft_wrap=False)
 
 
 def main() -> None:
@@ -354,7 +460,7 @@ def main() -> None:
     except OptFormerError as error:
         if "--debug" in sys.argv:
             raise
-        from optformer import show
+        from optformer.terminal import show
 
         show.error(error)
         sys.exit(1)

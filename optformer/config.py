@@ -13,6 +13,8 @@ from optformer.model.config import LossConfig, ModelConfig
 from optformer.settings import check_ranges, read_config, to_tree
 from optformer.tokenization.tokenizer import TokenizerOptions
 
+CONFIG = "config.toml"  # in a run's folder
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class OptimizerConfig:
@@ -95,8 +97,14 @@ class DataConfig:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RunConfig:
-    """All that a training run depends on besides its studies."""
+    """All that a training run depends on besides its studies.
 
+    Attributes:
+      init: the folder of a checkpoint to start from (fine-tuning), whose shape and tokenizer are
+        then kept; empty to start from nothing.
+    """
+
+    init: str = ""
     model: ModelConfig = dataclasses.field(default_factory=ModelConfig)
     tokenizer: TokenizerOptions = dataclasses.field(default_factory=TokenizerOptions)
     data: DataConfig = dataclasses.field(default_factory=DataConfig)
@@ -115,6 +123,42 @@ def load_config(path: Path | None = None, overrides: Iterable[str] = ()) -> RunC
       ConfigError: a file that is no TOML, an unknown key, or a value of a wrong kind.
     """
     return read_config(RunConfig, path, overrides)
+
+
+def run_config(
+    folder: Path,
+    path: Path | None = None,
+    overrides: Iterable[str] = (),
+    *,
+    shards: Iterable[Path] = (),
+    init: Path | None = None,
+) -> RunConfig:
+    """The run to do in `folder`: the one that is there, if nothing else is said.
+
+    Paths in it are absolute, so that it can go on from anywhere.
+
+    Args:
+      path, overrides: as for `load_config`.
+      shards: folders of study shards, beside those that the settings name.
+      init: a checkpoint to start from, in place of the one that the settings name.
+
+    Raises:
+      ConfigError: a file that is no TOML, an unknown key, or a value of a wrong kind.
+    """
+    overrides, folders = list(overrides), [str(each) for each in shards]
+    saved = folder / CONFIG
+    if path is None and not overrides and not folders and init is None and saved.is_file():
+        return load_config(saved)
+    run = load_config(path, overrides)
+    start = run.init if init is None else str(init)
+    return dataclasses.replace(
+        run,
+        init=start and str(Path(start).resolve()),
+        data=dataclasses.replace(
+            run.data,
+            shards=tuple(str(Path(each).resolve()) for each in (*run.data.shards, *folders)),
+        ),
+    )
 
 
 def save_config(config: RunConfig, path: Path) -> None:

@@ -1,5 +1,8 @@
 """The errors that users meet. Each message names the thing, its value, the rule, and a way out."""
 
+import difflib
+from collections.abc import Iterable
+
 
 class OptFormerError(Exception):
     """Base of every error that optformer raises for bad input."""
@@ -23,3 +26,14 @@ class CheckpointError(OptFormerError):
 
 class TeacherError(OptFormerError, ValueError):
     """A search space that an algorithm cannot handle."""
+
+
+def did_you_mean(name: str, known: Iterable[str], *, prefix: str = "", alike: float = 0.6) -> str:
+    """The end of a message about an unknown name: " Did you mean X?", or nothing.
+
+    Args:
+      prefix: what stands before all these names, to be shown with the nearest.
+      alike: how much, of 1, the nearest known name must have in common with it.
+    """
+    near = difflib.get_close_matches(name, list(known), n=1, cutoff=alike)
+    return f" Did you mean {prefix}{near[0]}?" if near else ""

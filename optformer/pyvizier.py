@@ -30,6 +30,9 @@ from optformer.study import (
 
 _TITLE = "title"
 
+NAMESPACE = "optformer"
+"""Of a study's metadata: holds how our policies suggest, which no importer reads."""
+
 
 def problem_from_vizier(statement: vz.ProblemStatement, *, name: str = "") -> Problem:
     """The problem of a Vizier problem statement or study config.

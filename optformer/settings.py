@@ -5,7 +5,6 @@ nearest known one.
 """
 
 import dataclasses
-import difflib
 import tomllib
 import types
 import typing
@@ -13,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Literal, TypeVar
 
-from optformer.errors import ConfigError
+from optformer.errors import ConfigError, did_you_mean
 
 Tree = dict[str, object]
 
@@ -57,9 +56,10 @@ def from_tree(kind: type[Config], tree: Mapping[str, object] | str, where: str =
     hints = typing.get_type_hints(kind)
     for key in tree:
         if key not in hints:
-            near = difflib.get_close_matches(key, hints, n=1)
-            hint = f" Did you mean {where}{near[0]}?" if near else f" Known: {', '.join(hints)}."
-            raise ConfigError(f"there is no setting {where}{key}.{hint}")
+            hint = did_you_mean(key, hints, prefix=where)
+            raise ConfigError(
+                f"there is no setting {where}{key}." + (hint or f" Known: {', '.join(hints)}.")
+            )
     values = {key: _convert(hints[key], value, where + key) for key, value in tree.items()}
     return kind(**values)
 
@@ -96,8 +96,7 @@ def _named(kind: type, name: str, where: str) -> Tree:
     known = getattr(kind, "NAMED", {})
     if name not in known:
         what = where.rstrip(".") or "setting"
-        near = difflib.get_close_matches(name, known, n=1)
-        hint = f" Did you mean {near[0]}?" if near else ""
+        hint = did_you_mean(name, known)
         raise ConfigError(f"there is no {what} {name!r}. Known: {', '.join(known)}.{hint}")
     return to_tree(known[name])
 

@@ -258,7 +258,7 @@ class Study:
         first metric at each trial given all trials before it, in the metric's units.
 
     Raises:
-      StudyError: when shapes disagree or a completed trial has no finite objective.
+      StudyError: when shapes disagree. `validate` checks the rest.
     """
 
     problem: Problem

@@ -58,7 +58,7 @@ def test_help_needs_nothing_heavy() -> None:
     assert ended.stdout == "[]\n"
 
 
-COMMANDS = ("demo", "generate", "import", "train", "tune", "serve", "evaluate", "inspect")
+COMMANDS = ("demo", "logs", "generate", "import", "train", "tune", "serve", "evaluate", "inspect")
 
 
 def test_every_command_is_listed_and_has_help() -> None:
@@ -71,8 +71,10 @@ def test_every_command_is_listed_and_has_help() -> None:
 MISTAKES = {
     "a command": (["trian"], "Did you mean 'train'?"),
     "an option": (["tune", "--porblem", "svc/wine"], "--problem"),
-    "a problem": (["tune", "--problem", "svc/wines"], "Did you mean 'svc/wine'?"),
+    "a problem": (["tune", "--problem", "svc/wines"], "Did you mean svc/wine?"),
+    "a problem to log": (["logs", "x.db", "--problem", "svc/wines"], "Did you mean svc/wine?"),
     "nothing to tune": (["tune"], "--problem svc/wine"),
+    "a program without a space": (["tune", "--command", "x"], "--command needs --space"),
     "nobody to ask": (["tune", "--problem", "svc/iris"], "--checkpoint"),
     "an algorithm": (
         ["tune", "--problem", "svc/iris", "--algorithm", "RANDOM_SAERCH"],
@@ -97,7 +99,7 @@ MISTAKES = {
     "a setting of generation": (["generate", "out", "--set", "blok=3"], "Did you mean block?"),
     "an optimizer": (
         ["evaluate", "out", "--optimizer", "random_serach"],
-        "Did you mean 'random_search'?",
+        "Did you mean random_search?",
     ),
     "nothing to inspect": (["inspect", "nowhere"], "nowhere"),
 }
@@ -152,6 +154,11 @@ def test_a_program_is_tuned_and_its_study_goes_on(
     assert status == 0
     rows = rows_of(out)
     assert [row[0] for row in rows] == ["5", "6", "7", "8"]
+
+    words[words.index("QUASI_RANDOM_SEARCH")] = "RANDOM_SEARCH"
+    status, _, err = run(capfd, monkeypatch, *words)
+    assert status == 1
+    assert "another algorithm: QUASI_RANDOM_SEARCH" in " ".join(err.split())
 
 
 def test_import_says_what_it_found_and_what_it_skipped(

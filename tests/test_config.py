@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from optformer.config import RunConfig, load_config, save_config
+from optformer.config import RunConfig, load_config, run_config, save_config
 from optformer.data.mixture import GenerateConfig, Part
 from optformer.errors import ConfigError
 from optformer.model.config import MODELS
@@ -23,6 +23,25 @@ def test_a_named_model_can_be_changed() -> None:
     config = load_config(None, ["model=small", "model.dropout=0.1"])
     assert config.model.width == MODELS["small"].width
     assert config.model.dropout == 0.1
+
+
+def test_a_run_goes_on_with_its_own_settings_and_shards_from_anywhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "run"
+    out.mkdir()
+    monkeypatch.chdir(tmp_path)
+    first = run_config(
+        out, None, ["train.steps=7", 'data.shards=["a"]'], shards=[Path("b")], init=Path("model")
+    )
+    assert first.data.shards == (str(tmp_path / "a"), str(tmp_path / "b"))
+    assert first.init == str(tmp_path / "model")
+    save_config(first, out / "config.toml")
+    monkeypatch.chdir(out)
+    assert run_config(out) == first
+    # Whatever is said makes another run.
+    assert run_config(out, None, ["train.steps=8"]).train.steps == 8
+    assert run_config(out, None, ["train.steps=8"]).data.shards == ()
 
 
 def test_nothing_given_is_all_defaults() -> None:

@@ -11,9 +11,12 @@ import numpy as np
 from optformer.data.mixture import OPTIMUM
 from optformer.study import State, Study
 from optformer.tokenization import trajectory
-from optformer.tokenization.quantize import ValueScaling, fit_scaling
+from optformer.tokenization.quantize import ValueScaling
 from optformer.tokenization.tokenizer import EncodedProblem, EncodedTrials, StudyTokenizer
 from optformer.tokenization.trajectory import Role
+
+UNKNOWN = "unknown"
+"""Stands for the algorithm where the text does not say who chose the trials."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -47,14 +50,14 @@ def augment(
 ) -> tuple[EncodedProblem, EncodedTrials]:
     """The study as tokens, changed at random and cut to its first trials that fit."""
     whole = study
-    study = study.rows(slice(0, most_tokens // tokenizer.layout(study.problem).length))
+    study = study.rows(slice(0, tokenizer.layout(study.problem).trials_in(most_tokens)))
     if rng.random() < config.pending:
         states_R = study.states_R.copy()
         states_R[rng.random(len(study)) < rng.uniform(0.0, 0.2)] = State.ACTIVE
         study = dataclasses.replace(study, states_R=states_R)
     encoded = tokenizer.encode_problem(
         study.problem,
-        study.algorithm if rng.random() < config.algorithm else "unknown",
+        study.algorithm if rng.random() < config.algorithm else UNKNOWN,
         order_P=trajectory.random_order(study.problem, rng)
         if rng.random() < config.shuffle
         else np.arange(len(study.problem.parameters)),
@@ -64,7 +67,8 @@ def augment(
             values=bool(rng.random() < config.values),
         ),
     )
-    trials = tokenizer.encode_trials(study, encoded, random_scalings(study, config, rng))
+    scalings = random_scalings(study, tokenizer, config, rng)
+    trials = tokenizer.encode_trials(study, encoded, scalings)
     if study.algorithm == OPTIMUM:
         trials = _only_last_trial(trials, len(whole))
     return encoded, trials
@@ -72,27 +76,25 @@ def augment(
 
 def plain(study: Study, tokenizer: StudyTokenizer, most_tokens: int) -> tuple:
     """The study as tokens unchanged: for validation."""
-    study = study.rows(slice(0, most_tokens // tokenizer.layout(study.problem).length))
+    study = study.rows(slice(0, tokenizer.layout(study.problem).trials_in(most_tokens)))
     encoded = tokenizer.encode_problem(study.problem, study.algorithm)
     return encoded, tokenizer.encode_trials(study, encoded)
 
 
 def random_scalings(
-    study: Study, config: AugmentConfig, rng: np.random.Generator
+    study: Study, tokenizer: StudyTokenizer, config: AugmentConfig, rng: np.random.Generator
 ) -> tuple[ValueScaling, ...]:
     """A random y map for each metric."""
-    completed_R = study.states_R == State.COMPLETED
     scalings = []
-    for column, metric in enumerate(study.problem.metrics):
-        values_R = np.where(completed_R, study.metrics_RM[:, column], np.nan)
+    for column in range(len(study.problem.metrics)):
         if rng.random() < config.prefix:
             # Early scales move most: half of all prefixes end in the first quarter or so.
             first = 1 + int((len(study) - 1) * rng.random() ** 2)
-            scalings.append(fit_scaling(values_R[:first], metric.sign))
+            scalings.append(tokenizer.fit_scaling(study.rows(slice(0, first)), column))
         else:
             width = rng.uniform(0.3, 1.0)  # [OptFormer, appendix]
             low = rng.uniform(0.0, 1.0 - width)
-            scalings.append(fit_scaling(values_R, metric.sign, low, low + width))
+            scalings.append(tokenizer.fit_scaling(study, column, low, low + width))
     return tuple(scalings)
 
 

@@ -16,10 +16,10 @@ from jaxtyping import Bool, Float32, Int8, Int32
 from optformer.data import augment
 from optformer.data.augment import AugmentConfig
 from optformer.errors import SourceError
+from optformer.settings import check_ranges
 from optformer.study import ParameterType, Study
-from optformer.tokenization.quantize import value_bins
 from optformer.tokenization.tokenizer import EncodedProblem, EncodedTrials, StudyTokenizer
-from optformer.tokenization.trajectory import METRIC_SLOTS, Role
+from optformer.tokenization.trajectory import METRIC_SLOTS, Role, TrialLayout
 from optformer.tokenization.vocabulary import PAD
 
 
@@ -61,6 +61,9 @@ class BatchConfig:
     tokens: int = 512
     text_tokens: int = 256
     augment: AugmentConfig = dataclasses.field(default_factory=AugmentConfig)
+
+    def __post_init__(self) -> None:
+        check_ranges(self, "batch.", rows=(1, None), tokens=(2, None), text_tokens=(8, None))
 
 
 @runtime_checkable
@@ -179,13 +182,13 @@ def pack(
     used, used_text = 0, 0
     for problem, trials in examples:
         assert problem.layout.length == length
-        used += len(trials.ids_T)
+        used += places(trials, problem.layout)
         used_text += len(problem.ids_S)
         if rows[-1] and (used > fit or used_text > config.text_tokens):
             if len(rows) == config.rows:
                 break
             rows.append([])
-            used, used_text = len(trials.ids_T), len(problem.ids_S)
+            used, used_text = places(trials, problem.layout), len(problem.ids_S)
         rows[-1].append((problem, trials))
     text_length = max(sum(len(problem.ids_S) for problem, _ in row) for row in rows)
     short = config.text_tokens // 2
@@ -207,17 +210,19 @@ def pack(
             text_slots_BS[row, text] = problem.slots_S
             text_segments_BS[row, text] = segment
             text_start = text.stop
-            here = slice(start, start + len(trials.ids_T))
+            prefix = problem.layout.prefix
+            here = slice(start + len(prefix), start + len(prefix) + len(trials.ids_T))
+            targets_BT[row, start : here.start] = prefix
             targets_BT[row, here] = trials.ids_T
             target_slots_BT[row, here] = trials.slots_T
-            inputs_BT[row, here.start + 1 : here.stop] = trials.ids_T[:-1]
-            input_slots_BT[row, here.start + 1 : here.stop] = trials.slots_T[:-1]
-            segments_BT[row, here] = segment
+            inputs_BT[row, start + 1 : here.stop] = targets_BT[row, start : here.stop - 1]
+            input_slots_BT[row, start + 1 : here.stop] = target_slots_BT[row, start : here.stop - 1]
+            segments_BT[row, start : here.stop] = segment
             roles_BT[row, here] = trials.roles_T
             weights_BT[row, here] = trials.weights_T
             predictive_BT2[row, here] = trials.predictive_T2
             smooth_BT[row, here] = is_smooth(problem, trials, tokenizer)
-            start = here.stop
+            start += places(trials, problem.layout)
     return Batch(
         text_BS=text_BS,
         text_slots_BS=text_slots_BS,
@@ -231,28 +236,32 @@ def pack(
         weights_BT=weights_BT,
         smooth_BT=smooth_BT,
         predictive_BT2=predictive_BT2,
-        places_T=trial_places(config.tokens, length),
+        places_T=trial_places(config.tokens, examples[0][0].layout),
     )
 
 
-def trial_places(tokens: int, length: int) -> Int32[np.ndarray, " T"]:
+def places(trials: EncodedTrials, layout: TrialLayout) -> int:
+    """How many places a study takes in a row: those of whole trials, so that all rows line up."""
+    tokens = len(layout.prefix) + len(trials.ids_T)
+    return -(-tokens // layout.length) * layout.length
+
+
+def trial_places(tokens: int, layout: TrialLayout) -> Int32[np.ndarray, " T"]:
     """The trial, counted from 1, of each place's input token; place 0 reads the start token."""
-    return (np.arange(-1, tokens - 1) // length + 1).astype(np.int32)
+    first = 1 + len(layout.prefix)
+    return ((np.arange(tokens) - first) // layout.length + 1).astype(np.int32)
 
 
 def is_smooth(
     problem: EncodedProblem, trials: EncodedTrials, tokenizer: StudyTokenizer
 ) -> Bool[np.ndarray, " T"]:
     """Whether each token is a bin of a continuous quantity."""
-    vocabulary = tokenizer.vocabulary
     continuous = [
         parameter.type == ParameterType.DOUBLE
-        or bool(
-            parameter.type == ParameterType.INTEGER and value_bins(parameter, vocabulary.bins).all()
-        )
+        or bool(parameter.type == ParameterType.INTEGER and tokenizer.value_bins(parameter).all())
         for parameter in (problem.problem.parameters[index] for index in problem.order_P)
     ]
     by_slot = np.zeros(METRIC_SLOTS + 1 + len(continuous), dtype=bool)
     by_slot[METRIC_SLOTS + 1 :] = continuous
-    is_bin_T = (trials.ids_T >= vocabulary.first_bin) & (trials.ids_T < vocabulary.infeasible)
+    is_bin_T = tokenizer.vocabulary.is_bin(trials.ids_T)
     return is_bin_T & (by_slot[trials.slots_T] | (trials.roles_T == Role.VALUE))

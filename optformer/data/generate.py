@@ -20,27 +20,10 @@ from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
 from optformer.data import store
-from optformer.data.mixture import (
-    CHEAP_TEACHERS,
-    GenerateConfig,
-    GeneratedSource,
-    Part,
-    generate_block,
-    make_block,
-)
+from optformer.data.mixture import GenerateConfig, make_block
 from optformer.errors import OptFormerError, SourceError
 from optformer.progress import Progress, silent
 from optformer.study import Study
-
-__all__ = [
-    "CHEAP_TEACHERS",
-    "MANIFEST",
-    "GenerateConfig",
-    "GeneratedSource",
-    "Part",
-    "generate",
-    "generate_block",
-]
 
 MANIFEST = "manifest.json"
 

@@ -17,12 +17,11 @@ metrics may not, because there a key left unread would change the meaning. A val
 absent; true and false stand for the categories "True" and "False".
 """
 
-import difflib
 import enum
 from collections.abc import Mapping, Sequence
 from typing import TypeVar
 
-from optformer.errors import StudyError
+from optformer.errors import StudyError, did_you_mean
 from optformer.study import (
     Condition,
     Goal,
@@ -232,9 +231,9 @@ def _object(value: object, where: str, keys: Sequence[str] = (), *, others: bool
     if not isinstance(value, Mapping):
         raise StudyError(f"{where} must be an object with keys, not {_kind(value)}.")
     for key in value.keys() - set(keys) if keys else ():
-        near = difflib.get_close_matches(str(key), keys, n=1, cutoff=0.75)
-        if near:
-            raise StudyError(f"{where} has the unknown key {key!r}. Did you mean {near[0]!r}?")
+        hint = did_you_mean(str(key), keys, alike=0.75)
+        if hint:
+            raise StudyError(f"{where} has the unknown key {key!r}.{hint}")
         if not others:
             raise StudyError(
                 f"{where} has the unknown key {key!r}. The keys are {', '.join(keys)}."

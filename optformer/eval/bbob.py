@@ -20,7 +20,9 @@ import numpy as np
 from optformer.data.problems import ObjectiveBlock
 from optformer.data.problems.bbob import TEST_FAMILIES, BbobConfig, random_block
 from optformer.errors import ConfigError
-from optformer.eval.runner import Task
+from optformer.eval import prediction
+from optformer.eval.task import Task
+from optformer.study import Study
 
 PROTOCOL = "bbob"
 
@@ -54,9 +56,7 @@ def tasks(
         for size in parameters:
             for instance in range(instances):
                 name = f"bbob/{family}/{size}d/{instance}"
-                rng = np.random.default_rng([zlib.crc32(name.encode()), seed])
-                here = dataclasses.replace(config or BbobConfig(), families=(family,))
-                block = random_block(here, rng, 1, size)
+                block, rng = _block(name, family, size, seed, config)
                 optimum = float(block.optimum_B[0])
                 drawn.append(
                     Task(
@@ -69,6 +69,35 @@ def tasks(
                     )
                 )
     return drawn
+
+
+def random_studies(
+    *,
+    families: Sequence[str] = TEST_FAMILIES,
+    parameters: Sequence[int] = (2, 4, 8),
+    instances: int = 1,
+    trials: int = 100,
+    seed: int = 0,
+) -> list[Study]:
+    """Random trials of the functions that `tasks` has, to be predicted."""
+    studies = []
+    for family in families:
+        for size in parameters:
+            for instance in range(instances):
+                name = f"bbob/{family}/{size}d/{instance}"
+                block, rng = _block(name, family, size, seed, None)
+                (study,) = prediction.random_studies(block, trials, rng)
+                studies.append(study)
+    return studies
+
+
+def _block(
+    name: str, family: str, size: int, seed: int, config: BbobConfig | None
+) -> tuple[ObjectiveBlock, np.random.Generator]:
+    """The function of this name, and the random numbers that come after it."""
+    rng = np.random.default_rng([zlib.crc32(name.encode()), seed])
+    here = dataclasses.replace(config or BbobConfig(), families=(family,))
+    return random_block(here, rng, 1, size), rng
 
 
 def random_level(block: ObjectiveBlock, rng: np.random.Generator, points: int = 4096) -> float:

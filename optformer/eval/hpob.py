@@ -21,7 +21,7 @@ from jaxtyping import Float64
 from optformer.data.spaces import Spaces
 from optformer.errors import SourceError
 from optformer.eval.results import Results
-from optformer.eval.runner import Start, Task
+from optformer.eval.task import Start, Task
 from optformer.study import Metric, Parameter, ParameterType, Problem, Scale
 
 if TYPE_CHECKING:

@@ -8,7 +8,6 @@ and compared, and their repr says their settings.
 
 import contextlib
 import dataclasses
-import difflib
 import importlib.util
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -19,8 +18,8 @@ from jaxtyping import Float64, Int8
 from optformer.data.problems import to_natural, to_units
 from optformer.data.spaces import Spaces, number_of_levels
 from optformer.data.teachers import TEACHERS
-from optformer.errors import ConfigError
-from optformer.eval.runner import Optimizer, OptimizerFactory
+from optformer.errors import ConfigError, did_you_mean
+from optformer.eval.task import Optimizer, OptimizerFactory
 from optformer.study import Parameter, ParameterType, Problem, Scale, State, Trial
 
 if TYPE_CHECKING:
@@ -58,10 +57,9 @@ def optimizer(name: str, *, budget: int = 100) -> OptimizerFactory:
       ConfigError: an unknown name (suggests the nearest), or packages that are not installed.
     """
     if name not in names():
-        near = difflib.get_close_matches(name, names(), 1, cutoff=0.4)
-        hint = f"Did you mean {near[0]!r}? " if near else ""
         raise ConfigError(
-            f"there is no optimizer named {name!r}. {hint}There are: {', '.join(names())}."
+            f"there is no optimizer named {name!r}.{did_you_mean(name, names())} There are: "
+            f"{', '.join(names())}."
         )
     needs = {**_VIZIER, **_OPTUNA}.get(name, ())
     absent = [module for module in needs if importlib.util.find_spec(module) is None]

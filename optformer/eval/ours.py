@@ -1,48 +1,106 @@
-"""A trained model as what evaluation runs: an optimizer of one study, and a predictor of trials.
+"""A trained model as what evaluation runs: an optimizer of studies, and a predictor of trials.
 
 Array dimensions: N suggestions or predictions, P parameters, M metrics, Q bins, R trials.
 """
 
 import dataclasses
 import functools
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Float, Float64, Int8, Int64
+from jaxtyping import Float64, Int8, Int64
 
-from optformer.eval.runner import Optimizer
-from optformer.policies.model import OptFormer, PolicyConfig, load
+from optformer.checkpoint import fingerprint
+from optformer.data.augment import UNKNOWN
+from optformer.errors import CheckpointError
+from optformer.eval.prediction import in_range
+from optformer.eval.task import Optimizer
+from optformer.policies.model import OptFormer, PolicyConfig, Session, load
 from optformer.study import Problem, Study
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ModelFactory:
-    """Makes the model of a checkpoint search one study."""
+    """Makes the model of a checkpoint search studies.
 
-    checkpoint: Path
+    Attributes:
+      checkpoint: its folder. Where it lies makes no other optimizer of it.
+      together: how many studies share one pass through the model; more take more memory.
+      weights: the checkpoint's fingerprint, so that results of other weights are not reused.
+    """
+
+    checkpoint: Path = dataclasses.field(repr=False)
     policy: PolicyConfig = dataclasses.field(default_factory=PolicyConfig)
+    together: int = dataclasses.field(default=16, repr=False)
+    weights: str = dataclasses.field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "weights", fingerprint(self.checkpoint))
 
     def __call__(self, problem: Problem, seed: int) -> Optimizer:
         """The policy at the start of a study."""
-        return _Model(_loaded(self.checkpoint), self.policy, problem, seed)
+        return _One(self.many([problem], [seed]))
+
+    def many(self, problems: Sequence[Problem], seeds: Sequence[int]) -> "_Many":
+        """The policy at the start of these studies."""
+        return _Many(_loaded(self.checkpoint, self.weights), self.policy, problems, seeds)
 
 
-class _Model:
-    def __init__(self, model: OptFormer, policy: PolicyConfig, problem: Problem, seed: int) -> None:
-        self._model = model
+class _Many:
+    """Studies that are suggested for in one pass through the model; a `Lockstep`."""
+
+    def __init__(
+        self,
+        model: OptFormer,
+        policy: PolicyConfig,
+        problems: Sequence[Problem],
+        seeds: Sequence[int],
+    ) -> None:
+        teacher = model.teacher(policy.algorithm)
+        self._session = Session(model, [(problem, teacher) for problem in problems])
         self._policy = policy
-        self._seeds = np.random.default_rng(seed)
-        self._study = Study(
-            problem=problem,
-            values_RP=np.empty((0, len(problem.parameters))),
-            metrics_RM=np.empty((0, len(problem.metrics))),
-            states_R=np.empty(0, dtype=np.int8),
+        self._rngs = [np.random.default_rng(seed) for seed in seeds]
+        self._studies = [
+            Study(
+                problem=problem,
+                values_RP=np.empty((0, len(problem.parameters))),
+                metrics_RM=np.empty((0, len(problem.metrics))),
+                states_R=np.empty(0, dtype=np.int8),
+            )
+            for problem in problems
+        ]
+
+    def suggest(self, count: int = 1) -> list[Float64[np.ndarray, "N P"]]:
+        """The policy's next points in each study."""
+        return self._session.propose(self._studies, count, self._policy, self._rngs)
+
+    def update(
+        self,
+        row: int,
+        values_NP: Float64[np.ndarray, "N P"],
+        metrics_NM: Float64[np.ndarray, "N M"],
+        states_N: Int8[np.ndarray, " N"],
+    ) -> None:
+        """Adds the trials to the study that the model sees."""
+        study = self._studies[row]
+        self._studies[row] = dataclasses.replace(
+            study,
+            values_RP=np.concatenate([study.values_RP, values_NP]),
+            metrics_RM=np.concatenate([study.metrics_RM, metrics_NM]),
+            states_R=np.concatenate([study.states_R, states_N]),
         )
+
+
+class _One:
+    """A lockstep of one study; an `Optimizer`."""
+
+    def __init__(self, studies: _Many) -> None:
+        self._studies = studies
 
     def suggest(self, count: int) -> Float64[np.ndarray, "N P"]:
         """The policy's next points."""
-        seed = int(self._seeds.integers(2**31))
-        return self._model.propose(self._study, count, policy=self._policy, seed=seed)
+        return self._studies.suggest(count)[0]
 
     def update(
         self,
@@ -51,20 +109,14 @@ class _Model:
         states_N: Int8[np.ndarray, " N"],
     ) -> None:
         """Adds the trials to the study that the model sees."""
-        self._study = dataclasses.replace(
-            self._study,
-            values_RP=np.concatenate([self._study.values_RP, values_NP]),
-            metrics_RM=np.concatenate([self._study.metrics_RM, metrics_NM]),
-            states_R=np.concatenate([self._study.states_R, states_N]),
-        )
+        self._studies.update(0, values_NP, metrics_NM, states_N)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class ModelPredictor:
     """Predicts trials as in serving: values are scaled by what the model has seen so far.
 
-    Its distributions are cut to the range that all predictors are told. A millionth of each is
-    uniform, so that one surprise does not cost infinitely much.
+    Its distributions are cut to the range that all predictors are told (`prediction.in_range`).
     """
 
     model: OptFormer
@@ -73,27 +125,29 @@ class ModelPredictor:
 
     def predict(
         self, study: Study, y_range: tuple[float, float], rows_N: Int64[np.ndarray, " N"]
-    ) -> Float[np.ndarray, "N Q"]:
+    ) -> Float64[np.ndarray, "N Q"]:
         """See `prediction.Predictor`."""
         metric = study.problem.objectives[0]
         edges_E = metric.sign * np.linspace(*y_range, self.bins + 1)  # in the metric's own units
-        probabilities_NQ = np.empty((len(rows_N), self.bins))
+        prompt = study.algorithm if study.algorithm in self.model.algorithms else UNKNOWN
+        # One session: what has been read is read again only where the scale of values changes.
+        session = Session(self.model, [(study.problem, prompt)])
+        inside_NQ = np.empty((len(rows_N), self.bins))
         for place, row in enumerate(rows_N):
-            shares_1Q, scaling = self.model.predict(
-                study.rows(slice(row)),
-                study.values_RP[row : row + 1],
-                algorithm=study.algorithm,
-                value_temperature=self.value_temperature,
+            shares_1Q, scaling = session.predict(
+                study.rows(slice(row)), study.values_RP[row : row + 1], self.value_temperature
             )
             below_E = np.append(0.0, np.cumsum(shares_1Q[0]))
             units_E = np.linspace(0.0, 1.0, len(below_E))
-            inside_Q = np.diff(np.interp(scaling.to_line(edges_E), units_E, below_E))
-            total = inside_Q.sum()
-            share_Q = inside_Q / total if total > 0 else np.full(self.bins, 1.0 / self.bins)
-            probabilities_NQ[place] = (1 - 1e-6) * share_Q + 1e-6 / self.bins
-        return probabilities_NQ
+            inside_NQ[place] = np.diff(np.interp(scaling.to_line(edges_E), units_E, below_E))
+        return in_range(inside_NQ)
 
 
 @functools.lru_cache(maxsize=4)
-def _loaded(checkpoint: Path) -> OptFormer:
-    return load(checkpoint)
+def _loaded(checkpoint: Path, weights: str) -> OptFormer:
+    model = load(checkpoint)
+    if fingerprint(checkpoint) != weights:
+        raise CheckpointError(
+            f"{checkpoint} has changed since this evaluation began. Evaluate a copy of it."
+        )
+    return model

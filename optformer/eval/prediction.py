@@ -8,8 +8,10 @@ Array dimensions: R trials of a study, N predictions, Q bins, P parameters, F fe
 """
 
 import dataclasses
+import os
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import numpy as np
@@ -122,11 +124,50 @@ def evaluate(
     }
 
 
-def sections(predictions: Mapping[str, Predictions]) -> list[Section]:
-    """The report's sections about predictions, without a heading. Intervals are over studies."""
+def in_range(inside_NQ: Float64[np.ndarray, "N Q"]) -> Float64[np.ndarray, "N Q"]:
+    """Distributions from what they had within the range that all predictors are told.
+
+    A millionth of each is uniform, so that one surprise does not cost infinitely much; all of it
+    where nothing was within the range.
+    """
+    bins = inside_NQ.shape[1]
+    total_N1 = inside_NQ.sum(axis=1, keepdims=True)
+    with np.errstate(invalid="ignore"):
+        shares_NQ = np.where(total_N1 > 0, inside_NQ / total_N1, 1.0 / bins)
+    return (1 - 1e-6) * shares_NQ + 1e-6 / bins
+
+
+def save(predictions: Mapping[str, Predictions], path: Path) -> None:
+    """Writes predictions as one NumPy file, in one step."""
+    arrays = {
+        f"{name}/{field.name}": getattr(made, field.name)
+        for name, made in predictions.items()
+        for field in dataclasses.fields(made)
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(f".{os.getpid()}.{path.name}")
+    np.savez_compressed(unfinished, **arrays)
+    os.replace(unfinished, path)
+
+
+def load(path: Path) -> dict[str, Predictions]:
+    """What `save` wrote."""
+    with np.load(path) as arrays:
+        names = dict.fromkeys(key.split("/")[0] for key in arrays)
+        return {
+            name: Predictions(
+                **{
+                    field.name: arrays[f"{name}/{field.name}"]
+                    for field in dataclasses.fields(Predictions)
+                }
+            )
+            for name in names
+        }
+
+
+def table(predictions: Mapping[str, Predictions]) -> Table:
+    """The predictors' numbers with their intervals over studies."""
     rng = np.random.default_rng(0)
-    first = next(iter(predictions.values()))
-    studies, count = len(np.unique(first.study_N)), len(first.study_N)
     rows = []
     for name, made in predictions.items():
         density, ece, rmse = (
@@ -145,18 +186,22 @@ def sections(predictions: Mapping[str, Predictions]) -> list[Section]:
                 "{:.3f} [{:.3f}, {:.3f}]".format(*rmse),
             )
         )
-    counted = f"{count:,} predictions in {studies:,} studies"
-    table = Table(
+    counted = _counted(predictions)
+    return Table(
         caption=f"Predictions of the next value, by the protocol of OptFormer's table 4, with "
         f"95 % intervals over studies. {counted}.",
         header=("predictor", "log density", "ECE, %", "RMSE"),
         rows=rows,
         name="prediction",
     )
+
+
+def sections(predictions: Mapping[str, Predictions]) -> list[Section]:
+    """The report's sections about predictions, without a heading. Intervals are over studies."""
     curves = [_by_seen(name, made) for name, made in predictions.items()]
-    names = list(predictions)
+    names, counted = list(predictions), _counted(predictions)
     return [
-        table,
+        table(predictions),
         Text(
             paragraphs=(
                 "Values are scaled to [0, 1] by the smallest and largest of their study. Log "
@@ -195,6 +240,11 @@ def sections(predictions: Mapping[str, Predictions]) -> list[Section]:
             name="pit",
         ),
     ]
+
+
+def _counted(predictions: Mapping[str, Predictions]) -> str:
+    first = next(iter(predictions.values()))
+    return f"{len(first.study_N):,} predictions in {len(np.unique(first.study_N)):,} studies"
 
 
 def _over_studies(
@@ -240,8 +290,7 @@ class GaussianProcess:
     """A Gaussian process with a Matérn-5/2 kernel, a length scale a feature, and noise; fitted by
     maximum likelihood (scikit-learn) before each prediction.
 
-    Its distributions are cut to the range that all predictors are told. A millionth of each is
-    uniform, so that one surprise does not cost infinitely much.
+    Its distributions are cut to the range that all predictors are told (`in_range`).
 
     Attributes:
       refit_every: hyperparameters are fitted when this many trials have come since the last fit.
@@ -259,11 +308,11 @@ class GaussianProcess:
         x_RF = _features(study)
         y_R = (study.objective() - y_range[0]) / (y_range[1] - y_range[0])
         feasible_R = np.isfinite(y_R)
-        probabilities_NQ = np.full((len(rows_N), self.bins), 1.0 / self.bins)
+        # Before there are two different values: nothing is known.
+        inside_NQ = np.ones((len(rows_N), self.bins))
         fitted, fitted_at = None, -self.refit_every
         for place, row in enumerate(rows_N):
             seen = np.flatnonzero(feasible_R[:row])
-            # One value says nothing about a scale.
             if len(seen) < 2 or np.ptp(y_R[seen]) == 0:
                 continue
             if row - fitted_at >= self.refit_every:
@@ -271,8 +320,8 @@ class GaussianProcess:
             process = self._fit(x_RF[seen], y_R[seen], fitted)
             fitted = process.kernel_
             mean, deviation = process.predict(x_RF[row : row + 1], return_std=True)
-            probabilities_NQ[place] = self._binned(float(mean[0]), float(deviation[0]))
-        return probabilities_NQ
+            inside_NQ[place] = self._binned(float(mean[0]), float(deviation[0]))
+        return in_range(inside_NQ)
 
     def _fit(
         self,
@@ -308,12 +357,9 @@ class GaussianProcess:
 
         edges = (np.linspace(0.0, 1.0, self.bins + 1) - mean) / max(deviation, 1e-9)
         # Both tails: differences of numbers near 1 would lose the upper one.
-        inside_Q = np.where(
+        return np.where(
             edges[:-1] > 0, ndtr(-edges[:-1]) - ndtr(-edges[1:]), ndtr(edges[1:]) - ndtr(edges[:-1])
         )
-        total = inside_Q.sum()
-        inside_Q = inside_Q / total if total > 0 else np.full(self.bins, 1.0 / self.bins)
-        return (1 - 1e-6) * inside_Q + 1e-6 / self.bins
 
 
 def _features(study: Study) -> Float64[np.ndarray, "R F"]:

@@ -56,6 +56,7 @@ from optformer.eval.report_sections import (
     compare,
     interval,
     many,
+    over_baseline,
     seconds_shown,
     suggestion_seconds,
 )
@@ -173,6 +174,7 @@ def _summary(view: View) -> Table:
             [
                 view.shown(row),
                 *(interval(view.band, row, trial) for trial in view.checkpoints),
+                *([over_baseline(view, row)] if view.baseline is not None else []),
                 interval(view.rank_band, row, view.last, digits=2),
                 seconds_shown(float(np.median(seconds_N))) if len(seconds_N) else "–",
                 f"{int(results.ended_OKS[row].sum())}"
@@ -180,12 +182,19 @@ def _summary(view: View) -> Table:
             ]
         )
     return Table(
-        caption=f"Mean score after a number of trials, and mean rank after {view.last} (1 is "
+        caption="Mean score after a number of trials, "
+        + (
+            f"how much more than random search, paired by task, after {view.last}, "
+            if view.baseline is not None
+            else ""
+        )
+        + f"and mean rank after {view.last} (1 is "
         f"best), each with its 95 % bootstrap interval over tasks; median time for one "
         f"suggestion. {view.counts[0].upper()}{view.counts[1:]}.",
         header=(
             "optimizer",
             *(f"after {trial}" for trial in view.checkpoints),
+            *(["over random search"] if view.baseline is not None else []),
             "mean rank",
             "time",
             "runs",

@@ -19,6 +19,8 @@ from optformer.eval.plots import (
 )
 from optformer.eval.results import Failure, Results
 
+BASELINE = "random_search"
+
 
 class View:
     """What all sections of a report are made of, computed once."""
@@ -50,6 +52,11 @@ class View:
     def checkpoints(self) -> list[int]:
         """The trials that tables show, the last one among them."""
         return [trial for trial in (10, 30, 100, 300, 1000) if trial < self.last] + [self.last]
+
+    @property
+    def baseline(self) -> int | None:
+        """Random search, which others must beat to be of use, if it is among them."""
+        return self.names.index(BASELINE) if BASELINE in self.names else None
 
     @property
     def counts(self) -> str:
@@ -220,12 +227,13 @@ def ranks(view: View) -> list[Section]:
 
 
 def differences(view: View) -> list[Section]:
-    """Paired differences of the last scores: of all pairs, or of the best and each other."""
+    """Paired differences of the last scores: of all pairs, or, of many optimizers, of the best and
+    of random search with each other."""
     pairs = [
         (first, second)
         for place, first in enumerate(view.order)
         for second in view.order[place + 1 :]
-        if len(view.order) <= 5 or place == 0
+        if len(view.order) <= 5 or place == 0 or view.baseline in (first, second)
     ]
     gaps = [compare(view, first, second) for first, second in pairs]
     adjusted = statistics.holm([gap.p_value for gap in gaps])
@@ -357,6 +365,14 @@ def compare(view: View, first: int, second: int) -> statistics.Difference:
     """The difference of two optimizers' last scores, paired by task."""
     final_OK = statistics.over_seeds(view.scores_OKST)[:, :, view.last]
     return statistics.paired_difference(final_OK[first], final_OK[second], np.random.default_rng(0))
+
+
+def over_baseline(view: View, row: int) -> str:
+    """An optimizer's last score less that of random search, with its interval."""
+    if view.baseline is None or row == view.baseline:
+        return "–"
+    gap = compare(view, row, view.baseline)
+    return _signed(gap.mean, gap.low, gap.high)
 
 
 def suggestion_seconds(view: View, row: int) -> Float64[np.ndarray, " N"]:

@@ -1,7 +1,7 @@
 """A results folder: what was planned, what has been measured, and both as arrays.
 
     <folder>/plan.json      protocol, optimizers, tasks, seeds
-    <folder>/parts/...      one Parquet file a run, written by `runner.py`
+    <folder>/parts/...      one Parquet file a run, written by `rows.py`
     <folder>/rows.parquet   all rows of the planned runs, written each time the folder is read
 
 Columns of the rows: optimizer, task, family, seed, trial (from 1; starting trials end at 0), values
@@ -11,7 +11,6 @@ larger better), seconds (the suggestion and the update that followed it), error.
 """
 
 import dataclasses
-import difflib
 import json
 import os
 from collections.abc import Mapping, Sequence
@@ -22,14 +21,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from jaxtyping import Bool, Float64
 
-from optformer.errors import ConfigError, SourceError
+from optformer.errors import ConfigError, SourceError, did_you_mean
 
 _FORMAT = 1
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TaskRecord:
-    """What a results folder knows of a task; see `runner.Task`."""
+    """What a results folder knows of a task; see `task.Task`."""
 
     name: str
     family: str
@@ -116,9 +115,9 @@ class Results:
         """
         for name in optimizers:
             if name not in self.optimizers:
-                near = difflib.get_close_matches(name, self.optimizers, 1) or self.optimizers[:1]
                 raise ConfigError(
-                    f"{self.folder} has no results of {name!r}. Did you mean {near[0]!r}?"
+                    f"{self.folder} has no results of {name!r}, only of "
+                    f"{', '.join(self.optimizers)}.{did_you_mean(name, self.optimizers)}"
                 )
         rows = [self.optimizers.index(name) for name in optimizers]
         return dataclasses.replace(

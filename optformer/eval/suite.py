@@ -1,4 +1,5 @@
-"""`optformer evaluate`: a model beside other optimizers on a suite of functions, with a report."""
+"""`optformer evaluate`: one function a protocol. Each writes `report.html` in its folder, a page
+about all that the folder holds: BBOB runs, predictions, or both."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -6,37 +7,39 @@ from pathlib import Path
 
 import numpy as np
 
+from optformer import checkpoint as checkpoints
 from optformer.data.problems.bbob import TEST_FAMILIES
 from optformer.errors import ConfigError
 from optformer.eval import bbob as bbob_tasks
+from optformer.eval import prediction as predicting
 from optformer.eval.optimizers import optimizer
-from optformer.eval.page import number
+from optformer.eval.page import Code, Heading, Page, Section, write_page
 from optformer.eval.report import write_report
-from optformer.eval.results import Results
-from optformer.eval.runner import OptimizerFactory, run
+from optformer.eval.report_sections import (
+    View,
+    interval,
+    many,
+    over_baseline,
+    seconds_shown,
+    suggestion_seconds,
+)
+from optformer.eval.runner import run
+from optformer.eval.task import OptimizerFactory
 from optformer.progress import Progress, silent
 
+REPORT = "report.html"
+PREDICTIONS = "predictions.npz"
+COMMANDS = "commands.txt"
 
-@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Evaluated:
-    """An evaluation: all its results, and the page that reports them."""
+    """An evaluation: what was counted, a table of words, and the page that reports it in full."""
 
-    results: Results
+    counted: str
+    header: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
     page: Path
-
-    def table(self) -> list[tuple[str, str, str]]:
-        """Optimizer, mean score after the last trial, median milliseconds a suggestion."""
-        scores_OKST = self.results.scores()
-        rows = [
-            (float(np.nanmean(scores_KST[..., -1])), name, float(np.nanmedian(seconds_KST)))
-            for name, scores_KST, seconds_KST in zip(
-                self.results.optimizers, scores_OKST, self.results.seconds_OKST, strict=True
-            )
-        ]
-        return [
-            (name, number(score, 3), number(1000 * seconds, 2))
-            for score, name, seconds in sorted(rows, reverse=True)
-        ]
 
 
 def bbob(
@@ -53,7 +56,7 @@ def bbob(
     command: str = "",
     progress: Progress = silent,
 ) -> Evaluated:
-    """Runs what is missing in the folder and writes `report.html` there.
+    """Best-so-far curves: runs what is missing in the folder.
 
     Args:
       checkpoint: a model; each acquisition makes an optimizer of it, as in `optformer_ei`.
@@ -66,7 +69,6 @@ def bbob(
     """
     factories: dict[str, OptimizerFactory] = {}
     if checkpoint is not None:
-        from optformer import checkpoint as checkpoints
         from optformer.eval.ours import ModelFactory
         from optformer.policies.model import PolicyConfig
 
@@ -86,5 +88,89 @@ def bbob(
         workers=workers,
         progress=progress,
     )
-    page = write_report(out, out / "report.html", title="BBOB", command=command)
-    return Evaluated(results=results, page=page)
+    view = View(results)
+    header = ("optimizer", f"score after {view.last}", "over random search", "a suggestion")
+    rows = tuple(
+        (
+            view.shown(row),
+            interval(view.band, row, view.last),
+            over_baseline(view, row),
+            seconds_shown(float(np.median(suggestion_seconds(view, row)))),
+        )
+        for row in view.order
+    )
+    counted = (
+        f"{many(len(results.tasks), 'task')}, {many(len(results.seeds), 'seed')}, "
+        f"{results.trials} trials; {many(len(results.failures), 'run')} failed. "
+        "95 % intervals over tasks, differences paired by task."
+    )
+    page = _report(out, command)
+    return Evaluated(counted=counted, header=header, rows=rows, page=page)
+
+
+def prediction(
+    out: Path,
+    *,
+    checkpoint: Path | None,
+    families: Sequence[str] = (),
+    parameters: Sequence[int] = (2, 4),
+    trials: int = 100,
+    instances: int = 5,
+    command: str = "",
+    progress: Progress = silent,
+) -> Evaluated:
+    """How well a model predicts random trials of held-out functions, beside a Gaussian process
+    whose hyperparameters are fitted by maximum likelihood every 5 trials.
+
+    Args:
+      instances: functions of each family and size.
+
+    Raises:
+      ConfigError: no model, or an unknown function. CheckpointError: the model cannot be loaded.
+    """
+    if checkpoint is None:
+        raise ConfigError("nobody predicts: give --checkpoint.")
+    from optformer.eval.ours import ModelPredictor
+    from optformer.policies.model import load
+
+    predictors: dict[str, predicting.Predictor] = {
+        "optformer": ModelPredictor(model=load(checkpoint)),
+        "gaussian_process": predicting.GaussianProcess(refit_every=5),
+    }
+    studies = bbob_tasks.random_studies(
+        families=families or TEST_FAMILIES,
+        parameters=parameters,
+        instances=instances,
+        trials=trials,
+    )
+    predictions = predicting.evaluate(predictors, studies, progress=progress)
+    predicting.save(predictions, out / PREDICTIONS)
+    table = predicting.table(predictions)
+    return Evaluated(
+        counted=table.caption,
+        header=tuple(table.header),
+        rows=tuple(tuple(map(str, row)) for row in table.rows),
+        page=_report(out, command),
+    )
+
+
+def _report(out: Path, command: str) -> Path:
+    """The page about all that is in the folder, with the commands that made it."""
+    noted = out / COMMANDS
+    commands = noted.read_text("utf-8").splitlines() if noted.exists() else []
+    commands = [*(line for line in commands if line != command), *([command] if command else [])]
+    noted.write_text("\n".join(commands) + "\n", "utf-8")
+    sections: list[Section] = []
+    if (out / PREDICTIONS).exists():
+        predictions = predicting.load(out / PREDICTIONS)
+        sections = [Heading(title="Predictions"), *predicting.sections(predictions)]
+    if (out / "plan.json").exists():
+        return write_report(
+            out, out / REPORT, title="BBOB", extra=sections, command="\n".join(commands)
+        )
+    page = Page(
+        title="Predictions on BBOB",
+        lead=predicting.table(predictions).caption,
+        sections=[*sections, Heading(title="How to reproduce"), Code(text="\n".join(commands))],
+    )
+    return write_page(page, out / REPORT)

@@ -4,6 +4,7 @@ import dataclasses
 from typing import ClassVar, Literal
 
 from optformer.errors import ConfigError
+from optformer.tokenization.trajectory import METRIC_SLOTS
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -52,6 +53,11 @@ class ModelConfig:
             raise ConfigError(f"model.dropout={self.dropout} must lie in [0, 1).")
 
 
+def most_parameters(config: ModelConfig) -> int:
+    """How many parameters a search space may have; with slots off there is no limit."""
+    return config.slots - METRIC_SLOTS - 1 if config.slots else 1 << 30
+
+
 MICRO = ModelConfig(
     width=64, heads=4, head_size=16, feed_forward=176, encoder_layers=1, decoder_layers=3
 )
@@ -86,8 +92,9 @@ class LossConfig:
 
     Attributes:
       value_weight: weight of metric tokens; parameter tokens weigh 1.
-      exact: where a generator knows a metric's distribution, learn that instead of the one value
-        that was drawn from it: the same in expectation, with less noise.
+      exact: where a generator knows a metric's distribution given the trials before it, learn that
+        instead of the one value that was drawn from it. It has less noise, and unlike the drawn
+        value it does not know the range that metrics are scaled by.
       z_loss: weight of the squared log-normalizer, as in T5X.
     """
 

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Float32, Int, Int32, Int64, PRNGKeyArray
+from jaxtyping import Array, Float, Float32, Int, Int32, Int64, Key
 
 from optformer.model import transformer
 from optformer.model.config import ModelConfig
@@ -53,13 +53,20 @@ class History:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Rules:
-    """`LegalTokens` of B studies, padded to common sizes, and the slots that a trial fills."""
+    """`LegalTokens` of B studies, padded to common sizes, and the slots that a trial fills.
+
+    Attributes:
+      inactive: the output token of an inactive parameter; -1 if there is none.
+      steps_B: how many tokens come before a trial's value.
+      slots_BP: one more than there are steps: the value's slot comes last.
+    """
 
     tokens_BPO: Array
     parent_BPC: Array
     parent_tokens_BPCO: Array
-    parameters_B: Array
-    slots_BP: Array  # one more than there are parameters: the value's slot comes last
+    inactive: Array
+    steps_B: Array
+    slots_BP: Array
 
 
 class Engine:
@@ -67,9 +74,13 @@ class Engine:
 
     Args:
       weights: a tree of arrays; float32.
+
+    Raises:
+      CheckpointError: the weights are not those of such a model.
     """
 
     def __init__(self, weights: Weights, config: ModelConfig, ids: Ids) -> None:
+        transformer.check_weights(weights, config, ids)
         self.config = config
         self.ids = ids
         with jax.enable_x64(False):
@@ -89,9 +100,9 @@ class Engine:
             text_BS[row, : len(problem.ids_S)] = problem.ids_S
             slots_BS[row, : len(problem.ids_S)] = problem.slots_S
             segments_BS[row, : len(problem.ids_S)] = 1
-        new = _chunk(problems, trials, size, self.config, first=True)
-        # Room for as much again before it must grow.
-        capacity = size_class(2 * max(len(t.ids_T) for t in trials) + 1, 64)
+        new = _chunk(problems, trials, size, first=True)
+        # No more room than there must be: what is empty costs as much attention as what is full.
+        capacity = size_class(int(new[-2].max()), 64)
         with jax.enable_x64(False):
             return self._read(self.weights, text_BS, slots_BS, segments_BS, *new, capacity=capacity)
 
@@ -102,7 +113,7 @@ class Engine:
         trials: Sequence[EncodedTrials],
     ) -> History:
         """The history with more trials, each study as many as it likes."""
-        new = _chunk(problems, trials, len(history.length_B), self.config, first=False)
+        new = _chunk(problems, trials, len(history.length_B), first=False)
         with jax.enable_x64(False):
             room = history.places_BT.shape[1]
             needed = int(np.max(np.asarray(history.length_B) + new[-2]))
@@ -116,13 +127,14 @@ class Engine:
         rules: Rules,
         given_BNP: Int64[np.ndarray, "B N P"],
         temperature: float,
-        key: PRNGKeyArray,
+        seeds_B: Int64[np.ndarray, " B"],
     ) -> tuple[Int64[np.ndarray, "B N P"], Float32[np.ndarray, "B N O"]]:
         """N candidates for the next trial of each study, and the log-odds of its metric.
 
         Args:
           given_BNP: output tokens to take as they are; -1 where one is to be sampled from the
             model, among the legal ones, at this temperature.
+          seeds_B: of each study's samples, which depend on no other study.
 
         Returns:
           The candidates' output tokens, and log-odds over output tokens at the metric's place.
@@ -135,9 +147,11 @@ class Engine:
         )
         padded_BNP = np.full(shape, -1, np.int32)
         padded_BNP[:studies, :candidates, :parameters] = given_BNP
+        padded_B = np.zeros(shape[0], np.int32)
+        padded_B[:studies] = seeds_B
         with jax.enable_x64(False):
             tokens_BNP, logits_BNO = self._rollout(
-                self.weights, history, rules, padded_BNP, jnp.float32(temperature), key
+                self.weights, history, rules, padded_BNP, jnp.float32(temperature), padded_B
             )
         return (
             np.asarray(tokens_BNP)[:studies, :candidates, :parameters].astype(np.int64),
@@ -153,23 +167,22 @@ class Engine:
         tokens_BPO = np.ones((size, parameters, outputs), bool)
         parent_BPC = np.full((size, parameters, conditions), -1, np.int32)
         parent_tokens_BPCO = np.zeros((size, parameters, conditions, outputs), bool)
-        parameters_B = np.ones(size, np.int32)
+        steps_B = np.ones(size, np.int32)
         slots_BP = np.zeros((size, parameters + 1), np.int32)
         for row, (rule, problem) in enumerate(zip(legal, problems, strict=True)):
             count, most = rule.parent_PC.shape
             tokens_BPO[row, :count] = rule.tokens_PO
             parent_BPC[row, :count, :most] = rule.parent_PC
             parent_tokens_BPCO[row, :count, :most] = rule.parent_tokens_PCO
-            parameters_B[row] = count
+            steps_B[row] = count
             slots_BP[row, : count + 1] = problem.layout.slots()[: count + 1]
-        inactive = legal[0].inactive
-        assert inactive == outputs - 1
         with jax.enable_x64(False):
             return Rules(
                 tokens_BPO=jnp.asarray(tokens_BPO),
                 parent_BPC=jnp.asarray(parent_BPC),
                 parent_tokens_BPCO=jnp.asarray(parent_tokens_BPCO),
-                parameters_B=jnp.asarray(parameters_B),
+                inactive=jnp.int32(legal[0].inactive),
+                steps_B=jnp.asarray(steps_B),
                 slots_BP=jnp.asarray(slots_BP),
             )
 
@@ -183,15 +196,15 @@ def _chunk(
     problems: Sequence[EncodedProblem],
     trials: Sequence[EncodedTrials],
     size: int,
-    config: ModelConfig,
     *,
     first: bool,
 ) -> tuple[np.ndarray, ...]:
     """New trials as padded arrays: inputs, slots of input and target, trial, count, trial count.
 
-    A history's first chunk begins with the start token.
+    A history's first chunk begins with the start token and what stands before the first trial.
     """
-    start = int(first)
+    before = [PAD, *problems[0].layout.prefix] if first else []
+    start = len(before)
     width = size_class(max(len(t.ids_T) for t in trials) + start, 16)
     inputs_BC, input_slots_BC, target_slots_BC, trial_BC = (
         np.full((size, width), PAD, np.int32) for _ in "1234"
@@ -200,13 +213,14 @@ def _chunk(
     for row, (problem, new) in enumerate(zip(problems, trials, strict=True)):
         count = len(new.ids_T)
         here = slice(start, start + count)
+        inputs_BC[row, :start] = before
         inputs_BC[row, here] = new.ids_T
         input_slots_BC[row, here] = new.slots_T
         trial_BC[row, here] = np.arange(count) // problem.layout.length + 1
         # What follows a token is the token after it, and a trial's first after its last.
         slots = problem.layout.slots()
         whole = np.tile(slots, count // len(slots) + 1)
-        target_slots_BC[row, : start + count] = whole[1 - start : count + 1]
+        target_slots_BC[row, max(start - 1, 0) : start + count] = whole[not first : count + 1]
         count_B[row] = start + count
         trials_B[row] = count // problem.layout.length
     return inputs_BC, input_slots_BC, target_slots_BC, trial_BC, count_B, trials_B
@@ -324,7 +338,7 @@ def _rollout(
     rules: Rules,
     given_BNP: Array,
     temperature: Array,
-    key: PRNGKeyArray,
+    seeds_B: Array,
     *,
     config: ModelConfig,
     ids: Ids,
@@ -337,6 +351,7 @@ def _rollout(
     own_P = jnp.arange(parameters)
     text_bias = _text_bias(history)
     position = weights["decoder"]["position"]
+    key_B = jax.vmap(jax.random.key)(seeds_B)
 
     def place_B(step: Array | int) -> Array:
         """The place of the trial's token number `step`."""
@@ -353,7 +368,7 @@ def _rollout(
             rules,
             step,
             temperature,
-            jax.random.fold_in(key, step),
+            jax.vmap(jax.random.fold_in, (0, None))(key_B, step),
         )
         tokens_BNP = tokens_BNP.at[:, :, step].set(token_BN)
         bias_HBT = transformer.position_bias(
@@ -384,7 +399,7 @@ def _rollout(
             weights,
             config,
             ids,
-            token_BN + ids.text,
+            token_BN + ids.first_output,
             jnp.broadcast_to(rules.slots_BP[:, step, None], token_BN.shape),
             jnp.broadcast_to(rules.slots_BP[:, step + 1, None], token_BN.shape),
         )
@@ -395,7 +410,7 @@ def _rollout(
             lambda layer, query: transformer.attend(query, *history.text[layer], text_bias),
         )
         # A study with fewer parameters than others keeps the state of its last one.
-        going_B11 = (step < rules.parameters_B)[:, None, None]
+        going_B11 = (step < rules.steps_B)[:, None, None]
         return tokens_BNP, new_keys, new_values, jnp.where(going_B11, new_BND, hidden_BND)
 
     hidden_BND = jnp.broadcast_to(
@@ -407,7 +422,7 @@ def _rollout(
         [jnp.zeros(own_shape, jnp.float32) for _ in layers],
         hidden_BND,
     )
-    steps = jnp.max(rules.parameters_B)
+    steps = jnp.max(rules.steps_B)
     tokens_BNP, _, _, hidden_BND = jax.lax.fori_loop(0, steps, body, carry)
     return tokens_BNP, transformer.value_logits(weights, ids, hidden_BND)
 
@@ -419,7 +434,7 @@ def _choose(
     rules: Rules,
     step: Int[Array, ""],
     temperature: Float[Array, ""],
-    key: PRNGKeyArray,
+    key_B: Key[Array, " B"],
 ) -> Int[Array, "B N"]:
     """Each candidate's token at this step: the given one, or a legal one from the model."""
     outputs = logits_BNO.shape[-1]
@@ -438,11 +453,15 @@ def _choose(
         jnp.arange(size)[:, None, None], jnp.arange(conditions), parent_BNC
     ]
     active_BN = free_B[:, None] | (met_BNC & (parent_BC >= 0)[:, None]).any(axis=2)
-    inactive_O = jnp.arange(outputs) == outputs - 1
+    inactive_O = jnp.arange(outputs) == rules.inactive
     legal_BNO = jnp.where(active_BN[..., None], rules.tokens_BPO[:, step, None], inactive_O)
-    noise_BNO = jax.random.gumbel(key, logits_BNO.shape, jnp.float32)
-    noisy_BNO = jnp.where(legal_BNO, logits_BNO + temperature * noise_BNO, -jnp.inf)
-    sampled_BN = jnp.argmax(noisy_BNO, axis=-1).astype(jnp.int32)
+    # By the cumulative distribution: one random number a token is much cheaper than one an output.
+    scaled_BNO = jnp.where(legal_BNO, logits_BNO / temperature, -jnp.inf)
+    below_BNO = jnp.cumsum(jnp.exp(scaled_BNO - scaled_BNO.max(axis=-1, keepdims=True)), axis=-1)
+    draw = functools.partial(jax.random.uniform, shape=(logits_BNO.shape[1], 1), dtype=jnp.float32)
+    # Just below the total, so that rounding cannot lead past the last legal output.
+    level_BN1 = jax.vmap(draw)(key_B) * below_BNO[..., -1:] * (1 - 1e-6)
+    sampled_BN = jnp.argmax(below_BNO > level_BN1, axis=-1).astype(jnp.int32)
     return jnp.where(given_BN >= 0, given_BN, sampled_BN)
 
 
@@ -458,11 +477,16 @@ def _attend_shared(
     """Attention of each candidate to the shared history and to its own tokens."""
     shared_BHNT = jnp.einsum("BNHK,BTHK->BHNT", query_BNHK, key_BTHK) + bias_BHT[:, :, None]
     own_BHNP = jnp.einsum("BNHK,BNPHK->BHNP", query_BNHK, own_key_BNPHK) + own_bias_BHP[:, :, None]
-    split = shared_BHNT.shape[-1]
-    share = jax.nn.softmax(jnp.concatenate([shared_BHNT, own_BHNP], axis=-1), axis=-1)
-    return jnp.einsum("BHNT,BTHK->BNHK", share[..., :split], value_BTHK) + jnp.einsum(
-        "BHNP,BNPHK->BNHK", share[..., split:], own_value_BNPHK
+    # One softmax over both, without joining them: a copy costs as much as all the rest.
+    top_BHN1 = jnp.maximum(
+        shared_BHNT.max(axis=-1, keepdims=True), own_BHNP.max(axis=-1, keepdims=True)
     )
+    shared_BHNT, own_BHNP = jnp.exp(shared_BHNT - top_BHN1), jnp.exp(own_BHNP - top_BHN1)
+    total_BHN = shared_BHNT.sum(axis=-1) + own_BHNP.sum(axis=-1)
+    summed_BNHK = jnp.einsum("BHNT,BTHK->BNHK", shared_BHNT, value_BTHK) + jnp.einsum(
+        "BHNP,BNPHK->BNHK", own_BHNP, own_value_BNPHK
+    )
+    return summed_BNHK / jnp.moveaxis(total_BHN, 1, 2)[..., None]
 
 
 def _text_bias(history: History) -> Float[Array, "B 1 1 S"]:

@@ -60,7 +60,7 @@ def loss_and_metrics(
         transformer.token_logits(weights, ids, hidden_BTD),
     )
     normalizer_BT = jax.nn.logsumexp(logits_BTO, axis=-1)
-    target_BT = jnp.clip(batch.targets_BT - ids.text, 0, ids.outputs - 1)
+    target_BT = jnp.clip(batch.targets_BT - ids.first_output, 0, ids.outputs - 1)
     hard_BT = normalizer_BT - _at(logits_BTO, target_BT)
     soft_BT = normalizer_BT - soft_logits(logits_BTO, target_BT, ids, soft_bins)
     nats_BT = jnp.where(batch.smooth_BT, soft_BT, hard_BT)
@@ -89,7 +89,8 @@ def soft_logits(
     offsets = np.arange(-SPREAD, SPREAD + 1)
     share = jnp.exp(-0.5 * (offsets / jnp.maximum(soft_bins, 0.05)) ** 2)
     # What would fall outside the bins falls on the last one.
-    near_BTW = jnp.clip(target_BT[..., None] + offsets, 0, ids.bins - 1)
+    last_bin = ids.first_bin + ids.bins - 1
+    near_BTW = jnp.clip(target_BT[..., None] + offsets, ids.first_bin, last_bin)
     near_logits_BTW = jnp.take_along_axis(logits_BTO, near_BTW, axis=-1)
     return (near_logits_BTW * share).sum(-1) / share.sum()
 
@@ -104,7 +105,7 @@ def exact_logits(
     spread_BT1 = jnp.maximum(deviation_BT1, 0.5 / ids.bins)
     below_BTE = jax.scipy.stats.norm.cdf((inner_E - mean_BT1) / spread_BT1)
     # sum_q (F_q+1 - F_q) l_q, by parts: only differences of neighbouring logits are weighed.
-    logits_BTQ = logits_BTO[..., : ids.bins]
+    logits_BTQ = logits_BTO[..., ids.first_bin : ids.first_bin + ids.bins]
     steps_BTE = logits_BTQ[..., 1:] - logits_BTQ[..., :-1]
     return logits_BTQ[..., -1] - (below_BTE * steps_BTE).sum(-1)
 

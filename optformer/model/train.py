@@ -12,9 +12,11 @@ Started again on the same folder, a run continues where its last state was saved
 import dataclasses
 import functools
 import hashlib
+import itertools
 import json
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import jax
@@ -30,9 +32,9 @@ from optformer.config import OptimizerConfig, RunConfig, TrainConfig, load_confi
 from optformer.data import augment
 from optformer.data.batches import Batch, Batches, Source, StudySource, pack
 from optformer.data.mixture import GeneratedSource
-from optformer.errors import ConfigError, OptFormerError
+from optformer.errors import ConfigError, OptFormerError, StudyError
 from optformer.model import loss, transformer
-from optformer.model.config import LossConfig, ModelConfig
+from optformer.model.config import LossConfig, ModelConfig, most_parameters
 from optformer.model.transformer import Ids, Weights
 from optformer.study import Study
 from optformer.tokenization.tokenizer import StudyTokenizer
@@ -73,11 +75,12 @@ class Report:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TrainResult:
-    """A finished run: where its model is, its reports, and its size."""
+    """A finished run: where its model is, its reports, its size, and what it could not use."""
 
     checkpoint: Path
     reports: tuple[Report, ...]
     parameters: int
+    skipped: Mapping[str, int]  # reason -> studies
 
 
 def train(
@@ -86,29 +89,30 @@ def train(
     studies: Sequence[Study] = (),
     *,
     generated: Source | None = None,
-    init: Checkpoint | None = None,
     report: Callable[[Report], None] = lambda report: None,
     report_seconds: float = 1.0,
 ) -> TrainResult:
     """Trains a model, or goes on with the run in `folder`.
 
     Args:
-      studies: to train on; a share of them, chosen by name, is kept for validation.
+      studies: to train on; a share of them, chosen by name, is kept for validation. Those that
+        such a model cannot learn from are left out and counted.
       generated: studies made beforehand, in place of `config.data.generate`.
-      init: a model to start from, for fine-tuning; its shape and tokenizer are kept.
       report: called about every `report_seconds`, and after each evaluation.
 
     Raises:
       ConfigError: the folder holds another run, or there is nothing to train on.
+      CheckpointError: `config.init` cannot be loaded.
       TrainingError: the loss became NaN or infinite; the batch is kept in the folder.
     """
     settings = config.train
+    init = checkpoint.load(Path(config.init)) if config.init else None
     if init is not None:
         options = init.tokenizer.options
         config = dataclasses.replace(config, model=init.config, tokenizer=options)
     tokenizer = init.tokenizer if init else StudyTokenizer(config.tokenizer)
-    claim(folder, config)
-    kept, held = split(studies, settings.validation)
+    usable, skipped = sort_out(studies, tokenizer, config)
+    kept, held = split(usable, settings.validation)
     sources: list[tuple[Source, float]] = []
     if kept and config.data.shards_weight > 0:
         sources.append((StudySource(kept), config.data.shards_weight))
@@ -116,11 +120,14 @@ def train(
         made = generated or GeneratedSource(config.data.generate)
         sources.append((made, config.data.generated_weight))
     if not sources:
+        why = "; ".join(f"{reason} ({count} studies)" for reason, count in skipped.items())
         raise ConfigError(
             "there is nothing to train on. Name shards of studies, or set data.generated_weight."
+            + (f" Left out: {why}." if why else "")
         )
     batches = Batches(sources, tokenizer, config.batch, settings.seed)
     validation = validation_batches(held, tokenizer, config)
+    claim(folder, config)
 
     ids = Ids.of(tokenizer.vocabulary)
     step_function = make_step(config.model, config.loss, config.optimizer, ids, settings.seed)
@@ -128,12 +135,14 @@ def train(
     state = start(config, ids, init)
     parameters = sum(leaf.size for leaf in jax.tree.leaves(state["weights"]))
     reports: list[Report] = []
+    algorithms = algorithms_of(kept, config, init)
 
     def save_model(name: str) -> None:
         weights = state["average"] if config.optimizer.ema else state["weights"]
         about = {
             "step": int(state["step"]),
             "studies": len(kept),
+            "skipped": dict(skipped),
             "generated_weight": config.data.generated_weight,
             "parameters": parameters,
             "seconds": round(float(state["seconds"])),
@@ -141,7 +150,12 @@ def train(
         if reports:
             about["last_report"] = dataclasses.asdict(reports[-1])
         saved = Checkpoint(
-            config=config.model, tokenizer=tokenizer, weights=to_numpy(weights), about=about
+            config=config.model,
+            tokenizer=tokenizer,
+            weights=to_numpy(weights),
+            algorithms=algorithms,
+            tokens=config.batch.tokens,
+            about=about,
         )
         checkpoint.save(saved, folder / name)
 
@@ -156,7 +170,8 @@ def train(
         log = Log(folder / "metrics.jsonl", first)
         clock = Clock(float(state["seconds"]))
         totals = Totals()
-        for step, batch in batches.prefetch(first, settings.steps):
+        over = progress(settings, first, clock.seconds) >= 1.0
+        for step, batch in batches.prefetch(first, first if over else settings.steps):
             totals.waited(clock.lap())
             done = progress(settings, step, clock.seconds)
             state, measured = step_function(
@@ -197,7 +212,10 @@ def train(
     if not (folder / "checkpoint").is_dir():
         save_model("checkpoint")
     return TrainResult(
-        checkpoint=folder / "checkpoint", reports=tuple(reports), parameters=parameters
+        checkpoint=folder / "checkpoint",
+        reports=tuple(reports),
+        parameters=parameters,
+        skipped=skipped,
     )
 
 
@@ -212,18 +230,62 @@ def claim(folder: Path, config: RunConfig) -> None:
             )
     else:
         folder.mkdir(parents=True, exist_ok=True)
-        save_config(config, path)
+        unfinished = path.with_suffix(".part")
+        save_config(config, unfinished)
+        unfinished.replace(path)
+
+
+def sort_out(
+    studies: Sequence[Study], tokenizer: StudyTokenizer, config: RunConfig
+) -> tuple[list[Study], Mapping[str, int]]:
+    """The studies that such a model can learn from, and how many others by reason."""
+    usable, skipped = [], Counter[str]()
+    slots, batch = config.model.slots, config.batch
+    # The shortest that augmentation makes it.
+    bare = dataclasses.replace(tokenizer.options.metadata, names=False, values=False)
+    for study in studies:
+        parameters, length = len(study.problem.parameters), tokenizer.layout(study.problem).length
+        if slots and parameters > most_parameters(config.model):
+            skipped[f"more than {most_parameters(config.model)} parameters (model.slots)"] += 1
+        elif length > batch.tokens:
+            skipped[f"a trial longer than batch.tokens={batch.tokens}"] += 1
+        elif not len(study):
+            skipped["no trials"] += 1
+        else:
+            try:
+                text = tokenizer.encode_problem(study.problem, study.algorithm, text=bare).ids_S
+            except StudyError as error:
+                skipped[str(error).split(": ", 1)[-1].rstrip(".")] += 1
+                continue
+            if len(text) > batch.text_tokens:
+                skipped[f"a text longer than batch.text_tokens={batch.text_tokens}"] += 1
+            else:
+                usable.append(study)
+    return usable, dict(skipped)
+
+
+def algorithms_of(
+    studies: Sequence[Study], config: RunConfig, init: Checkpoint | None
+) -> tuple[str, ...]:
+    """Whose trajectories a run learns from."""
+    names = {study.algorithm for study in studies if study.algorithm}
+    if config.data.generated_weight > 0:
+        names |= {name for part in config.data.generate.mixture for name in part.teachers}
+    if init is not None:
+        names |= set(init.algorithms)
+    return tuple(sorted(names))
 
 
 def split(studies: Sequence[Study], share: float) -> tuple[list[Study], list[Study]]:
-    """Studies to train on and studies to validate on, by a hash of their names.
+    """Studies to train on and studies to validate on, by a hash of their titles or names.
 
-    So a study is on the same side in every run, and all studies of one name on one side.
+    So a study is on the same side in every run, and all studies of one problem on one side.
     """
     kept: list[Study] = []
     held: list[Study] = []
     for study in studies:
-        place = int.from_bytes(hashlib.sha256(study.name.encode()).digest()[:4]) / 2**32
+        title = study.problem.title or study.name
+        place = int.from_bytes(hashlib.sha256(title.encode()).digest()[:4]) / 2**32
         (held if place < share else kept).append(study)
     return kept, held
 
@@ -231,20 +293,22 @@ def split(studies: Sequence[Study], share: float) -> tuple[list[Study], list[Stu
 def validation_batches(
     studies: Sequence[Study], tokenizer: StudyTokenizer, config: RunConfig
 ) -> list[Batch]:
-    """The held studies as batches, unchanged, those of one layout together."""
+    """The held studies as batches, unchanged; each layout has its turn before any has two."""
     groups: dict[int, list] = {}
     for study in studies:
         example = augment.plain(study, tokenizer, config.batch.tokens)
-        fits = len(example[0].ids_S) <= config.batch.text_tokens
-        if fits and len(example[1].ids_T):
+        if len(example[0].ids_S) <= config.batch.text_tokens:
             groups.setdefault(example[0].layout.length, []).append(example)
-    batches = []
-    for examples in groups.values():
-        # A row takes at least one study, so that none of these is left out.
-        for first in range(0, len(examples), config.batch.rows):
-            part = examples[first : first + config.batch.rows]
-            batches.append(pack(part, tokenizer, config.batch))
-    return batches[:MOST_VALIDATION_BATCHES]
+    # A row takes at least one study, so that none of a batch's is left out.
+    rows = config.batch.rows
+    rounds = itertools.zip_longest(
+        *(
+            [examples[first : first + rows] for first in range(0, len(examples), rows)]
+            for examples in groups.values()
+        )
+    )
+    parts = [part for one_round in rounds for part in one_round if part is not None]
+    return [pack(part, tokenizer, config.batch) for part in parts[:MOST_VALIDATION_BATCHES]]
 
 
 def make_optimizer(settings: OptimizerConfig) -> optax.GradientTransformation:
@@ -275,6 +339,7 @@ def progress(settings: TrainConfig, step: int, seconds: float) -> float:
 def start(config: RunConfig, ids: Ids, init: Checkpoint | None = None) -> State:
     """The state before the first step."""
     if init is not None:
+        transformer.check_weights(init.weights, init.config, ids)
         weights = jax.tree.map(jnp.asarray, init.weights)
     else:
         weights = transformer.init(config.model, ids, jax.random.key(config.train.seed))

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Float32, Int, PRNGKeyArray
 
+from optformer.errors import CheckpointError
 from optformer.model.config import ModelConfig
 from optformer.tokenization.vocabulary import Vocabulary
 
@@ -37,22 +38,43 @@ QUERY_BLOCK = 128
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Ids:
-    """How token ids divide; `Vocabulary` owns it, and this is what the arrays need of it."""
+    """How token ids divide; `Vocabulary` owns it, and this is what the arrays need of it.
+
+    Attributes:
+      text, bins: how many ids are text, and then bins.
+      statuses: how many come after: statuses and padding.
+      text_output: whether the decoder writes text too.
+    """
 
     text: int
     bins: int
     statuses: int
+    text_output: bool = False
 
     @classmethod
     def of(cls, vocabulary: Vocabulary) -> "Ids":
         """How the vocabulary's ids divide."""
-        statuses = vocabulary.size - vocabulary.infeasible
-        return cls(text=vocabulary.first_bin, bins=vocabulary.bins, statuses=statuses)
+        return cls(
+            text=vocabulary.first_bin,
+            bins=vocabulary.bins,
+            statuses=vocabulary.size - vocabulary.first_bin - vocabulary.bins,
+            text_output=vocabulary.text_output,
+        )
+
+    @property
+    def first_output(self) -> int:
+        """The first id that the decoder can write."""
+        return 0 if self.text_output else self.text
+
+    @property
+    def first_bin(self) -> int:
+        """Which output is bin 0."""
+        return self.text - self.first_output
 
     @property
     def outputs(self) -> int:
         """Number of ids that the decoder can write."""
-        return self.bins + self.statuses
+        return self.first_bin + self.bins + self.statuses
 
 
 def init(config: ModelConfig, ids: Ids, key: PRNGKeyArray) -> Weights:
@@ -89,8 +111,10 @@ def init(config: ModelConfig, ids: Ids, key: PRNGKeyArray) -> Weights:
     def decoder_layer() -> Weights:
         return encoder_layer() | {"cross_norm": norm(), "cross": attention()}
 
-    def numbers(kind: str, std: float) -> Weights:
+    def numbers(kind: str, std: float, text: int = 0) -> Weights:
         rows = {"statuses": normal(ids.statuses, width, std=std)}
+        if text:
+            rows["text"] = normal(text, width, std=std)
         if kind == "row":
             return rows | {"bins": normal(ids.bins, width, std=std)}
         features = value_features(ids.bins).shape[1]
@@ -108,14 +132,36 @@ def init(config: ModelConfig, ids: Ids, key: PRNGKeyArray) -> Weights:
         "numbers": numbers(config.number_embedding, 1.0),
         "encoder": stack([encoder_layer() for _ in range(config.encoder_layers)]),
         "decoder": stack([decoder_layer() for _ in range(config.decoder_layers)]),
-        "token_head": numbers(config.number_output, width**-0.5),
+        "token_head": numbers(config.number_output, width**-0.5, ids.first_bin),
     }
     if config.value_head:
-        weights["value_head"] = numbers(config.number_output, width**-0.5)
+        weights["value_head"] = numbers(config.number_output, width**-0.5, ids.first_bin)
     if config.slots:
         for name in ("encoder_slots", "input_slots", "target_slots"):
             weights[name] = normal(config.slots, width, std=1.0)
     return weights
+
+
+def check_weights(weights: Weights, config: ModelConfig, ids: Ids) -> None:
+    """Checks that the weights are those of such a model.
+
+    Raises:
+      CheckpointError: names the first array that is missing, too many, or of another shape.
+    """
+    want = _shapes(jax.eval_shape(lambda: init(config, ids, jax.random.key(0))))
+    got = _shapes(weights)
+    for name in sorted(want.keys() | got.keys()):
+        if want.get(name) != got.get(name):
+            raise CheckpointError(
+                f"the weights do not fit the model's configuration: {name} has shape "
+                f"{got.get(name, 'nothing')}, but {want.get(name, 'nothing')} is called for. "
+                "Restore the checkpoint from where it came from."
+            )
+
+
+def _shapes(weights: Weights) -> dict[str, tuple[int, ...]]:
+    leaves = jax.tree_util.tree_leaves_with_path(weights)
+    return {jax.tree_util.keystr(path): tuple(leaf.shape) for path, leaf in leaves}
 
 
 def value_features(bins: int) -> Float32[np.ndarray, "Q F"]:
@@ -128,12 +174,16 @@ def value_features(bins: int) -> Float32[np.ndarray, "Q F"]:
 
 
 def number_rows(weights: Weights, ids: Ids) -> Float32[Array, "O D"]:
-    """The row of each bin and status, in an embedding or an output layer."""
+    """The row of each bin and status, in an embedding or an output layer.
+
+    An output layer that writes text has rows of text before them.
+    """
     if "bins" in weights:
         rows_QD = weights["bins"]
     else:
         rows_QD = jax.nn.gelu(value_features(ids.bins) @ weights["hidden"]) @ weights["out"]
-    return jnp.concatenate([rows_QD, weights["statuses"]])
+    text = [weights["text"]] if "text" in weights else []
+    return jnp.concatenate([*text, rows_QD, weights["statuses"]])
 
 
 def embed(weights: Weights, ids: Ids, tokens: Int[AnyArray, "*T"]) -> Float[Array, "*T D"]:

@@ -13,12 +13,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import jax
 import numpy as np
 from jaxtyping import Float, Float64, Int64
 
 from optformer import checkpoint
-from optformer.errors import ConfigError, StudyError
+from optformer.data.augment import UNKNOWN
+from optformer.errors import ConfigError, StudyError, did_you_mean
+from optformer.model.config import most_parameters
 from optformer.model.decode import Engine, History, Rules
 from optformer.model.transformer import Ids
 from optformer.policies import acquisition
@@ -31,6 +32,18 @@ from optformer.tokenization.tokenizer import EncodedProblem, EncodedTrials, Stud
 if TYPE_CHECKING:
     from vizier import pyvizier as vz
 
+PREFERENCE = (
+    "gp_ucb",
+    "cma_es",
+    "tpe",
+    "eagle_strategy",
+    "regularized_evolution",
+    "hill_climbing",
+    "quasi_random",
+    "random_search",
+)
+"""Whom to imitate if nobody is named, best first."""
+
 SESSIONS = 32
 """How many studies' histories an OptFormer keeps; the one used longest ago goes first."""
 
@@ -40,7 +53,8 @@ class PolicyConfig:
     """How suggestions are made.
 
     Attributes:
-      algorithm: the teacher that the prompt names.
+      algorithm: the teacher that the prompt names; None for the best that the model has seen
+        (`PREFERENCE`).
       acquisition: what ranks the candidates; `prior` takes a sample of the model as it is.
       candidates: samples of the model that are ranked.
       uniform: random points that are ranked beside them.
@@ -48,7 +62,7 @@ class PolicyConfig:
       value_temperature: of the predicted metric; above 1 it is less sure.
     """
 
-    algorithm: str = "gp_ucb"
+    algorithm: str | None = None
     acquisition: Acquisition = "ei"
     candidates: int = 100
     uniform: int = 0
@@ -72,6 +86,8 @@ class OptFormer:
         self.tokenizer: StudyTokenizer = saved.tokenizer
         self.config = saved.config
         self.about = saved.about
+        self.algorithms = saved.algorithms
+        self.most_tokens = saved.tokens
         self.engine = Engine(saved.weights, saved.config, Ids.of(saved.tokenizer.vocabulary))
         self._sessions: OrderedDict[tuple, Session] = OrderedDict()
         self._lock = threading.Lock()
@@ -111,20 +127,36 @@ class OptFormer:
     ) -> Float64[np.ndarray, "N P"]:
         """The same as columns, as in `Study.values_RP`. Histories of recent studies are kept."""
         policy = policy or PolicyConfig()
-        key = (study.problem, policy.algorithm)
+        key = (study.problem, self.teacher(policy.algorithm))
         with self._lock:
             session = self._sessions.pop(key, None) or Session(self, [key])
             self._sessions[key] = session
             if len(self._sessions) > SESSIONS:
                 self._sessions.popitem(last=False)
-            return session.propose([study], count, policy, seed)[0]
+            return session.propose([study], count, policy, [np.random.default_rng(seed)])[0]
+
+    def teacher(self, algorithm: str | None) -> str:
+        """The name to prompt with: the given one, or the best that the model has seen.
+
+        Raises:
+          ConfigError: a name that the model has not seen in training.
+        """
+        if algorithm is None:
+            preferred = [name for name in PREFERENCE if name in self.algorithms]
+            return (preferred or [*self.algorithms, UNKNOWN])[0]
+        if algorithm not in (*self.algorithms, UNKNOWN):
+            raise ConfigError(
+                f"the model has not learned from the algorithm {algorithm!r}, but from "
+                f"{', '.join(self.algorithms)}.{did_you_mean(algorithm, self.algorithms)}"
+            )
+        return algorithm
 
     def predict(
         self,
         study: Study,
         values_NP: Float64[np.ndarray, "N P"],
         *,
-        algorithm: str = "random_search",
+        algorithm: str = UNKNOWN,
         value_temperature: float = 1.0,
     ) -> tuple[Float64[np.ndarray, "N Q"], ValueScaling]:
         """The distribution of the first metric at each point, given the study's trials.
@@ -149,7 +181,7 @@ class Session:
         self._model = model
         tokenizer = model.tokenizer
         for problem, _ in keys:
-            check_problem(problem, model.config.slots)
+            check_problem(problem, most_parameters(model.config))
         self._problems: list[EncodedProblem] = [
             tokenizer.encode_problem(problem, algorithm) for problem, algorithm in keys
         ]
@@ -160,17 +192,20 @@ class Session:
         self._read: list[Int64[np.ndarray, " T"]] = []
 
     def propose(
-        self, studies: Sequence[Study], count: int, policy: PolicyConfig, seed: int | None
+        self,
+        studies: Sequence[Study],
+        count: int,
+        policy: PolicyConfig,
+        rngs: Sequence[np.random.Generator],
     ) -> list[Float64[np.ndarray, "N P"]]:
-        """`count` suggestions for each study."""
-        rng = np.random.default_rng(seed)
-        studies = list(studies)
+        """`count` suggestions for each study, which depend on no other study."""
+        studies = [self._fit(row, study, count) for row, study in enumerate(studies)]
         chosen: list[list[np.ndarray]] = [[] for _ in studies]
         scalings = [self._model.tokenizer.fit_scalings(study) for study in studies]
         for _ in range(count):
             encoded = self._encode(studies, scalings)
             self._update(encoded)
-            for row, values_P in enumerate(self._next(studies, scalings, policy, rng)):
+            for row, values_P in enumerate(self._next(studies, scalings, policy, rngs)):
                 chosen[row].append(values_P)
                 studies[row] = with_pending(studies[row], values_P)
         return [np.array(rows).reshape(count, -1) for rows in chosen]
@@ -180,6 +215,7 @@ class Session:
     ) -> tuple[Float64[np.ndarray, "N Q"], ValueScaling]:
         """As `OptFormer.predict`, for a session of one study."""
         tokenizer = self._model.tokenizer
+        study = self._fit(0, study, 1)
         scalings = tokenizer.fit_scalings(study)
         self._update(self._encode([study], [scalings]))
         order_P = self._problems[0].order_P
@@ -187,9 +223,14 @@ class Session:
         given_BNP = ids_NP[None] - tokenizer.vocabulary.first_output
         assert self._history is not None
         _, logits_BNO = self._model.engine.rollout(
-            self._history, self._rules, given_BNP, 1.0, jax.random.key(0)
+            self._history, self._rules, given_BNP, 1.0, np.zeros(1, np.int64)
         )
         return bin_probabilities(logits_BNO[0], tokenizer, value_temperature), scalings[0]
+
+    def _fit(self, row: int, study: Study, count: int) -> Study:
+        """As much of the study as the model has learned to read, with room for `count` more."""
+        length = self._problems[row].layout.length
+        return shorten(study, max(1, self._model.most_tokens // length - count))
 
     def _encode(
         self, studies: Sequence[Study], scalings: Sequence[tuple[ValueScaling, ...]]
@@ -222,7 +263,7 @@ class Session:
         studies: Sequence[Study],
         scalings: Sequence[tuple[ValueScaling, ...]],
         policy: PolicyConfig,
-        rng: np.random.Generator,
+        rngs: Sequence[np.random.Generator],
     ) -> list[Float64[np.ndarray, " P"]]:
         """One suggestion for each study."""
         ranked = policy.acquisition != "prior"
@@ -233,12 +274,12 @@ class Session:
         tokenizer = self._model.tokenizer
         for row, problem in enumerate(self._problems):
             if total > sampled:
-                ids_NP = random_ids(problem, tokenizer, total - sampled, rng)
+                ids_NP = random_ids(problem, tokenizer, total - sampled, rngs[row])
                 given_BNP[row, sampled:, : ids_NP.shape[1]] = ids_NP
         assert self._history is not None
-        key = jax.random.key(int(rng.integers(2**31)))
+        seeds_B = np.array([rng.integers(2**31) for rng in rngs])
         tokens_BNP, logits_BNO = self._model.engine.rollout(
-            self._history, self._rules, given_BNP, policy.temperature, key
+            self._history, self._rules, given_BNP, policy.temperature, seeds_B
         )
         suggestions = []
         for row, (study, problem) in enumerate(zip(studies, self._problems, strict=True)):
@@ -249,11 +290,11 @@ class Session:
                 probabilities_NQ = bin_probabilities(
                     logits_BNO[row], tokenizer, policy.value_temperature
                 )
-                best = float(np.nanmax(scaling.to_units(study.metrics_RM[:, 0]), initial=0.0))
-                scores_N = acquisition.score(policy.acquisition, probabilities_NQ, best, rng)
+                best = incumbent(study, scaling)
+                scores_N = acquisition.score(policy.acquisition, probabilities_NQ, best, rngs[row])
                 known = tokenizer.parameter_ids(study.problem, study.values_RP)
                 index = best_new(scores_N, ids_NP, known[:, problem.order_P])
-            suggestions.append(tokenizer.decode_parameters(problem, ids_NP[[index]], rng)[0])
+            suggestions.append(tokenizer.decode_parameters(problem, ids_NP[[index]], rngs[row])[0])
         return suggestions
 
 
@@ -266,7 +307,7 @@ def load(path: str | Path) -> OptFormer:
     return OptFormer(checkpoint.load(Path(path)))
 
 
-def check_problem(problem: Problem, slots: int) -> None:
+def check_problem(problem: Problem, most: int) -> None:
     """Refuses what the model cannot optimize.
 
     Raises:
@@ -279,12 +320,36 @@ def check_problem(problem: Problem, slots: int) -> None:
             f"problem {problem.name!r} has the objectives {names}. It takes one, listed "
             "before metrics with a safety threshold: add them up, or choose one."
         )
-    room = slots - 5
-    if slots and len(problem.parameters) > room:
+    if len(problem.parameters) > most:
         raise StudyError(
             f"problem {problem.name!r} has {len(problem.parameters)} parameters; this model takes "
-            f"{room}. Train one with more model.slots, or fix some of them."
+            f"{most}. Train one with more model.slots, or fix some of them."
         )
+
+
+def incumbent(study: Study, scaling: ValueScaling) -> float:
+    """The best completed trial's objective on the bins' axis; 0 where there is none."""
+    completed_R = study.states_R == State.COMPLETED
+    units_R = scaling.to_units(study.metrics_RM[completed_R, 0])
+    return float(np.nanmax(units_R, initial=0.0))
+
+
+def shorten(study: Study, most: int) -> Study:
+    """The study, or if it has more than `most` trials, those that say most, in their order.
+
+    Half of the room is for the newest (which are where the search is, and pending ones are among
+    them), a quarter for the best, and the rest for trials spread evenly over the others.
+    """
+    trials = len(study)
+    if trials <= most:
+        return study
+    newest = np.arange(trials - most // 2, trials)
+    ranked = np.argsort(np.nan_to_num(-study.objective(), nan=np.inf), kind="stable")
+    best = [row for row in ranked if row < trials - most // 2][: most // 4]
+    others = np.setdiff1d(np.arange(trials), np.concatenate([newest, best]))
+    room = most - len(newest) - len(best)
+    spread = others[np.linspace(0, len(others) - 1, room).round().astype(np.int64)]
+    return study.rows(np.sort(np.concatenate([newest, best, spread]).astype(np.int64)))
 
 
 def with_pending(study: Study, values_P: Float64[np.ndarray, " P"]) -> Study:
@@ -302,13 +367,14 @@ def with_pending(study: Study, values_P: Float64[np.ndarray, " P"]) -> Study:
 def bin_probabilities(
     logits_NO: Float[np.ndarray, "N O"], tokenizer: StudyTokenizer, temperature: float
 ) -> Float64[np.ndarray, "N Q"]:
-    """Probabilities of the bins; they sum to 1 less the chance of an infeasible trial."""
+    """Probabilities of the bins; they sum to 1 less the chance of an infeasible trial, if any."""
     vocabulary = tokenizer.vocabulary
     first = vocabulary.first_bin - vocabulary.first_output
-    outcomes_NO = logits_NO[:, first : first + vocabulary.bins + 1].astype(np.float64)
+    stop = first + vocabulary.bins + bool(vocabulary.statuses)
+    outcomes_NO = logits_NO[:, first:stop].astype(np.float64)
     scaled_NO = (outcomes_NO - outcomes_NO.max(axis=1, keepdims=True)) / temperature
     shares_NO = np.exp(scaled_NO)
-    return shares_NO[:, :-1] / shares_NO.sum(axis=1, keepdims=True)
+    return shares_NO[:, : vocabulary.bins] / shares_NO.sum(axis=1, keepdims=True)
 
 
 def random_ids(

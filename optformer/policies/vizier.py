@@ -6,22 +6,22 @@ _PRIOR. A study's metadata in the namespace "optformer" can set any field of `Po
     problem.metadata.ns("optformer")["candidates"] = "200"
 """
 
-import difflib
 import typing
 from collections.abc import Sequence
 
+import jax
 from vizier import algorithms as vza
 from vizier import pythia
 from vizier import pyvizier as vz
 
 from optformer import pyvizier
-from optformer.errors import ConfigError
+from optformer.errors import ConfigError, did_you_mean
 from optformer.policies.acquisition import ACQUISITIONS
 from optformer.policies.model import OptFormer, PolicyConfig
+from optformer.pyvizier import NAMESPACE
 from optformer.settings import from_tree
 from optformer.study import Problem
 
-NAMESPACE = "optformer"
 PREFIX = "OPTFORMER"
 ALGORITHMS = (PREFIX, *(f"{PREFIX}_{name.upper()}" for name in ACQUISITIONS))
 
@@ -104,6 +104,43 @@ class OptFormerPolicy(pythia.Policy):
         return False
 
 
+class VizierPolicyFactory(pythia.PolicyFactory):
+    """Vizier's own algorithms, which are written for 64-bit JAX, while the rest stays in 32."""
+
+    def __call__(
+        self,
+        problem_statement: vz.ProblemStatement,
+        algorithm: str,
+        policy_supporter: pythia.PolicySupporter,
+        study_name: str,
+    ) -> pythia.Policy:
+        """The policy of this name, from Vizier's factory."""
+        from vizier._src.service.policy_factory import DefaultPolicyFactory
+
+        with jax.enable_x64(True):
+            made = DefaultPolicyFactory()(
+                problem_statement, algorithm, policy_supporter, study_name
+            )
+        return _WidePolicy(made)
+
+
+class _WidePolicy(pythia.Policy):
+    def __init__(self, policy: pythia.Policy) -> None:
+        self._policy = policy
+
+    def suggest(self, request: pythia.SuggestRequest) -> pythia.SuggestDecision:
+        with jax.enable_x64(True):
+            return self._policy.suggest(request)
+
+    def early_stop(self, request: pythia.EarlyStopRequest) -> pythia.EarlyStopDecisions:
+        with jax.enable_x64(True):
+            return self._policy.early_stop(request)
+
+    @property
+    def should_be_cached(self) -> bool:
+        return self._policy.should_be_cached
+
+
 class OptFormerPolicyFactory(pythia.PolicyFactory):
     """Makes our policies for our algorithm names, and lets Vizier's factory make the others."""
 
@@ -125,9 +162,7 @@ class OptFormerPolicyFactory(pythia.PolicyFactory):
         if algorithm.startswith(PREFIX):
             policy = policy_config(algorithm, problem_statement)
             return OptFormerPolicy(policy_supporter, self._model, policy)
-        from vizier._src.service.policy_factory import DefaultPolicyFactory
-
-        return DefaultPolicyFactory()(problem_statement, algorithm, policy_supporter, study_name)
+        return VizierPolicyFactory()(problem_statement, algorithm, policy_supporter, study_name)
 
 
 def policy_config(algorithm: str, problem: vz.ProblemStatement) -> PolicyConfig:
@@ -137,10 +172,9 @@ def policy_config(algorithm: str, problem: vz.ProblemStatement) -> PolicyConfig:
       ConfigError: names the algorithm or the key, and the nearest that exists.
     """
     if algorithm not in ALGORITHMS:
-        near = difflib.get_close_matches(algorithm, ALGORITHMS, n=1, cutoff=0.0)
         raise ConfigError(
-            f"there is no algorithm {algorithm!r}. Did you mean {near[0]}? "
-            f"Known: {', '.join(ALGORITHMS)}."
+            f"there is no algorithm {algorithm!r}. Known: {', '.join(ALGORITHMS)}."
+            f"{did_you_mean(algorithm, ALGORITHMS)}"
         )
     settings: dict[str, object] = {}
     if algorithm != PREFIX:

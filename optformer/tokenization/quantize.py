@@ -21,18 +21,51 @@ def from_bins(bins_R: Int64[np.ndarray, "*R"], bins: int) -> Float64[np.ndarray,
     return (bins_R + 0.5) / bins
 
 
+def to_parameter_bins(
+    parameter: Parameter, numbers_R: Float64[np.ndarray, "*R"], bins: int, *, centred: bool = True
+) -> Int64[np.ndarray, "*R"]:
+    """The bin of each number in a column of `Study.values_RP`.
+
+    Not `centred`, it is the released format's: value k of a discrete parameter or a category is
+    bin k, matched in single precision.
+    """
+    if parameter.bounds is None and not centred:
+        with np.errstate(over="ignore"):
+            choices, singles_R = (a.astype(np.float32) for a in (_choices(parameter), numbers_R))
+        return np.searchsorted(choices, singles_R).astype(np.int64)
+    return to_bins(to_units(parameter, numbers_R, centred=centred), bins)
+
+
+def from_parameter_bins(
+    parameter: Parameter,
+    bins_R: Int64[np.ndarray, "*R"],
+    bins: int,
+    *,
+    centred: bool = True,
+    rng: np.random.Generator | None = None,
+) -> Float64[np.ndarray, "*R"]:
+    """The values of bins: a continuous one is the middle of its bin or, given `rng`, anywhere."""
+    if parameter.bounds is None and not centred:
+        return _choices(parameter)[bins_R]
+    units_R = from_bins(bins_R, bins)
+    if rng is not None and parameter.type == ParameterType.DOUBLE:
+        units_R += (rng.random(units_R.shape) - 0.5) / bins
+    return from_units(parameter, units_R, centred=centred)
+
+
 def to_units(
-    parameter: Parameter, numbers_R: Float64[np.ndarray, "*R"]
+    parameter: Parameter, numbers_R: Float64[np.ndarray, "*R"], *, centred: bool = True
 ) -> Float64[np.ndarray, "*R"]:
     """A column of `Study.values_RP` in [0, 1], even under the parameter's scale.
 
     Value k of L discrete values or categories, and of L integers on a linear scale, sits in the
     middle of its share of the interval, (k + 0.5) / L, so that no value hides in an end point.
+    Not `centred`, integers go from 0 to 1 as other numbers do.
     """
     if parameter.bounds is None:
         choices = _choices(parameter)
         return (np.searchsorted(choices, numbers_R) + 0.5) / len(choices)
-    low, high = _edges(parameter)
+    low, high = _edges(parameter, centred)
     if low == high:
         return np.full(numbers_R.shape, 0.5)
     if parameter.scale == Scale.LOG:
@@ -44,13 +77,13 @@ def to_units(
 
 
 def from_units(
-    parameter: Parameter, units_R: Float64[np.ndarray, "*R"]
+    parameter: Parameter, units_R: Float64[np.ndarray, "*R"], *, centred: bool = True
 ) -> Float64[np.ndarray, "*R"]:
     """Numbers in [0, 1] as legal values of the parameter, the inverse of `to_units`."""
     if parameter.bounds is None:
         choices = _choices(parameter)
         return choices[to_bins(units_R, len(choices))]
-    low, high = _edges(parameter)
+    low, high = _edges(parameter, centred)
     if parameter.scale == Scale.LOG:
         numbers_R = _from_log_share(units_R, low, high)
     elif parameter.scale == Scale.REVERSE_LOG:
@@ -58,23 +91,33 @@ def from_units(
     else:
         numbers_R = low * (1.0 - units_R) + high * units_R
     if parameter.type == ParameterType.INTEGER:
-        numbers_R = np.floor(numbers_R + 0.5)
+        numbers_R = np.rint(numbers_R)
     return np.clip(numbers_R, *parameter.bounds)
 
 
-def value_bins(parameter: Parameter, bins: int) -> Bool[np.ndarray, " Q"]:
-    """The bins that stand for a value of the parameter: all of them for a continuous one."""
+def value_bins(parameter: Parameter, bins: int, *, centred: bool = True) -> Bool[np.ndarray, " Q"]:
+    """The bins that stand for a value of the parameter: all of them for a continuous one.
+
+    Not `centred`, integers have all bins too: the released format rounds what they stand for.
+    """
     if parameter.type == ParameterType.DOUBLE:
         return np.ones(bins, dtype=bool)
     if parameter.bounds is None:
         numbers = _choices(parameter)
-    elif parameter.bounds[1] - parameter.bounds[0] >= bins:
+    elif not centred or parameter.bounds[1] - parameter.bounds[0] >= bins:
         return np.ones(bins, dtype=bool)
     else:
         numbers = np.arange(parameter.bounds[0], parameter.bounds[1] + 1, dtype=np.float64)
     legal_Q = np.zeros(bins, dtype=bool)
-    legal_Q[to_bins(to_units(parameter, numbers), bins)] = True
+    legal_Q[to_parameter_bins(parameter, numbers, bins, centred=centred)] = True
     return legal_Q
+
+
+def is_fixed(parameter: Parameter) -> bool:
+    """Whether a parameter has only one value."""
+    if parameter.bounds is not None:
+        return parameter.bounds[0] == parameter.bounds[1]
+    return len(parameter.values) == 1
 
 
 def _log_share(
@@ -96,10 +139,10 @@ def _choices(parameter: Parameter) -> Float64[np.ndarray, " L"]:
     return np.asarray(parameter.values, dtype=np.float64)
 
 
-def _edges(parameter: Parameter) -> tuple[float, float]:
+def _edges(parameter: Parameter, centred: bool) -> tuple[float, float]:
     assert parameter.bounds is not None
     low, high = parameter.bounds
-    if parameter.type == ParameterType.INTEGER:
+    if centred and parameter.type == ParameterType.INTEGER:
         return low - 0.5, high + 0.5
     return low, high
 
@@ -109,7 +152,8 @@ class ValueScaling:
     """How one metric of one study maps to [0, 1], larger better.
 
     `low` and `high`, in units of sign x metric, go to `unit_low` and `unit_high`. Encoding a
-    study returns it and decoding takes it back.
+    study returns it and decoding takes it back. `single` computes in the released format's
+    precision and order, which decide into which bin the ends of the range fall.
     """
 
     sign: float
@@ -117,11 +161,13 @@ class ValueScaling:
     high: float
     unit_low: float
     unit_high: float
+    single: bool = False
 
     @property
     def slope(self) -> float:
         """How far one unit of the metric is on [0, 1]."""
-        return (self.unit_high - self.unit_low) / (self.high - self.low)
+        width = self.high - self.low
+        return (self.unit_high - self.unit_low) / float(np.float32(width) if self.single else width)
 
     def to_units(self, values_R: Float64[np.ndarray, "*R"]) -> Float64[np.ndarray, "*R"]:
         """Metric values in [0, 1]; what lies outside the interval is clipped to its ends."""
@@ -129,6 +175,9 @@ class ValueScaling:
 
     def to_line(self, values_R: Float64[np.ndarray, "*R"]) -> Float64[np.ndarray, "*R"]:
         """Metric values on the line of which [0, 1] is the part that has bins."""
+        if self.single:
+            offset = self.unit_low - self.slope * self.low
+            return _to_single(self.sign * values_R) * self.slope + offset
         return self.unit_low + (self.sign * values_R - self.low) * self.slope
 
     def from_units(self, units_R: Float64[np.ndarray, "*R"]) -> Float64[np.ndarray, "*R"]:
@@ -141,19 +190,35 @@ def fit_scaling(
     sign: float,
     unit_low: float = 0.2,
     unit_high: float = 0.8,
+    *,
+    single: bool = False,
+    imputed: bool = False,
 ) -> ValueScaling:
     """The scaling that takes the finite values' range to [unit_low, unit_high].
 
     The defaults leave room for values better and worse than all seen so far, as in OptFormer at
-    inference. A constant history c gets the range [c-1, c+1]; an empty one [-1, 1].
+    inference. A constant history c gets the range [c-1, c+1], or [c-1, c] where trials without a
+    value are `imputed` and count as c-1; an empty one [-1, 1].
     """
     finite_R = sign * values_R[np.isfinite(values_R)]
+    if single:
+        finite_R = _to_single(finite_R)
     low, high = (finite_R.min(), finite_R.max()) if len(finite_R) else (0.0, 0.0)
     # Narrower than floats resolve is constant: the slope would overflow.
     if high - low <= 1e-12 * max(abs(low), abs(high)) or high - low < 1e-290:
-        # One unit, or where that vanishes in rounding, one part in a million.
-        margin = max(1.0, 1e-6 * abs(low))
-        low, high = low - margin, high + margin
+        # One unit, or where that vanishes in rounding, a small part.
+        margin = max(1.0, (1e-12 if single else 1e-6) * abs(low))
+        low, high = low - margin, high + (0.0 if imputed else margin)
     return ValueScaling(
-        sign=sign, low=float(low), high=float(high), unit_low=unit_low, unit_high=unit_high
+        sign=sign,
+        low=float(low),
+        high=float(high),
+        unit_low=unit_low,
+        unit_high=unit_high,
+        single=single,
     )
+
+
+def _to_single(values_R: Float64[np.ndarray, "*R"]) -> Float64[np.ndarray, "*R"]:
+    with np.errstate(over="ignore"):
+        return values_R.astype(np.float32).astype(np.float64)

@@ -1,15 +1,17 @@
 """StudyTokenizer: a study as arrays of token ids, and token ids as values again.
 
-Array dimensions: S encoder tokens, T decoder tokens, R trials, P parameters, M metrics, Q bins.
+Array dimensions: S encoder tokens, T decoder tokens, R trials, P parameters, K of them that have
+tokens, M metrics, Q bins.
 """
 
 import dataclasses
+from typing import ClassVar
 
 import numpy as np
-from jaxtyping import Float32, Float64, Int8, Int32, Int64
+from jaxtyping import Bool, Float32, Float64, Int8, Int32, Int64
 
-from optformer.errors import StudyError
-from optformer.study import ParameterType, Problem, State, Study
+from optformer.errors import ConfigError, StudyError
+from optformer.study import Parameter, Problem, State, Study
 from optformer.tokenization import metadata, quantize, trajectory
 from optformer.tokenization.metadata import MetadataOptions
 from optformer.tokenization.quantize import ValueScaling
@@ -19,11 +21,54 @@ from optformer.tokenization.vocabulary import Vocabulary, default_text_model
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TokenizerOptions:
-    """How studies become tokens; saved in the checkpoint."""
+    """How studies become tokens; saved in the checkpoint.
+
+    Attributes:
+      separators: `*` and `|` stand between tokens. They are text, so the decoder writes text.
+      statuses: there are tokens for infeasible, pending and missing metrics and for inactive
+        parameters. Without, an infeasible trial has the worst metric of its study, pending trials
+        are left out, and conditional parameters and second metrics are refused.
+      centred: whole values stand in the middle of their share of [0, 1]. Otherwise integers are
+        scaled like other numbers and rounded when decoded, and the index of a discrete value or
+        category is its bin.
+      fixed: parameters with a single value have tokens too.
+      single: metrics are rounded to single precision.
+    """
+
+    NAMED: ClassVar[dict[str, "TokenizerOptions"]] = {}
 
     bins: int = 1000
     separators: bool = False
+    statuses: bool = True
+    centred: bool = True
+    fixed: bool = True
+    single: bool = False
     metadata: MetadataOptions = dataclasses.field(default_factory=MetadataOptions)
+
+
+DEFAULT = TokenizerOptions()
+
+RELEASED = TokenizerOptions(
+    separators=True,
+    statuses=False,
+    centred=False,
+    fixed=False,
+    single=True,
+    metadata=MetadataOptions(grammar="letters", most_values=1000, most_letters=100_000),
+)
+"""The format of Google's released checkpoints, to the token where the vocabulary is T5's."""
+
+TokenizerOptions.NAMED.update(default=DEFAULT, released=RELEASED)
+
+
+def vocabulary_of(options: TokenizerOptions, text_model: bytes | None = None) -> Vocabulary:
+    """The vocabulary that these options ask for, with the shipped text pieces if none are given."""
+    return Vocabulary(
+        text_model or default_text_model(),
+        options.bins,
+        statuses=options.statuses,
+        text_output=options.separators,
+    )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -32,7 +77,8 @@ class EncodedProblem:
 
     Attributes:
       ids_S: token ids of the text.
-      slots_S: the slot of the parameter that a token describes; 0 for the study itself.
+      slots_S: the slot of the parameter that a token describes; 0 for the study itself, and
+        where the text is split as a whole.
       order_P: which parameter of the problem stands at each place of a trial.
     """
 
@@ -50,7 +96,7 @@ class EncodedTrials:
     Attributes:
       ids_T: token ids.
       roles_T, slots_T: what each token says, and of which parameter or metric (`trajectory`).
-      trials_T: the index of the trial, from 0.
+      trials_T: the index of the trial in the study, from 0.
       weights_T: how much a token counts in the loss.
       predictive_T2: where the generator knows a metric's exact distribution, its mean and standard
         deviation on the axis of the bins, [0, 1]; elsewhere zeros.
@@ -72,16 +118,24 @@ class StudyTokenizer:
     def __init__(
         self, options: TokenizerOptions | None = None, vocabulary: Vocabulary | None = None
     ) -> None:
-        self.options = options or TokenizerOptions()
-        self.vocabulary = vocabulary or Vocabulary(default_text_model(), self.options.bins)
-        assert self.vocabulary.bins == self.options.bins
+        self.options = options or DEFAULT
+        self.vocabulary = vocabulary or vocabulary_of(self.options)
+        wanted = (self.options.bins, self.options.statuses, self.options.separators)
+        given = self.vocabulary
+        if wanted != (given.bins, bool(given.statuses), given.text_output):
+            raise ConfigError(
+                f"the vocabulary has bins={given.bins}, statuses={bool(given.statuses)}, "
+                f"text_output={given.text_output}; these options ask for bins={wanted[0]}, "
+                f"statuses={wanted[1]}, text_output={wanted[2]}. Make it with vocabulary_of."
+            )
 
     def layout(self, problem: Problem) -> TrialLayout:
         """Where the tokens of this problem's trials stand."""
         return TrialLayout(
-            parameters=len(problem.parameters),
+            parameters=len(self._with_tokens(problem)),
             metrics=len(problem.metrics),
             separators=self.options.separators,
+            prefix=self.vocabulary.prefix,
         )
 
     def encode_problem(
@@ -97,14 +151,22 @@ class StudyTokenizer:
         Raises:
           StudyError: when the vocabulary cannot express the problem.
         """
-        reason = trajectory.check_problem(problem, self.vocabulary.bins)
+        with_tokens = self._with_tokens(problem)
+        reason = trajectory.check_problem(
+            problem, self.vocabulary.bins, plain=not self.options.statuses
+        )
+        if not len(with_tokens):
+            reason = "every parameter has a single value, so there is nothing to search"
         if reason:
             raise StudyError(f"problem {problem.name!r}: {reason}.")
         if order_P is None:
-            order_P = np.arange(len(problem.parameters))
+            order_P = with_tokens
+        order_P = order_P[np.isin(order_P, with_tokens)]
         parts = metadata.describe(
             problem, algorithm, tuple(order_P.tolist()), text or self.options.metadata
         )
+        if self.vocabulary.text_output:
+            parts = [[chunk for part in parts for chunk in part]]
         ids = [self.vocabulary.encode(part) for part in parts]
         slots = [
             np.full(len(part), index and trajectory.METRIC_SLOTS + index, dtype=np.int32)
@@ -120,10 +182,19 @@ class StudyTokenizer:
 
     def fit_scalings(self, study: Study) -> tuple[ValueScaling, ...]:
         """The scaling of each metric for continuing this history: its range at [0.2, 0.8]."""
-        completed_R = study.states_R == State.COMPLETED
-        return tuple(
-            quantize.fit_scaling(study.metrics_RM[completed_R, column], metric.sign)
-            for column, metric in enumerate(study.problem.metrics)
+        return tuple(self.fit_scaling(study, column) for column in range(study.metrics_RM.shape[1]))
+
+    def fit_scaling(
+        self, study: Study, column: int, unit_low: float = 0.2, unit_high: float = 0.8
+    ) -> ValueScaling:
+        """The scaling that takes a metric's range in completed trials to these units."""
+        return quantize.fit_scaling(
+            study.metrics_RM[study.states_R == State.COMPLETED, column],
+            study.problem.metrics[column].sign,
+            unit_low,
+            unit_high,
+            single=self.options.single,
+            imputed=not self.options.statuses and bool((study.states_R == State.INFEASIBLE).any()),
         )
 
     def encode_trials(
@@ -132,10 +203,20 @@ class StudyTokenizer:
         encoded: EncodedProblem,
         scalings: tuple[ValueScaling, ...] | None = None,
     ) -> EncodedTrials:
-        """The study's trials as tokens, metrics under these scalings (fitted, by default)."""
+        """The study's trials as tokens, metrics under these scalings (fitted, by default).
+
+        Raises:
+          StudyError: a metric is infinite in single precision, where the options ask for that.
+        """
         if scalings is None:
             scalings = self.fit_scalings(study)
+        numbers_R = np.arange(len(study), dtype=np.int32)
+        if not self.options.statuses:
+            numbers_R = numbers_R[study.states_R != State.ACTIVE]
+            study = study.rows(numbers_R)
         layout, trials = encoded.layout, len(study)
+        if self.options.single:
+            self._check_single(study)
         ids_T = layout.arrange(
             self.parameter_ids(study.problem, study.values_RP)[:, encoded.order_P],
             self.metric_ids(study, scalings),
@@ -157,7 +238,7 @@ class StudyTokenizer:
             ids_T=ids_T,
             roles_T=roles_T,
             slots_T=np.tile(layout.slots(), trials),
-            trials_T=np.repeat(np.arange(trials, dtype=np.int32), layout.length),
+            trials_T=np.repeat(numbers_R, layout.length),
             weights_T=counts_T.astype(np.float32),
             predictive_T2=predictive_T2,
             scalings=scalings,
@@ -167,13 +248,14 @@ class StudyTokenizer:
         self, problem: Problem, values_RP: Float64[np.ndarray, "R P"]
     ) -> Int64[np.ndarray, "R P"]:
         """The token of each parameter value; of NaN, the token of an inactive parameter."""
+        bins, centred = self.vocabulary.bins, self.options.centred
         ids_RP = np.empty(values_RP.shape, dtype=np.int64)
         for column, parameter in enumerate(problem.parameters):
             values_R = values_RP[:, column]
             inactive_R = np.isnan(values_R)
             if inactive_R.any():
                 values_R = np.where(inactive_R, parameter.some_number, values_R)
-            bins_R = quantize.to_bins(quantize.to_units(parameter, values_R), self.vocabulary.bins)
+            bins_R = quantize.to_parameter_bins(parameter, values_R, bins, centred=centred)
             ids_RP[:, column] = np.where(
                 inactive_R, self.vocabulary.inactive, self.vocabulary.first_bin + bins_R
             )
@@ -182,24 +264,31 @@ class StudyTokenizer:
     def metric_ids(
         self, study: Study, scalings: tuple[ValueScaling, ...]
     ) -> Int64[np.ndarray, "R M"]:
-        """The token of each metric: its bin, or why there is none."""
+        """The token of each metric: its bin, or why there is none.
+
+        Without statuses, what was not measured has the worst metric that the scaling knows.
+        """
         ids_RM = np.empty(study.metrics_RM.shape, dtype=np.int64)
         for column, scaling in enumerate(scalings):
             values_R = study.metrics_RM[:, column]
+            if not self.options.statuses:
+                worst = scaling.sign * scaling.low
+                values_R = np.where(study.states_R == State.COMPLETED, values_R, worst)
             finite_R = np.isfinite(values_R)
             units_R = scaling.to_units(np.where(finite_R, values_R, 0.0))
             bins_R = quantize.to_bins(units_R, self.vocabulary.bins)
             ids_RM[:, column] = np.where(
                 finite_R, self.vocabulary.first_bin + bins_R, self.vocabulary.missing
             )
-        ids_RM[study.states_R == State.INFEASIBLE] = self.vocabulary.infeasible
-        ids_RM[study.states_R == State.ACTIVE] = self.vocabulary.pending
+        if self.options.statuses:
+            ids_RM[study.states_R == State.INFEASIBLE] = self.vocabulary.infeasible
+            ids_RM[study.states_R == State.ACTIVE] = self.vocabulary.pending
         return ids_RM
 
     def decode_parameters(
         self,
         encoded: EncodedProblem,
-        ids_RP: Int64[np.ndarray, "R P"],
+        ids_RK: Int64[np.ndarray, "R K"],
         rng: np.random.Generator | None = None,
     ) -> Float64[np.ndarray, "R P"]:
         """Parameter tokens, in the order of `encoded`, as `Study.values_RP`.
@@ -207,15 +296,21 @@ class StudyTokenizer:
         A continuous value is the middle of its bin or, given `rng`, a random point in it: so the
         same tokens twice are not the same trial twice.
         """
-        values_RP = np.full(ids_RP.shape, np.nan)
+        parameters = encoded.problem.parameters
+        values_RP = np.full((len(ids_RK), len(parameters)), np.nan)
+        for column, parameter in enumerate(parameters):
+            if not self.options.fixed and quantize.is_fixed(parameter):
+                values_RP[:, column] = parameter.some_number
         for place, column in enumerate(encoded.order_P):
-            bins_R = ids_RP[:, place] - self.vocabulary.first_bin
-            active_R = ids_RP[:, place] != self.vocabulary.inactive
-            units_R = quantize.from_bins(np.where(active_R, bins_R, 0), self.vocabulary.bins)
-            parameter = encoded.problem.parameters[column]
-            if rng is not None and parameter.type == ParameterType.DOUBLE:
-                units_R += (rng.random(units_R.shape) - 0.5) / self.vocabulary.bins
-            numbers_R = quantize.from_units(parameter, units_R)
+            bins_R = ids_RK[:, place] - self.vocabulary.first_bin
+            active_R = ids_RK[:, place] != self.vocabulary.inactive
+            numbers_R = quantize.from_parameter_bins(
+                parameters[column],
+                np.where(active_R, bins_R, 0),
+                self.vocabulary.bins,
+                centred=self.options.centred,
+                rng=rng,
+            )
             values_RP[:, column] = np.where(active_R, numbers_R, np.nan)
         return values_RP
 
@@ -223,6 +318,7 @@ class StudyTokenizer:
         self, ids_RM: Int64[np.ndarray, "R M"], scalings: tuple[ValueScaling, ...]
     ) -> Float64[np.ndarray, "R M"]:
         """Metric tokens in the metrics' own units; NaN where a token says there is none."""
+        is_bin_RM = self.vocabulary.is_bin(ids_RM)
         bins_RM = ids_RM - self.vocabulary.first_bin
         values_RM = np.stack(
             [
@@ -231,8 +327,36 @@ class StudyTokenizer:
             ],
             axis=1,
         )
-        return np.where((bins_RM >= 0) & (bins_RM < self.vocabulary.bins), values_RM, np.nan)
+        return np.where(is_bin_RM, values_RM, np.nan)
+
+    def value_bins(self, parameter: Parameter) -> Bool[np.ndarray, " Q"]:
+        """The bins that stand for a value of the parameter."""
+        return quantize.value_bins(parameter, self.vocabulary.bins, centred=self.options.centred)
 
     def legal_tokens(self, encoded: EncodedProblem) -> LegalTokens:
-        """Which tokens may stand at each parameter of a trial of this problem."""
-        return trajectory.legal_tokens(encoded.problem, encoded.order_P, self.vocabulary)
+        """Which tokens may stand at each step of a trial of this problem."""
+        return trajectory.legal_tokens(
+            encoded.problem,
+            encoded.order_P,
+            encoded.layout,
+            self.vocabulary,
+            centred=self.options.centred,
+        )
+
+    def _with_tokens(self, problem: Problem) -> Int64[np.ndarray, " P"]:
+        """The parameters that have tokens."""
+        return np.flatnonzero(
+            [self.options.fixed or not quantize.is_fixed(p) for p in problem.parameters]
+        )
+
+    def _check_single(self, study: Study) -> None:
+        completed_R = study.states_R == State.COMPLETED
+        with np.errstate(over="ignore"):
+            bad_R = completed_R & ~np.isfinite(study.metrics_RM[:, 0].astype(np.float32))
+        if bad_R.any():
+            row = int(np.argmax(bad_R))
+            raise StudyError(
+                f"study {study.name!r}, trial {row + 1}: {study.problem.metrics[0].name}="
+                f"{study.metrics_RM[row, 0]} is not finite in single precision, which these "
+                "options ask for. Leave the study out, or rescale the metric."
+            )

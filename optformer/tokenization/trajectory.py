@@ -8,6 +8,8 @@ The released layout, D + 3 tokens a trial [OptFormer, section 4.1]:
 
     x=0.5, opt=adam, y=0.9  ->  <500> <0> * <900> |
 
+and, before the first trial, what T5's text model puts before every text.
+
 Array dimensions: P parameters, M metrics, L tokens of one trial, C conditions, O output tokens.
 """
 
@@ -19,7 +21,7 @@ from jaxtyping import Bool, Int8, Int32, Int64
 
 from optformer.study import Problem
 from optformer.tokenization import quantize
-from optformer.tokenization.vocabulary import Vocabulary
+from optformer.tokenization.vocabulary import NO_ID, Vocabulary
 
 
 class Role(enum.IntEnum):
@@ -37,11 +39,18 @@ METRIC_SLOTS = 4
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TrialLayout:
-    """Where the tokens of a trial stand."""
+    """Where the tokens of a trial stand.
+
+    Attributes:
+      parameters, metrics: how many of them a trial has.
+      separators: whether `*` stands before the metrics and `|` after them.
+      prefix: ids before the first trial.
+    """
 
     parameters: int
     metrics: int
-    separators: bool
+    separators: bool = False
+    prefix: tuple[int, ...] = ()
 
     @property
     def length(self) -> int:
@@ -52,6 +61,10 @@ class TrialLayout:
     def first_value(self) -> int:
         """Where the first metric's token stands."""
         return self.parameters + self.separators
+
+    def trials_in(self, tokens: int) -> int:
+        """How many trials fit into so many tokens, with what comes before the first."""
+        return max(0, (tokens // self.length * self.length - len(self.prefix)) // self.length)
 
     def roles(self) -> Int8[np.ndarray, " L"]:
         """What each token of a trial says."""
@@ -92,13 +105,16 @@ class TrialLayout:
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class LegalTokens:
-    """Which output tokens may stand at each parameter of a trial, in the study's order.
+    """Which output tokens may stand at each step of a trial up to its first metric.
+
+    The steps are the parameters in the study's order and then, where the layout has one, the
+    separator: a step with one legal token.
 
     Attributes:
-      tokens_PO: the tokens of an active parameter.
+      tokens_PO: the tokens of an active parameter, or of the separator.
       parent_PC: the place in the order of each condition's parent, -1 where there is none.
       parent_tokens_PCO: the parent's tokens that meet the condition.
-      inactive: the output token of an inactive parameter.
+      inactive: the output token of an inactive parameter; -1 if there is none.
     """
 
     tokens_PO: Bool[np.ndarray, "P O"]
@@ -108,33 +124,41 @@ class LegalTokens:
 
 
 def legal_tokens(
-    problem: Problem, order_P: Int64[np.ndarray, " P"], vocabulary: Vocabulary
+    problem: Problem,
+    order_P: Int64[np.ndarray, " P"],
+    layout: TrialLayout,
+    vocabulary: Vocabulary,
+    *,
+    centred: bool = True,
 ) -> LegalTokens:
     """The legal tokens of a problem whose parameters stand in this order, parents first."""
     parameters = [problem.parameters[index] for index in order_P]
     place = {parameter.name: index for index, parameter in enumerate(parameters)}
     most = max(1, *(len(parameter.conditions) for parameter in parameters))
-    count, outputs = len(parameters), vocabulary.outputs
+    count, outputs = layout.first_value, vocabulary.outputs
     tokens_PO = np.zeros((count, outputs), dtype=bool)
     parent_PC = np.full((count, most), -1, dtype=np.int32)
     parent_tokens_PCO = np.zeros((count, most, outputs), dtype=bool)
     first = vocabulary.first_bin - vocabulary.first_output
     for index, parameter in enumerate(parameters):
-        legal_Q = quantize.value_bins(parameter, vocabulary.bins)
+        legal_Q = quantize.value_bins(parameter, vocabulary.bins, centred=centred)
         tokens_PO[index, first : first + vocabulary.bins] = legal_Q
         for column, condition in enumerate(parameter.conditions):
             parent = problem.parameters[
                 [p.name for p in problem.parameters].index(condition.parent)
             ]
             numbers = np.array([parent.to_number(value) for value in condition.values], np.float64)
-            met = quantize.to_bins(quantize.to_units(parent, numbers), vocabulary.bins)
+            met = quantize.to_parameter_bins(parent, numbers, vocabulary.bins, centred=centred)
             parent_PC[index, column] = place[condition.parent]
             parent_tokens_PCO[index, column, first + met] = True
+    if layout.separators:
+        tokens_PO[-1, vocabulary.separators[0] - vocabulary.first_output] = True
+    has_inactive = vocabulary.inactive != NO_ID
     return LegalTokens(
         tokens_PO=tokens_PO,
         parent_PC=parent_PC,
         parent_tokens_PCO=parent_tokens_PCO,
-        inactive=vocabulary.inactive - vocabulary.first_output,
+        inactive=vocabulary.inactive - vocabulary.first_output if has_inactive else NO_ID,
     )
 
 
@@ -151,8 +175,16 @@ def random_order(problem: Problem, rng: np.random.Generator) -> Int64[np.ndarray
     return np.argsort(rank_P, kind="stable")
 
 
-def check_problem(problem: Problem, bins: int) -> str:
-    """Why a problem cannot be said in tokens, or an empty string."""
+def check_problem(problem: Problem, bins: int, *, plain: bool = False) -> str:
+    """Why a problem cannot be said in tokens, or an empty string.
+
+    Args:
+      plain: there are no tokens for what is inactive or missing, nor for a second metric.
+    """
+    if plain and problem.is_conditional:
+        return "conditional parameters have no tokens without options.statuses"
+    if plain and len(problem.metrics) > 1:
+        return f"{len(problem.metrics)} metrics have no tokens without options.statuses; keep one"
     if len(problem.metrics) > METRIC_SLOTS:
         return f"{len(problem.metrics)} metrics are more than the {METRIC_SLOTS} that fit a trial"
     for parameter in problem.parameters:

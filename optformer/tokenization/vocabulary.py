@@ -5,6 +5,9 @@
     then                   <INFEASIBLE> <PENDING> <MISSING> <INACTIVE>
 
 The decoder of our own layout writes only bins and statuses: its outputs start at the first bin.
+The released layout has no statuses, and its decoder writes every id. Of T5's vocabulary:
+
+    0 … 32,099 text pieces, 32,100 … 33,099 bins, then padding up to 33,151
 """
 
 import dataclasses
@@ -13,16 +16,29 @@ import hashlib
 import io
 from collections.abc import Iterable, Sequence
 from importlib import resources
+from typing import TYPE_CHECKING
 
 import numpy as np
-from jaxtyping import Int32
+from jaxtyping import Bool, Int, Int32
 
 from optformer.errors import ConfigError
+
+if TYPE_CHECKING:
+    from sentencepiece import SentencePieceProcessor
+
+SEPARATORS = ("*", "|")
+"""What the released layout puts before a trial's metric and after it."""
 
 STATUSES = ("INFEASIBLE", "PENDING", "MISSING", "INACTIVE")
 
 PAD = 0
 """Fills arrays, and starts the decoder, as in T5."""
+
+NO_ID = -1
+"""Stands for the ids that a vocabulary does not have."""
+
+OUTPUT_MULTIPLE = 128
+"""Where the decoder writes every id, their number is padded to a multiple of this, as in T5X."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,6 +46,9 @@ class Bin:
     """A number in a text: one token, whatever the text around it."""
 
     index: int
+
+    def __str__(self) -> str:
+        return f"<{self.index}>"
 
 
 Chunk = str | Bin
@@ -42,34 +61,50 @@ class Vocabulary:
     Args:
       text_model: a serialized SentencePiece model.
       bins: Q, the number of bins.
+      statuses: whether there are tokens for what is not a number.
+      text_output: whether the decoder writes text too, as T5's does. Then bins are pieces of the
+        text model: a text is split as a whole, and `<17>` in it is a bin wherever it stands.
     """
 
-    def __init__(self, text_model: bytes, bins: int = 1000) -> None:
+    def __init__(
+        self,
+        text_model: bytes,
+        bins: int = 1000,
+        *,
+        statuses: bool = True,
+        text_output: bool = False,
+    ) -> None:
         import sentencepiece
 
         if bins < 2:
             raise ConfigError(f"bins={bins} is too few: a number needs at least 2 bins.")
         self.text_model = text_model
         self.bins = bins
+        self.statuses = STATUSES if statuses else ()
+        self.text_output = text_output
         try:
             self._text = sentencepiece.SentencePieceProcessor(model_proto=text_model)
+            if text_output:
+                text_model = _with_bins(self._text, text_model, bins)
+                self._text = sentencepiece.SentencePieceProcessor(model_proto=text_model)
         except (RuntimeError, ValueError) as error:
             raise ConfigError(f"not a SentencePiece model: {error}") from error
 
     @property
     def first_bin(self) -> int:
         """The id of bin 0; every id below is text."""
-        return int(self._text.vocab_size())
+        return int(self._text.vocab_size()) - (self.bins if self.text_output else 0)
 
     @property
     def size(self) -> int:
         """Number of ids."""
-        return self.first_bin + self.bins + len(STATUSES)
+        used = self.first_bin + self.bins + len(self.statuses)
+        return -(-used // OUTPUT_MULTIPLE) * OUTPUT_MULTIPLE if self.text_output else used
 
     @property
     def first_output(self) -> int:
         """The first id that the decoder can write."""
-        return self.first_bin
+        return 0 if self.text_output else self.first_bin
 
     @property
     def outputs(self) -> int:
@@ -79,59 +114,80 @@ class Vocabulary:
     @property
     def infeasible(self) -> int:
         """In place of a metric: the trial could not be measured."""
-        return self.first_bin + self.bins
+        return self._status("INFEASIBLE")
 
     @property
     def pending(self) -> int:
         """In place of a metric: the trial is not measured yet."""
-        return self.infeasible + 1
+        return self._status("PENDING")
 
     @property
     def missing(self) -> int:
         """In place of a metric: the trial is completed without it."""
-        return self.infeasible + 2
+        return self._status("MISSING")
 
     @property
     def inactive(self) -> int:
         """In place of a parameter: its parent switches it off."""
-        return self.infeasible + 3
+        return self._status("INACTIVE")
 
     @functools.cached_property
     def separators(self) -> tuple[int, int]:
         """The ids of `*` and `|`, which the released layout puts between tokens."""
-        return self._text.piece_to_id("*"), self._text.piece_to_id("|")
+        star, bar = (self._text.piece_to_id(piece) for piece in SEPARATORS)
+        return star, bar
+
+    @functools.cached_property
+    def prefix(self) -> tuple[int, ...]:
+        """The ids that the text model puts before a text that starts with a bin: T5's a space."""
+        return tuple(self._text.encode("<0>")[:-1]) if self.text_output else ()
 
     @functools.cached_property
     def fingerprint(self) -> str:
         """A hash of everything that gives ids their meaning."""
         digest = hashlib.sha256(self.text_model)
-        digest.update(repr((self.bins, STATUSES)).encode())
+        meaning = (self.bins, self.statuses, *(["text_output"] if self.text_output else []))
+        digest.update(repr(meaning).encode())
         return digest.hexdigest()[:16]
 
+    def is_bin(self, ids: Int[np.ndarray, "*T"]) -> Bool[np.ndarray, "*T"]:
+        """Which ids are bins."""
+        return (ids >= self.first_bin) & (ids < self.first_bin + self.bins)
+
     def encode(self, chunks: Sequence[Chunk]) -> Int32[np.ndarray, " S"]:
-        """The ids of a text with numbers in it."""
+        """The ids of a text with numbers in it; a number that is no bin is text."""
+        if self.text_output:
+            return np.array(self._text.encode("".join(map(str, chunks))), dtype=np.int32)
         ids: list[int] = []
         for chunk in chunks:
-            if isinstance(chunk, Bin):
+            if isinstance(chunk, Bin) and 0 <= chunk.index < self.bins:
                 ids.append(self.first_bin + chunk.index)
             else:
-                ids.extend(self._text.encode(chunk))
+                ids.extend(self._text.encode(str(chunk)))
         return np.array(ids, dtype=np.int32)
 
     def words(self, ids: Iterable[int]) -> list[str]:
         """Each id as people read it: a piece of text, `<17>`, or `<PENDING>`."""
         names = []
         for token in ids:
-            if token < self.first_bin:
+            number = int(token) - self.first_bin
+            if number < 0:
                 names.append(self._text.id_to_piece(int(token)))
-            elif token < self.infeasible:
-                names.append(f"<{token - self.first_bin}>")
+            elif number < self.bins:
+                names.append(str(Bin(number)))
             else:
-                names.append(f"<{STATUSES[token - self.infeasible]}>")
+                names.append(f"<{dict(enumerate(self.statuses, self.bins)).get(number, 'UNUSED')}>")
         return names
 
     def text(self, ids: Sequence[int]) -> str:
-        """The text that `encode` turned into these ids, with bins as `<17>`."""
+        """The text that `encode` turned into these ids, with bins as `<17>`.
+
+        Where bins are pieces of a text model like T5's, it is what that model makes of them:
+        pieces that it does not know are lost.
+        """
+        if self.text_output:
+            known = self.first_bin + self.bins
+            return self._text.decode([int(token) for token in ids if token < known])
         out, run = [], list[int]()
         for token in [*ids, self.first_bin]:
             if token < self.first_bin:
@@ -140,6 +196,11 @@ class Vocabulary:
                 out += [self._text.decode(run) if run else "", *self.words([token])]
                 run = []
         return "".join(out[:-1])
+
+    def _status(self, name: str) -> int:
+        if name not in self.statuses:
+            return NO_ID
+        return self.first_bin + self.bins + self.statuses.index(name)
 
 
 def train_text_model(lines: Iterable[str], pieces: int) -> bytes:
@@ -170,6 +231,17 @@ def train_text_model(lines: Iterable[str], pieces: int) -> bytes:
         minloglevel=2,
     )
     return out.getvalue()
+
+
+def _with_bins(text: "SentencePieceProcessor", text_model: bytes, bins: int) -> bytes:
+    """The model with the separators and bins as pieces that nothing splits or joins."""
+    from sentencepiece import sentencepiece_model_pb2
+
+    model = sentencepiece_model_pb2.ModelProto.FromString(text_model)
+    unknown = [piece for piece in SEPARATORS if text.piece_to_id(piece) == text.unk_id()]
+    for piece in [*unknown, *(str(Bin(index)) for index in range(bins))]:
+        model.pieces.add(piece=piece, type=model.SentencePiece.USER_DEFINED)
+    return model.SerializeToString()
 
 
 @functools.cache

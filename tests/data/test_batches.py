@@ -9,6 +9,7 @@ from optformer.errors import SourceError
 from optformer.tokenization.tokenizer import StudyTokenizer
 from optformer.tokenization.trajectory import Role
 from tests.studies import MIXED, plane, random_study
+from tests.tokenization.released import released_tokenizer
 
 TOKENIZER = StudyTokenizer()
 CONFIG = BatchConfig(rows=4, tokens=96, text_tokens=256)
@@ -19,8 +20,10 @@ STUDIES = [
 ]
 
 
-def batches(seed: int = 0, config: BatchConfig = CONFIG) -> Batches:
-    return Batches([(StudySource(STUDIES), 1.0)], TOKENIZER, config, seed)
+def batches(
+    seed: int = 0, config: BatchConfig = CONFIG, tokenizer: StudyTokenizer = TOKENIZER
+) -> Batches:
+    return Batches([(StudySource(STUDIES), 1.0)], tokenizer, config, seed)
 
 
 def test_a_batch_depends_on_seed_and_number_alone() -> None:
@@ -32,9 +35,10 @@ def test_a_batch_depends_on_seed_and_number_alone() -> None:
     assert not np.array_equal(batches(1)[3].targets_BT, one[3].targets_BT)
 
 
-def test_inputs_are_targets_one_place_later_within_a_study() -> None:
+@pytest.mark.parametrize("tokenizer", [TOKENIZER, released_tokenizer()])
+def test_inputs_are_targets_one_place_later_within_a_study(tokenizer: StudyTokenizer) -> None:
     for step in range(5):
-        batch = batches()[step]
+        batch = batches(tokenizer=tokenizer)[step]
         inside_BT = batch.segments_BT[:, 1:] == batch.segments_BT[:, :-1]
         inside_BT &= batch.segments_BT[:, 1:] > 0
         np.testing.assert_array_equal(
@@ -50,6 +54,23 @@ def test_places_count_trials() -> None:
     assert batch.places_T[0] == 0
     np.testing.assert_array_equal(batch.places_T[1 : 1 + length], 1)
     assert batch.places_T[1 + length] == 2
+
+
+def test_rows_line_up_where_something_stands_before_the_first_trial() -> None:
+    """All studies of a row share the places of trials, and what comes before is not learned."""
+    batch = batches(tokenizer=released_tokenizer())[0]
+    for segments_T, roles_T, weights_T, inputs_T in zip(
+        batch.segments_BT, batch.roles_BT, batch.weights_BT, batch.inputs_BT, strict=True
+    ):
+        for segment in range(1, segments_T.max() + 1):
+            start = int(np.argmax(segments_T == segment))
+            value = start + int(np.argmax(roles_T[start:] == Role.VALUE))
+            # Until its value is predicted, everything that is read is of the first trial.
+            np.testing.assert_array_equal(
+                batch.places_T[start + 2 : value + 1], batch.places_T[start] + 1
+            )
+            assert weights_T[start] == 0
+            assert (inputs_T[start], roles_T[start]) == (0, Role.NOTHING)
 
 
 def test_only_continuous_quantities_are_smooth() -> None:

@@ -16,13 +16,12 @@ import pytest
 from jaxtyping import Int64
 
 from optformer.data import mixture, store
-from optformer.data.generate import (
+from optformer.data.generate import MANIFEST, generate
+from optformer.data.mixture import (
     CHEAP_TEACHERS,
-    MANIFEST,
     GenerateConfig,
     GeneratedSource,
     Part,
-    generate,
     generate_block,
 )
 from optformer.data.problems.bbob import TEST_FAMILIES, BbobConfig, random_block
@@ -202,7 +201,8 @@ def test_a_run_that_was_killed_goes_on(tmp_path: Path) -> None:
     script = """
 import sys
 from pathlib import Path
-from optformer.data.generate import GenerateConfig, Part, generate
+from optformer.data.generate import generate
+from optformer.data.mixture import GenerateConfig, Part
 if __name__ == "__main__":
     part = Part(most_parameters=3, trials=(5,))
     config = GenerateConfig(mixture=(part,), block=16, blocks_per_shard=1)

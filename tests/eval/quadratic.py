@@ -8,7 +8,7 @@ import numpy as np
 
 from optformer.data.problems import to_natural
 from optformer.data.spaces import Spaces
-from optformer.eval.runner import Task
+from optformer.eval.task import Task
 from optformer.study import Goal, Metric, Parameter, ParameterType, Problem, Scale, State
 
 PARAMETERS = (
@@ -118,3 +118,36 @@ class Counting:
     def __call__(self, problem, seed):
         (self.folder / f"{seed}-{len(list(self.folder.iterdir()))}").touch()
         return Recorder(problem, seed)
+
+
+class Chorus:
+    """Several `Recorder`s in lockstep; notes how many. Those with a seed in `broken` raise."""
+
+    def __init__(self, together=2, broken=()):
+        self.together = together
+        self.broken = broken
+        self.groups = []
+
+    def __call__(self, problem, seed):
+        self.groups.append(1)
+        return Breaks(problem, seed) if seed in self.broken else Recorder(problem, seed)
+
+    def many(self, problems, seeds):
+        self.groups.append(len(problems))
+        return _Singing(
+            [
+                Breaks(problem, seed) if seed in self.broken else Recorder(problem, seed)
+                for problem, seed in zip(problems, seeds, strict=True)
+            ]
+        )
+
+
+class _Singing:
+    def __init__(self, voices):
+        self.voices = voices
+
+    def suggest(self):
+        return [voice.suggest(1) for voice in self.voices]
+
+    def update(self, row, values_NP, metrics_NM, states_N):
+        self.voices[row].update(values_NP, metrics_NM, states_N)

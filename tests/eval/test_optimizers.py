@@ -6,7 +6,8 @@ import pytest
 
 from optformer.errors import ConfigError
 from optformer.eval import optimizers
-from optformer.eval.runner import random_start, run
+from optformer.eval.runner import run
+from optformer.eval.task import random_start
 from optformer.study import Metric, Problem, State
 from tests.eval.quadratic import PARAMETERS, Quadratic, Recorder, task
 
@@ -55,7 +56,7 @@ def test_factories_travel_to_other_processes_and_say_their_settings(name):
 
 
 def test_names_that_do_not_exist_suggest_the_nearest():
-    with pytest.raises(ConfigError, match="Did you mean 'random_search'"):
+    with pytest.raises(ConfigError, match="Did you mean random_search"):
         optimizers.optimizer("random-serach")
     with pytest.raises(ConfigError, match=r"There are: .*vizier_eagle"):
         optimizers.optimizer("qqq")

@@ -9,7 +9,8 @@ from optformer.eval import hpob
 from optformer.eval.page import Heading, Text
 from optformer.eval.report import write_report
 from optformer.eval.results import read
-from optformer.eval.runner import Start, run
+from optformer.eval.runner import run
+from optformer.eval.task import Start
 from tests.eval.quadratic import Breaks, Corner, Recorder, task
 
 OPTIMIZERS = {"random_search": Recorder, "corner": Corner, "breaks": Breaks}

@@ -4,9 +4,10 @@ import pytest
 
 from optformer.errors import ConfigError, SourceError
 from optformer.eval.results import merge, read
-from optformer.eval.runner import Start, random_start, run
+from optformer.eval.runner import run
+from optformer.eval.task import Start, random_start
 from optformer.study import Goal, State
-from tests.eval.quadratic import Breaks, Corner, Counting, Kills, Quadratic, Recorder, task
+from tests.eval.quadratic import Breaks, Chorus, Corner, Counting, Kills, Quadratic, Recorder, task
 
 UNTIMED = ["optimizer", "task", "seed", "trial", "values", "metric", "exact", "best", "error"]
 
@@ -188,7 +189,7 @@ def test_results_of_different_things_are_not_merged(tmp_path):
 
 def test_an_unknown_optimizer_in_a_folder_suggests_the_nearest(tmp_path):
     results = run({"recorder": Recorder}, [task()], [0], tmp_path, protocol="test")
-    with pytest.raises(ConfigError, match="Did you mean 'recorder'"):
+    with pytest.raises(ConfigError, match="Did you mean recorder"):
         results.of(["recoder"])
 
 
@@ -202,3 +203,26 @@ def test_a_start_of_infeasible_points_leaves_no_best(tmp_path):
     assert np.isnan(results.best_OKST[0, 0, 0, 0])
     assert np.isfinite(results.best_OKST[0, 0, 0, 1:]).all()
     assert Recorder.last.told[0][2] == State.INFEASIBLE
+
+
+def test_groups_have_one_seed_and_as_many_trials_and_rows_like_those_alone(tmp_path):
+    tasks = [task("a"), task("b"), task("c"), task("longer", trials=7)]
+    chorus = Chorus(together=2)
+    run({"r": chorus}, tasks, [0, 1], tmp_path / "many", protocol="test")
+    # For each seed: a with b, c, and the longer one.
+    assert chorus.groups == [2, 1, 1, 2, 1, 1]
+    run({"r": Recorder}, tasks, [0, 1], tmp_path / "one", protocol="test")
+    assert untimed(tmp_path / "many") == untimed(tmp_path / "one")
+    # What is there is not run again.
+    next((tmp_path / "many").glob("parts/*/b*.seed1.parquet")).unlink()
+    run({"r": chorus}, tasks, [0, 1], tmp_path / "many", protocol="test")
+    assert chorus.groups[6:] == [1]
+    assert untimed(tmp_path / "many") == untimed(tmp_path / "one")
+
+
+def test_an_error_in_a_group_is_that_of_the_run_that_has_it_alone(tmp_path):
+    chorus = Chorus(together=4, broken=(1,))
+    results = run({"r": chorus}, [task("a"), task("b")], [0, 1], tmp_path, protocol="test")
+    assert {(failure.task, failure.seed) for failure in results.failures} == {("a", 1), ("b", 1)}
+    assert chorus.groups == [2, 2, 1, 1]
+    assert results.missing == 0

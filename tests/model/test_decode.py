@@ -15,33 +15,36 @@ from optformer.model.transformer import Ids
 from optformer.study import State, Study
 from optformer.tokenization.tokenizer import StudyTokenizer
 from tests.studies import CONDITIONAL, MIXED, plane, random_study
+from tests.tokenization.released import released_tokenizer
 
 TOKENIZER = StudyTokenizer()
 IDS = Ids.of(TOKENIZER.vocabulary)
+TINY = dataclasses.replace(MICRO, decoder_layers=2)
+T5 = dataclasses.replace(TINY, position="token", slots=0, value_head=False, number_embedding="row")
 CONFIGS = {
-    "default": dataclasses.replace(MICRO, decoder_layers=2),
-    "t5": dataclasses.replace(
-        MICRO,
-        decoder_layers=2,
-        position="token",
-        slots=0,
-        value_head=False,
-        number_embedding="row",
-    ),
+    "default": (TINY, TOKENIZER),
+    "t5": (T5, TOKENIZER),
+    # Separators are steps, a token comes before the first trial, the decoder writes every id.
+    "released": (T5, released_tokenizer()),
+    "released tokens, our model": (TINY, released_tokenizer()),
 }
 
 
-def model(config: ModelConfig) -> tuple[dict, Engine]:
-    weights = transformer.init(config, IDS, jax.random.key(0))
-    return weights, Engine(weights, config, IDS)
+def model(config: ModelConfig, tokenizer: StudyTokenizer = TOKENIZER) -> tuple[dict, Engine]:
+    ids = Ids.of(tokenizer.vocabulary)
+    weights = transformer.init(config, ids, jax.random.key(0))
+    return weights, Engine(weights, config, ids)
 
 
-def uncached(weights: dict, config: ModelConfig, ids: Ids, study: Study) -> np.ndarray:
+def uncached(
+    weights: dict, config: ModelConfig, tokenizer: StudyTokenizer, study: Study
+) -> np.ndarray:
     """The value head's log-odds at every trial, computed as in training."""
-    problem = TOKENIZER.encode_problem(study.problem, study.algorithm)
-    trials = TOKENIZER.encode_trials(study, problem)
-    batch_config = BatchConfig(rows=1, tokens=64, text_tokens=128)
-    batch = pack([(problem, trials)], TOKENIZER, batch_config)
+    ids = Ids.of(tokenizer.vocabulary)
+    problem = tokenizer.encode_problem(study.problem, study.algorithm)
+    trials = tokenizer.encode_trials(study, problem)
+    batch_config = BatchConfig(rows=1, tokens=96, text_tokens=256)
+    batch = pack([(problem, trials)], tokenizer, batch_config)
     hidden_BTD = transformer.forward(
         weights,
         config,
@@ -53,27 +56,28 @@ def uncached(weights: dict, config: ModelConfig, ids: Ids, study: Study) -> np.n
                 *("input_slots_BT", "target_slots_BT", "segments_BT"),
             )
         },
-        places_T=batch.places_T if config.position == "trial" else np.arange(64),
+        places_T=batch.places_T if config.position == "trial" else np.arange(96),
     )
     logits_BTO = transformer.value_logits(weights, ids, hidden_BTD)
-    length = problem.layout.length
-    return np.asarray(logits_BTO[0, length - 1 : len(study) * length : length])
+    first = len(problem.layout.prefix) + problem.layout.first_value
+    places_R = first + problem.layout.length * np.arange(len(study))
+    return np.asarray(logits_BTO[0, places_R])
 
 
 @pytest.mark.parametrize("name", CONFIGS)
 def test_cached_equals_uncached(name: str) -> None:
     """Candidates scored against a cached history get what the whole sequence would give."""
-    config, rng = CONFIGS[name], np.random.default_rng(0)
-    weights, engine = model(config)
+    (config, tokenizer), rng = CONFIGS[name], np.random.default_rng(0)
+    weights, engine = model(config, tokenizer)
     # Two studies of different shapes and lengths, one history extended in two steps.
     studies = [random_study(MIXED, 9, rng), random_study(plane(2), 14, rng)]
-    problems = [TOKENIZER.encode_problem(s.problem, s.algorithm) for s in studies]
+    problems = [tokenizer.encode_problem(s.problem, s.algorithm) for s in studies]
     # All trials under the scaling of the whole study, as the uncached pass has them.
-    scalings = [TOKENIZER.fit_scalings(s) for s in studies]
+    scalings = [tokenizer.fit_scalings(s) for s in studies]
 
     def rows(of: Callable[[Study], range]) -> list:
         return [
-            TOKENIZER.encode_trials(study.rows(list(of(study))), problem, scaling)
+            tokenizer.encode_trials(study.rows(list(of(study))), problem, scaling)
             for study, problem, scaling in zip(studies, problems, scalings, strict=True)
         ]
 
@@ -82,23 +86,23 @@ def test_cached_equals_uncached(name: str) -> None:
     history = engine.extend(
         history, problems, rows(lambda study: range(len(study) - 4, len(study) - 1))
     )
-    rules = engine.rules([TOKENIZER.legal_tokens(p) for p in problems], problems)
+    rules = engine.rules([tokenizer.legal_tokens(p) for p in problems], problems)
     given_BNP = np.full((2, 3, 4), -1)
     for row, (study, problem) in enumerate(zip(studies, problems, strict=True)):
-        ids_1P = TOKENIZER.parameter_ids(study.problem, study.values_RP[-1:])[:, problem.order_P]
-        given_BNP[row, :, : ids_1P.shape[1]] = ids_1P - IDS.text
-    tokens_BNP, logits_BNO = engine.rollout(history, rules, given_BNP, 1.0, jax.random.key(1))
+        ids_1P = tokenizer.parameter_ids(study.problem, study.values_RP[-1:])[:, problem.order_P]
+        given_BNP[row, :, : ids_1P.shape[1]] = ids_1P - engine.ids.first_output
+    tokens_BNP, logits_BNO = engine.rollout(history, rules, given_BNP, 1.0, np.array([1, 2]))
     for row, study in enumerate(studies):
         count = len(study.problem.parameters)
         np.testing.assert_array_equal(tokens_BNP[row, :, :count], given_BNP[row, :, :count])
-        want_O = uncached(weights, config, IDS, study)[-1]
+        want_O = uncached(weights, config, tokenizer, study)[-1]
         for got_O in logits_BNO[row]:
             np.testing.assert_allclose(got_O, want_O, atol=2e-4)
 
 
 def test_a_history_grows_past_its_room() -> None:
     """Extending trial by trial beyond the first capacity changes nothing."""
-    _, engine = model(CONFIGS["default"])
+    _, engine = model(TINY)
     study = random_study(plane(1), 31, np.random.default_rng(1))
     problem = TOKENIZER.encode_problem(study.problem, study.algorithm)
     scalings = TOKENIZER.fit_scalings(study)
@@ -116,18 +120,20 @@ def test_a_history_grows_past_its_room() -> None:
     np.testing.assert_allclose(history.hidden_BD, whole.hidden_BD, atol=2e-4)
 
 
-def test_samples_are_legal_and_conditions_hold() -> None:
+@pytest.mark.parametrize("name", ["default", "released"])
+def test_samples_are_legal_and_conditions_hold(name: str) -> None:
     """Every sampled trial decodes to a valid one, whatever the weights say."""
-    _, engine = model(CONFIGS["default"])
-    for problem in (MIXED, CONDITIONAL):
+    config, tokenizer = CONFIGS[name]
+    _, engine = model(config, tokenizer)
+    for problem in (MIXED, CONDITIONAL) if tokenizer.options.statuses else (MIXED,):
         order_P = np.arange(len(problem.parameters))
-        encoded = TOKENIZER.encode_problem(problem, "random_search", order_P=order_P)
+        encoded = tokenizer.encode_problem(problem, "random_search", order_P=order_P)
         empty = random_study(problem, 0, np.random.default_rng(0))
-        history = engine.read([encoded], [TOKENIZER.encode_trials(empty, encoded)])
-        rules = engine.rules([TOKENIZER.legal_tokens(encoded)], [encoded])
+        history = engine.read([encoded], [tokenizer.encode_trials(empty, encoded)])
+        rules = engine.rules([tokenizer.legal_tokens(encoded)], [encoded])
         given_BNP = np.full((1, 200, len(problem.parameters)), -1)
-        tokens_BNP, _ = engine.rollout(history, rules, given_BNP, 1.0, jax.random.key(0))
-        values_NP = TOKENIZER.decode_parameters(encoded, tokens_BNP[0] + IDS.text)
+        tokens_BNP, _ = engine.rollout(history, rules, given_BNP, 1.0, np.array([0]))
+        values_NP = tokenizer.decode_parameters(encoded, tokens_BNP[0] + engine.ids.first_output)
         active_NP = problem.active(values_NP)
         np.testing.assert_array_equal(active_NP, ~np.isnan(values_NP))
         for column, parameter in enumerate(problem.parameters):
@@ -141,16 +147,14 @@ def test_sampling_frequencies_equal_the_models_probabilities() -> None:
     """A chi-square test of the first parameter's tokens; wrong once in 10,000 correct runs."""
     import scipy.stats
 
-    weights, engine = model(CONFIGS["default"])
+    weights, engine = model(TINY)
     problem = TOKENIZER.encode_problem(MIXED, "random_search", order_P=np.array([3, 1, 2, 0]))
     empty = random_study(MIXED, 0, np.random.default_rng(0))
     history = engine.read([problem], [TOKENIZER.encode_trials(empty, problem)])
     legal = TOKENIZER.legal_tokens(problem)
     rules = engine.rules([legal], [problem])
     draws = 4096
-    tokens_BNP, _ = engine.rollout(
-        history, rules, np.full((1, draws, 4), -1), 1.0, jax.random.key(3)
-    )
+    tokens_BNP, _ = engine.rollout(history, rules, np.full((1, draws, 4), -1), 1.0, np.array([3]))
     logits_O = np.asarray(transformer.token_logits(weights, IDS, history.hidden_BD))[0]
     choices = np.flatnonzero(legal.tokens_PO[0])
     share = np.exp(logits_O[choices] - logits_O[choices].max())
@@ -161,7 +165,7 @@ def test_sampling_frequencies_equal_the_models_probabilities() -> None:
 
 def test_a_pending_trial_is_part_of_the_history() -> None:
     """What is suggested next depends on what is pending."""
-    _, engine = model(CONFIGS["default"])
+    _, engine = model(TINY)
     study = random_study(plane(2), 5, np.random.default_rng(2))
     problem = TOKENIZER.encode_problem(study.problem, study.algorithm)
     pending = dataclasses.replace(

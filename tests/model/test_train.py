@@ -13,6 +13,7 @@ from optformer.config import RunConfig, load_config
 from optformer.errors import ConfigError
 from optformer.model import train as training
 from optformer.model.train import Report, TrainingError
+from optformer.study import Metric, Parameter, ParameterType, Problem
 from tests.studies import MIXED, plane, random_study
 
 SMALL = [
@@ -35,7 +36,7 @@ SMALL = [
 STUDIES = [
     dataclasses.replace(
         random_study(problem, 12, np.random.default_rng(seed)),
-        problem=dataclasses.replace(problem, name=f"{problem.name}-{seed}"),
+        problem=dataclasses.replace(problem, name=f"{problem.name}-{seed}", title=""),
     )
     for seed in range(12)
     for problem in (MIXED, plane(2))
@@ -98,6 +99,35 @@ def test_a_finished_run_is_left_alone(tmp_path: Path) -> None:
         np.testing.assert_array_equal(array, before[name])
 
 
+def test_a_run_whose_time_is_over_takes_no_further_step(tmp_path: Path) -> None:
+    first = run(tmp_path, "train.steps=1000000", "train.seconds=0.5")
+    again = run(tmp_path, "train.steps=1000000", "train.seconds=0.5")
+    assert first.reports[-1].done == 1.0
+    assert again.reports == ()
+
+
+def test_studies_that_do_not_fit_are_left_out_and_counted(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    many = Parameter(
+        name="word",
+        type=ParameterType.CATEGORICAL,
+        values=tuple(str(index) for index in range(1001)),
+    )
+    strange = [
+        random_study(plane(36), 3, rng),
+        random_study(Problem(parameters=(many,), metrics=(Metric(name="y"),)), 3, rng),
+        random_study(plane(1), 0, rng),
+    ]
+    config = load_config(None, [*SMALL, "train.steps=1"])
+    result = training.train(config, tmp_path, [*STUDIES, *strange])
+    assert sorted(result.skipped.values()) == [1, 1, 1]
+    assert any("1001 values" in reason for reason in result.skipped)
+    assert any("35 parameters" in reason for reason in result.skipped)
+    with pytest.raises(ConfigError, match=r"nothing to train on.*no trials"):
+        training.train(config, tmp_path / "none", strange)
+    assert not (tmp_path / "none").exists()
+
+
 def test_a_folder_of_another_run_is_refused(tmp_path: Path) -> None:
     run(tmp_path, "train.steps=2")
     with pytest.raises(ConfigError, match="another configuration"):
@@ -117,10 +147,11 @@ def test_nothing_to_train_on_is_an_error(tmp_path: Path) -> None:
 
 def test_fine_tuning_starts_from_the_given_weights(tmp_path: Path) -> None:
     run(tmp_path / "first", "train.steps=5")
-    base = checkpoint.load(tmp_path / "first" / "checkpoint")
-    run(tmp_path / "second", "train.steps=1", "optimizer.learning_rate=0.0", init=base)
+    base = tmp_path / "first" / "checkpoint"
+    run(tmp_path / "second", "train.steps=1", "optimizer.learning_rate=0.0", f"init={base}")
     for name, array in weights_of(tmp_path / "second").items():
-        np.testing.assert_array_equal(array, checkpoint.flatten(base.weights)[name])
+        np.testing.assert_array_equal(array, weights_of(tmp_path / "first")[name])
+    assert "random_search" in checkpoint.load(tmp_path / "second" / "checkpoint").algorithms
 
 
 def test_validation_studies_are_the_same_in_every_run() -> None:

@@ -75,30 +75,40 @@ def test_another_text_gives_another_prediction() -> None:
     assert np.abs(hidden(batch_of(study))[0] - hidden(batch_of(other))[0]).max() > 1e-3
 
 
-def test_soft_targets_agree_with_the_written_out_distribution() -> None:
+IDS_OF_DECODERS = [
+    Ids(text=6, bins=50, statuses=4),
+    # It writes text too: bins come after it.
+    Ids(text=6, bins=50, statuses=4, text_output=True),
+]
+
+
+@pytest.mark.parametrize("ids", IDS_OF_DECODERS)
+def test_soft_targets_agree_with_the_written_out_distribution(ids: Ids) -> None:
     """Cross entropy against a Gaussian over bins, its tails folded onto the last bins."""
-    ids = Ids(text=0, bins=50, statuses=4)
-    logits_BTO = jax.random.normal(jax.random.key(0), (1, 3, 54))
-    target_BT = jnp.array([[0, 20, 49]])
-    got = loss.soft_logits(logits_BTO, target_BT, ids, 2.0)
+    logits_BTO = jax.random.normal(jax.random.key(0), (1, 3, ids.outputs))
+    bins_BT = jnp.array([[0, 20, 49]])
+    got = loss.soft_logits(logits_BTO, bins_BT + ids.first_bin, ids, 2.0)
     offsets = np.arange(-loss.SPREAD, loss.SPREAD + 1)
     share = np.exp(-0.5 * (offsets / 2.0) ** 2)
-    for at, target in enumerate(target_BT[0].tolist()):
-        distribution = np.zeros(54)
-        np.add.at(distribution, np.clip(target + offsets, 0, 49), share / share.sum())
+    for at, target in enumerate(bins_BT[0].tolist()):
+        distribution = np.zeros(ids.outputs)
+        np.add.at(
+            distribution, ids.first_bin + np.clip(target + offsets, 0, 49), share / share.sum()
+        )
         np.testing.assert_allclose(got[0, at], distribution @ logits_BTO[0, at], rtol=1e-5)
 
 
-def test_exact_targets_agree_with_the_written_out_distribution() -> None:
+@pytest.mark.parametrize("ids", IDS_OF_DECODERS)
+def test_exact_targets_agree_with_the_written_out_distribution(ids: Ids) -> None:
     """Cross entropy against a Gaussian's mass in each bin, its tails on the last bins."""
-    ids = Ids(text=0, bins=50, statuses=4)
-    logits_BTO = jax.random.normal(jax.random.key(0), (1, 3, 54))
+    logits_BTO = jax.random.normal(jax.random.key(0), (1, 3, ids.outputs))
     predictive_BT2 = np.array([[[0.5, 0.1], [0.02, 0.2], [1.3, 0.5]]], dtype=np.float32)
     got = loss.exact_logits(logits_BTO, predictive_BT2, ids)
     for at, (mean, deviation) in enumerate(predictive_BT2[0]):
         below = scipy.stats.norm.cdf(np.arange(1, 50) / 50, mean, deviation)
         shares = np.diff(below, prepend=0.0, append=1.0)
-        np.testing.assert_allclose(got[0, at], shares @ logits_BTO[0, at, :50], rtol=1e-4)
+        logits_Q = logits_BTO[0, at, ids.first_bin : ids.first_bin + 50]
+        np.testing.assert_allclose(got[0, at], shares @ logits_Q, rtol=1e-4)
 
 
 def test_padding_does_not_count() -> None:

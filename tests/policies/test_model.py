@@ -1,22 +1,34 @@
 """The contract of every policy: legal, reproducible, aware of what is pending."""
 
+import concurrent.futures
 import dataclasses
+from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 
-from optformer import pyvizier
+from optformer import checkpoint, pyvizier
 from optformer.errors import ConfigError, StudyError
+from optformer.model import transformer
+from optformer.model.config import MICRO
+from optformer.model.train import to_numpy
+from optformer.model.transformer import Ids
 from optformer.policies.acquisition import ACQUISITIONS
 from optformer.policies.model import (
     OptFormer,
     PolicyConfig,
     Session,
     bin_probabilities,
+    incumbent,
+    load,
+    shorten,
     with_pending,
 )
 from optformer.study import Metric, Problem, State, Study, to_trials
+from optformer.tokenization.tokenizer import StudyTokenizer
 from tests.studies import CONDITIONAL, MIXED, plane, random_study
+from tests.tokenization.released import released_tokenizer
 
 SPACES = {"mixed": MIXED, "conditional": CONDITIONAL, "line": plane(1), "plane": plane(2)}
 
@@ -44,6 +56,30 @@ def test_suggestions_are_legal_and_reproducible(
                 assert parameter.to_number(parameter.from_number(number)) == number
 
 
+def test_the_released_format_goes_through_the_same_engine(tmp_path: Path) -> None:
+    """Saved, loaded, and legal: separators are steps, and the decoder writes every id."""
+    tokenizer = released_tokenizer()
+    config = dataclasses.replace(
+        MICRO, decoder_layers=1, position="token", slots=0, value_head=False
+    )
+    weights = transformer.init(config, Ids.of(tokenizer.vocabulary), jax.random.key(0))
+    saved = checkpoint.Checkpoint(config=config, tokenizer=tokenizer, weights=to_numpy(weights))
+    checkpoint.save(saved, tmp_path / "released")
+    model = load(tmp_path / "released")
+    assert model.tokenizer.vocabulary.fingerprint == tokenizer.vocabulary.fingerprint
+    study = random_study(MIXED, 7, np.random.default_rng(0))
+    states_R = np.array([0, 0, 0, State.INFEASIBLE, 0, State.ACTIVE, 0], dtype=np.int8)
+    study = dataclasses.replace(study, states_R=states_R)
+    values_NP = model.propose(study, 2, policy=policy("ei"), seed=1)
+    for column, parameter in enumerate(MIXED.parameters):
+        for number in values_NP[:, column]:
+            assert parameter.to_number(parameter.from_number(number)) == number
+    probabilities_NQ, scaling = model.predict(study, values_NP)
+    # There is no token for an infeasible trial.
+    np.testing.assert_allclose(probabilities_NQ.sum(axis=1), 1.0)
+    assert (scaling.unit_low, scaling.unit_high) == (0.2, 0.8)
+
+
 def test_a_batch_on_a_continuous_space_has_no_repeats(model: OptFormer) -> None:
     study = random_study(plane(1), 5, np.random.default_rng(0))
     for acquisition in ("ei", "ts", "prior"):
@@ -61,33 +97,93 @@ def test_discrete_points_are_not_repeated_while_there_are_others(model: OptForme
 def test_a_batch_equals_suggestions_one_by_one_with_the_others_pending(model: OptFormer) -> None:
     """Each suggestion of a batch sees those before it."""
     study = random_study(plane(2), 6, np.random.default_rng(0))
-    batch_NP = model.propose(study, 2, policy=policy("mean"), seed=0)
-    first_1P = model.propose(study, 1, policy=policy("mean"), seed=0)
-    np.testing.assert_array_equal(batch_NP[:1], first_1P)
-    pending = with_pending(study, batch_NP[0])
-    assert pending.states_R[-1] == State.ACTIVE
-    assert len(pending) == 7
+    keys = [(study.problem, "random_search")]
+    batch_NP = Session(model, keys).propose([study], 3, policy("ts"), [np.random.default_rng(0)])[0]
+    rng, session = np.random.default_rng(0), Session(model, keys)
+    for values_P in batch_NP:
+        np.testing.assert_array_equal(
+            session.propose([study], 1, policy("ts"), [rng])[0][0], values_P
+        )
+        study = with_pending(study, values_P)
+    assert study.states_R[-3:].tolist() == [State.ACTIVE] * 3
+
+
+def test_the_incumbent_is_the_best_completed_trial() -> None:
+    """Not what an infeasible one happened to measure."""
+    study = random_study(plane(1), 3, np.random.default_rng(0))
+    study = dataclasses.replace(
+        study,
+        metrics_RM=np.array([[1.0], [2.0], [99.0]]),
+        states_R=np.array([0, 0, State.INFEASIBLE], dtype=np.int8),
+    )
+    scaling = StudyTokenizer().fit_scalings(study)[0]
+    np.testing.assert_allclose(incumbent(study, scaling), 0.8)
+    assert incumbent(study.rows([]), scaling) == 0.0
+
+
+def test_a_long_study_is_shortened_to_its_best_newest_and_a_spread(model: OptFormer) -> None:
+    study = random_study(plane(1), 200, np.random.default_rng(0))
+    short = shorten(study, 40)
+    assert len(short) == 40
+    assert shorten(study, 200) is study
+    np.testing.assert_array_equal(short.values_RP[-20:], study.values_RP[-20:])
+    assert study.metrics_RM.max() in short.metrics_RM
+    rows = np.flatnonzero(np.isin(study.values_RP[:, 0], short.values_RP[:, 0]))
+    np.testing.assert_array_equal(short.values_RP, study.values_RP[rows])
+    assert rows[0] < 20  # the spread reaches the start
+    # The model was trained on 64 tokens, 32 trials here.
+    assert model.propose(study, 2, policy=policy("ei"), seed=0).shape == (2, 1)
+
+
+def test_several_threads_get_what_one_would(model: OptFormer) -> None:
+    studies = [random_study(plane(2), trials, np.random.default_rng(trials)) for trials in range(8)]
+    problems = [
+        dataclasses.replace(
+            study, problem=dataclasses.replace(study.problem, name=f"study {index}")
+        )
+        for index, study in enumerate(studies)
+    ]
+
+    def propose(study: Study) -> np.ndarray:
+        return model.propose(study, 2, policy=policy("ei"), seed=len(study))
+
+    alone = [propose(study) for study in problems]
+    with concurrent.futures.ThreadPoolExecutor(8) as pool:
+        for got, want in zip(pool.map(propose, problems), alone, strict=True):
+            np.testing.assert_allclose(got, want, atol=1e-6)
+
+
+def test_only_algorithms_that_were_learned_can_be_imitated(model: OptFormer) -> None:
+    study = random_study(plane(1), 2, np.random.default_rng(0))
+    assert model.teacher(None) == "random_search"
+    with pytest.raises(ConfigError, match=r"'random_serch'.* Did you mean random_search\?"):
+        model.propose(study, policy=PolicyConfig(algorithm="random_serch"))
 
 
 def test_what_is_kept_of_a_study_does_not_change_what_is_suggested(model: OptFormer) -> None:
     """Trial by trial with a kept history, or all at once by a fresh session: the same."""
     study = random_study(plane(2), 12, np.random.default_rng(3))
-    keys = [(study.problem, "gp_ucb")]
+    keys = [(study.problem, "random_search")]
     kept = Session(model, keys)
     for trials in range(12):
         part = study.rows(slice(0, trials))
         settings = policy("mean")
-        got = kept.propose([part], 1, settings, trials)[0]
-        want = Session(model, keys).propose([part], 1, settings, trials)[0]
+        rngs = [[np.random.default_rng(trials)] for _ in "12"]
+        got = kept.propose([part], 1, settings, rngs[0])[0]
+        want = Session(model, keys).propose([part], 1, settings, rngs[1])[0]
         np.testing.assert_allclose(got, want, atol=1e-6)
 
 
-def test_studies_of_different_shapes_go_together(model: OptFormer) -> None:
+def test_studies_of_different_shapes_go_together_as_they_do_alone(model: OptFormer) -> None:
     rng = np.random.default_rng(0)
     studies = [random_study(MIXED, 5, rng), random_study(plane(1), 9, rng)]
-    keys = [(study.problem, "gp_ucb") for study in studies]
-    rows = Session(model, keys).propose(studies, 2, policy("ei"), 0)
-    assert [row.shape for row in rows] == [(2, 4), (2, 1)]
+    keys = [(study.problem, "random_search") for study in studies]
+    rngs = [np.random.default_rng(seed) for seed in (5, 6)]
+    together = Session(model, keys).propose(studies, 2, policy("ts"), rngs)
+    for study, key, seed, rows_NP in zip(studies, keys, (5, 6), together, strict=True):
+        rng = np.random.default_rng(seed)
+        (alone_NP,) = Session(model, [key]).propose([study], 2, policy("ts"), [rng])
+        np.testing.assert_allclose(rows_NP, alone_NP, rtol=1e-12)
 
 
 def test_predictions_are_distributions_on_the_metrics_axis(model: OptFormer) -> None:

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from pathlib import Path
 
+import jax
 import pytest
 from vizier import algorithms as vza
 from vizier import pythia
@@ -13,13 +14,14 @@ from vizier.service import pyvizier as service_vz
 from optformer import pyvizier
 from optformer.errors import ConfigError
 from optformer.policies.model import OptFormer
-from optformer.policies.server import running
 from optformer.policies.vizier import (
     ALGORITHMS,
     OptFormerDesigner,
     OptFormerPolicyFactory,
+    _WidePolicy,
     policy_config,
 )
+from optformer.service.server import running
 from tests.studies import MIXED
 
 # Vizier's random search uses a deprecated numpy function.
@@ -54,17 +56,17 @@ def test_the_algorithms_name_and_metadata_set_the_policy() -> None:
     assert policy_config("OPTFORMER_TS", problem).acquisition == "ts"
     metadata = problem.metadata.ns("optformer")
     metadata["candidates"] = "7"
-    metadata["algorithm"] = "hill_climbing"
+    metadata["algorithm"] = "random_search"
     metadata["temperature"] = "0.5"
     policy = policy_config("OPTFORMER_PRIOR", problem)
     assert (policy.acquisition, policy.candidates) == ("prior", 7)
-    assert (policy.algorithm, policy.temperature) == ("hill_climbing", 0.5)
+    assert (policy.algorithm, policy.temperature) == ("random_search", 0.5)
 
 
 @pytest.mark.parametrize(
     ("algorithm", "metadata", "says"),
     [
-        ("OPTFORMER_EE", {}, "no algorithm 'OPTFORMER_EE'. Did you mean OPTFORMER_EI"),
+        ("OPTFORMER_EE", {}, "no algorithm 'OPTFORMER_EE'.*Did you mean OPTFORMER_EI"),
         ("OPTFORMER", {"candidate": "7"}, "Did you mean optformer.candidates"),
         ("OPTFORMER", {"candidates": "many"}, "optformer:candidates='many' must be of type int"),
     ],
@@ -82,7 +84,27 @@ def test_other_names_go_to_viziers_factory(model: OptFormer) -> None:
     factory = OptFormerPolicyFactory(model)
     supporter = pythia.InRamPolicySupporter(statement())
     policy = factory(statement(), "RANDOM_SEARCH", supporter, "study")
-    assert type(policy).__name__ == "RandomPolicy"
+    request = pythia.SuggestRequest(study_descriptor=supporter.study_descriptor(), count=3)
+    assert len(policy.suggest(request).suggestions) == 3
+
+
+def test_viziers_algorithms_run_in_64_bits_and_ours_in_32(model: OptFormer) -> None:
+    """Whatever the process is set to, and only while Vizier's own policy runs."""
+    seen = []
+
+    class Looks(pythia.Policy):
+        def suggest(self, request: pythia.SuggestRequest) -> pythia.SuggestDecision:
+            seen.append(jax.numpy.ones(1, float).dtype)
+            return pythia.SuggestDecision([])
+
+        def early_stop(self, request: pythia.EarlyStopRequest) -> pythia.EarlyStopDecisions:
+            raise AssertionError
+
+    supporter = pythia.InRamPolicySupporter(statement())
+    request = pythia.SuggestRequest(study_descriptor=supporter.study_descriptor(), count=1)
+    _WidePolicy(Looks()).suggest(request)
+    assert seen == [jax.numpy.float64]
+    assert jax.numpy.ones(1, float).dtype == jax.numpy.float32
 
 
 @pytest.fixture
@@ -116,18 +138,3 @@ def test_studies_survive_a_restart_of_the_server(model: OptFormer, tmp_path: Pat
     tune(expected=3, more=2)
     tune(expected=5, more=0)
     assert set(ALGORITHMS) > {"OPTFORMER", "OPTFORMER_TS"}
-
-
-def test_a_taken_port_and_a_bad_database_are_named(tmp_path: Path) -> None:
-    with running() as address:
-        port = int(address.rsplit(":", 1)[1])
-        with (
-            pytest.raises(ConfigError, match=f"cannot listen on localhost:{port}"),
-            running(port=port),
-        ):
-            pass
-    with (
-        pytest.raises(ConfigError, match=r"database .* cannot be opened"),
-        running(database_url=f"sqlite:///{tmp_path}/absent/studies.db"),
-    ):
-        pass

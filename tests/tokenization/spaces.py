@@ -1,5 +1,8 @@
 """Hypothesis strategies: any parameter, any problem, and trials of it."""
 
+import dataclasses
+from collections.abc import Sequence
+
 import numpy as np
 from hypothesis import strategies as st
 
@@ -72,16 +75,36 @@ def problems(draw: st.DrawFn) -> Problem:
 
 
 @st.composite
-def studies(draw: st.DrawFn) -> Study:
-    """A problem with up to 12 trials in every state."""
+def flat_problems(draw: st.DrawFn) -> Problem:
+    """The same without conditions, with one metric, and one parameter at least to search."""
     problem = draw(problems())
+    flat = [dataclasses.replace(parameter, conditions=()) for parameter in problem.parameters]
+    taken = {parameter.name for parameter in flat}
+    free = next(name for name in ("x", "y", "z", "a", "b", "c", "d") if name not in taken)
+    flat.append(Parameter(name=free, type=ParameterType.DOUBLE, bounds=(0.0, 1.0)))
+    return dataclasses.replace(problem, parameters=tuple(flat), metrics=problem.metrics[:1])
+
+
+def flat_studies() -> st.SearchStrategy[Study]:
+    """Trials of those problems, with metrics that single precision can hold."""
+    return studies(flat_problems(), [0.0, 1.0, 1e30])
+
+
+@st.composite
+def studies(
+    draw: st.DrawFn,
+    problems: st.SearchStrategy[Problem] = problems(),  # noqa: B008 (a strategy never changes)
+    scales: Sequence[float] = (0.0, 1e-310, 1.0, 1e300),
+) -> Study:
+    """A problem with up to 12 trials in every state."""
+    problem = draw(problems)
     trials = draw(st.integers(0, 12))
     rng = np.random.default_rng(draw(st.integers(0, 2**32)))
     values_RP = np.empty((trials, len(problem.parameters)))
     for column, parameter in enumerate(problem.parameters):
         values_RP[:, column] = quantize.from_units(parameter, rng.random(trials))
     values_RP[~problem.active(values_RP)] = np.nan
-    scale = draw(st.sampled_from([0.0, 1e-310, 1.0, 1e300]))
+    scale = draw(st.sampled_from(scales))
     metrics_RM = scale * rng.normal(size=(trials, len(problem.metrics)))
     states_R = rng.choice(
         [State.COMPLETED, State.INFEASIBLE, State.ACTIVE], size=trials, p=[0.8, 0.1, 0.1]

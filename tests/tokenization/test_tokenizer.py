@@ -1,5 +1,7 @@
 """Studies survive the way to tokens and back, whatever their search space."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -150,6 +152,15 @@ def test_the_text_says_what_it_is_asked_to() -> None:
         '&name="depth",INTEGER,LINEAR,7,1,7'
         '&name="batch",DISCRETE,3,16,32,64'
         '&name="kernel",CATEGORICAL,3,"rbf","poly","linear"'
+    )
+    told = dataclasses.replace(
+        MIXED,
+        parameters=(dataclasses.replace(MIXED.parameters[0], default=1.0),),
+        metadata=(("описание", "a wide search"),),
+    )
+    assert VOCABULARY.text(TOKENIZER.encode_problem(told, "gp_ucb").ids_S.tolist()) == (
+        'title="svc on wine",algorithm=gp_ucb,metric="accuracy",MAXIMIZE,"описание"="a wide search"'
+        '&name="C",DOUBLE,LOG,0.01,100,default=1'
     )
     bare = TOKENIZER.encode_problem(
         MIXED, "gp_ucb", text=MetadataOptions(names=False, values=False)

@@ -28,8 +28,13 @@ _TRIALS = sqlalchemy.table(
     "trials",
     *(sqlalchemy.column(c) for c in ("owner_id", "study_id", "trial_id", "serialized_trial")),
 )
-# Vizier's enum names in lower case are our names for its algorithms; two say only "the default".
-_ALGORITHMS = {"ALGORITHM_UNSPECIFIED": "vizier_default", "DEFAULT": "vizier_default"}
+# Vizier's enum names in lower case are our names for its algorithms, but for these: the first two
+# say only "the default", the third is the teacher's other name.
+_ALGORITHMS = {
+    "ALGORITHM_UNSPECIFIED": "vizier_default",
+    "DEFAULT": "vizier_default",
+    "QUASI_RANDOM_SEARCH": "quasi_random",
+}
 _ENDINGS = ("pb", "textproto", "json")
 
 _Message = TypeVar("_Message", bound=message.Message)

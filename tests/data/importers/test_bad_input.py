@@ -74,7 +74,7 @@ TRIALS = [
     (trial(metrics={"accuracy": "good"}), "a trial with a wrong form", "'accuracy' is 'good', not"),
     (trial(state="DONE"), "a trial with a wrong form", "state is 'DONE'; it can be COMPLETED"),
     (trial(params={}), "a trial with a wrong form", "unknown key 'params'"),
-    (trial(metric={}), "a trial with a wrong form", "Did you mean 'metrics'?"),
+    (trial(metric={}), "a trial with a wrong form", "Did you mean metrics?"),
     ([], "a trial with a wrong form", "a trial must be an object with keys, not a list"),
 ]
 
@@ -101,7 +101,7 @@ STUDIES = [
     (study(trials=None), "study 's7': trials must be a list, not missing"),
     (study(name=7), "the study: name must be text, not 7"),
     (study(algorithm=7), "study 's7': algorithm must be text, not 7"),
-    (study(paramters=[]), "unknown key 'paramters'. Did you mean 'parameters'?"),
+    (study(paramters=[]), "unknown key 'paramters'. Did you mean parameters?"),
     (study(metrics=[]), "problem 's7' has no metrics"),
     (study(metrics="accuracy"), "study 's7': metrics must be a list, not text"),
     (study(metrics=[{"name": "a"}]), "metric 'a': goal is None; it can be MAXIMIZE, MINIMIZE"),

@@ -1,18 +1,30 @@
 """What inspect shows is in the data, and what is not there is said."""
 
+import json
 from pathlib import Path
 
+import jax
 import pytest
 from rich.console import Console, RenderableType
 from rich.text import Text
 
+from optformer import checkpoint
+from optformer.checkpoint import Checkpoint
 from optformer.data import store
 from optformer.data.importers import import_studies
-from optformer.data.inspect import describe
 from optformer.errors import SourceError, StudyError
+from optformer.eval.optimizers import optimizer
+from optformer.eval.runner import run
+from optformer.model import transformer
+from optformer.model.config import MICRO
+from optformer.model.train import to_numpy
+from optformer.model.transformer import Ids
 from optformer.study import Study
+from optformer.terminal.inspect import describe
+from optformer.tokenization.tokenizer import StudyTokenizer
 from tests.data.importers import logs
 from tests.data.test_store import odd, plain
+from tests.eval.quadratic import task
 
 
 def printed(renderable: RenderableType) -> str:
@@ -34,6 +46,44 @@ def test_log_and_its_shards_show_the_same_study(tmp_path: Path) -> None:
             assert part in text
         assert "random_search" in text
     assert raw[raw.index("study 'b'") :] == shards[shards.index("study 'b'") :]
+
+
+def test_a_checkpoint_says_what_it_is(tmp_path: Path) -> None:
+    tokenizer = StudyTokenizer()
+    weights = to_numpy(transformer.init(MICRO, Ids.of(tokenizer.vocabulary), jax.random.key(0)))
+    checkpoint.save(
+        Checkpoint(
+            config=MICRO,
+            tokenizer=tokenizer,
+            weights=weights,
+            algorithms=("tpe", "cma_es"),
+            about={"step": 31},
+        ),
+        tmp_path / "model",
+    )
+    text = printed(describe(str(tmp_path / "model")))
+    numbers = sum(array.size for array in checkpoint.flatten(weights).values())
+    for part in ("a checkpoint", f"{numbers:,}", "tpe, cma_es", "31", f"width {MICRO.width}"):
+        assert part in text
+
+
+def test_a_training_run_says_how_far_it_is(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    path.touch()
+    assert "none yet" in printed(describe(str(tmp_path)))
+    rows = [{"step": s, "done": s / 40, "seconds": 2.0 * s, "loss": 6 - s / 10} for s in (10, 30)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    text = printed(describe(str(tmp_path)))
+    for part in ("a training run", "30, 75% of the run", "60 s", "5.000 -> 3.000 nats a token"):
+        assert part in text
+
+
+def test_results_say_what_is_done(tmp_path: Path) -> None:
+    factories = {name: optimizer(name) for name in ("random_search", "quasi_random")}
+    run(factories, [task(trials=3)], [0, 1], tmp_path, protocol="test")
+    text = printed(describe(str(tmp_path)))
+    for part in ("results of an evaluation", "random_search, quasi_random", "4 of 4, 0 failed"):
+        assert part in text
 
 
 def test_trials_show_values_metrics_states_and_the_best(tmp_path: Path) -> None:

@@ -18,19 +18,21 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 from jaxtyping import Float64
 
-from optformer import demo_page, show
 from optformer.config import DataConfig, OptimizerConfig, RunConfig, TrainConfig
 from optformer.data import importers, store
 from optformer.data.batches import StudySource
-from optformer.data.generate import GenerateConfig, Part, generate
-from optformer.data.sklearn_logs import Logs, make_logs
-from optformer.data.sklearn_problems import SklearnProblem, held_out, logged
+from optformer.data.generate import generate
+from optformer.data.mixture import GenerateConfig, Part
+from optformer.demo import page as report
+from optformer.demo.logs import Logs, write_logs
+from optformer.demo.problems import SklearnProblem, held_out, logged, need_sklearn
 from optformer.errors import ConfigError
 from optformer.model.config import MODELS
 from optformer.progress import Progress
-from optformer.services import service
+from optformer.service.client import Tried, open_study, tune
+from optformer.service.server import endpoint_of
 from optformer.study import Study
-from optformer.tuning import Tried, open_study, tune
+from optformer.terminal import show
 
 if TYPE_CHECKING:
     from optformer.eval import prediction
@@ -123,7 +125,7 @@ class Comparison:
 
         Ties count for neither; the second number is that of all pairs.
         """
-        ours, theirs = self.final(algorithm), self.final(demo_page.RANDOM)
+        ours, theirs = self.final(algorithm), self.final(report.RANDOM)
         better = sum(self.sign * a > self.sign * b for a in ours for b in theirs)
         return better, len(ours) * len(theirs)
 
@@ -132,8 +134,10 @@ def run(settings: Settings) -> Path:
     """Runs all steps, says on the terminal how each went, and returns the report's path.
 
     Raises:
-      ConfigError: the folder holds something that is not an earlier demo.
+      ConfigError: the folder holds something that is not an earlier demo, or scikit-learn is
+        not installed.
     """
+    need_sklearn()
     claim(settings.out)
     clock: dict[str, float] = {}
     show.line(f"[bold]optformer demo[/bold]: the whole loop on real input, in {settings.out}")
@@ -142,9 +146,11 @@ def run(settings: Settings) -> Path:
         clock, "1/5 logs", f"Vizier's service tunes {len(settings.problems)} scikit-learn problems"
     ) as p:
         logs = log(settings, p)
-    show.line(
-        f"{show.plural(logs.studies, 'study')} with {show.plural(logs.trials, 'trial')} "
-        f"({logs.infeasible} infeasible) in {settings.database}"
+    show.logged(
+        studies=logs.studies,
+        trials=logs.trials,
+        infeasible=logs.infeasible,
+        database=settings.database,
     )
     with step(clock, "2/5 import", "the service's database becomes studies") as p:
         imported = importers.import_studies(
@@ -166,9 +172,7 @@ def run(settings: Settings) -> Path:
         comparison = compare(settings, trained.checkpoint, p)
     with step(clock, "5/5 report", "how good the model's predictions were, and one page") as p:
         predictions = judge(trained.checkpoint, comparison, p)
-        page = demo_page.write(
-            settings, imported, manifest, trained, comparison, predictions, clock
-        )
+        page = report.write(settings, imported, manifest, trained, comparison, predictions, clock)
     summary(settings, comparison, clock)
     show.line(f"\nThe whole story, with pictures: [bold]{page}[/bold]")
     return page
@@ -193,14 +197,13 @@ def claim(out: Path) -> None:
 
 def log(settings: Settings, progress: Progress) -> Logs:
     """Step 1: a study log, as a team's own service would leave it."""
-    with service(database=settings.database) as endpoint:
-        return make_logs(
-            endpoint,
-            settings.problems,
-            trials=settings.logged_trials,
-            workers=settings.workers,
-            progress=progress,
-        )
+    return write_logs(
+        settings.database,
+        settings.problems,
+        trials=settings.logged_trials,
+        workers=settings.workers,
+        progress=progress,
+    )
 
 
 def make(settings: Settings, progress: Progress) -> dict[str, object]:
@@ -233,7 +236,7 @@ def train(settings: Settings, progress: Progress) -> "TrainResult":
 
     config = RunConfig(
         model=MODELS["micro"],
-        data=DataConfig(shards=(str(settings.shards),), generated_weight=2.0),
+        data=DataConfig(shards=(str(settings.shards.resolve()),), generated_weight=2.0),
         optimizer=OptimizerConfig(warmup=50),
         train=TrainConfig(
             steps=1_000_000,  # time ends it
@@ -258,9 +261,9 @@ def compare(settings: Settings, checkpoint: Path, progress: Progress) -> Compari
 
     target = held_out()
     metric = target.problem.objectives[0]
-    runs: dict[str, list[list[Tried]]] = {name: [] for name in (*OURS, demo_page.RANDOM)}
+    runs: dict[str, list[list[Tried]]] = {name: [] for name in (*OURS, report.RANDOM)}
     total, done = len(runs) * settings.repeats * settings.trials, 0
-    with service(checkpoint=checkpoint, database=settings.comparison) as endpoint:
+    with endpoint_of(checkpoint=checkpoint, database=settings.comparison) as endpoint:
         for repeat in range(settings.repeats):
             for algorithm in runs:
 
@@ -300,9 +303,9 @@ def compare(settings: Settings, checkpoint: Path, progress: Progress) -> Compari
                     for t in run
                     if t.metric is not None
                 ],
-                algorithm=demo_page.RANDOM.lower(),
+                algorithm=report.RANDOM.lower(),
             )
-            for run in runs[demo_page.RANDOM]
+            for run in runs[report.RANDOM]
         ),
     )
 
@@ -331,13 +334,13 @@ def summary(settings: Settings, comparison: Comparison, clock: dict[str, float])
 
     title = f"Best {comparison.metric} of {held_out().name} after {settings.trials} trials"
     table = Table(title=title, title_justify="left", title_style="bold")
-    for index, name in enumerate(demo_page.HEADER):
+    for index, name in enumerate(report.HEADER):
         table.add_column(name, justify="left" if index == 0 else "right")
-    for row in demo_page.rows(comparison):
+    for row in report.rows(comparison):
         table.add_row(*row)
     show.out.print()
     show.out.print(table)
-    show.line(demo_page.verdict(comparison))
+    show.line(report.verdict(comparison))
     show.line(
         "[dim]Seconds: "
         + ", ".join(f"{name} {took:.0f}" for name, took in clock.items())

@@ -67,6 +67,56 @@ def running(
         server._server.stop(grace=GRACE_SECONDS).wait()
 
 
+@contextlib.contextmanager
+def endpoint_of(
+    *, server: str = "", checkpoint: Path | None = None, database: Path | None = None
+) -> Iterator[str]:
+    """The service to ask: the one at `server`, or one in this process while the block runs.
+
+    The latter logs nothing: its client gets the same errors, and says them better.
+
+    Args:
+      server: `host:port` of a running service.
+      checkpoint: a model that the service in this process offers beside Vizier's algorithms.
+      database: where that service keeps its studies; in memory if None.
+
+    Raises:
+      ConfigError: options that exclude each other, or the database cannot be opened.
+      CheckpointError: the model cannot be loaded.
+    """
+    if server and (checkpoint is not None or database is not None):
+        raise ConfigError(
+            f"the service at {server} has its own model and database: leave out --checkpoint and "
+            "--database, or --server."
+        )
+    if server:
+        yield server
+        return
+    factory = None
+    if checkpoint is not None:
+        import optformer
+        from optformer.policies.vizier import OptFormerPolicyFactory
+
+        factory = OptFormerPolicyFactory(optformer.load(checkpoint))
+    url = MEMORY if database is None else database_url(str(database))
+    with _quiet(), running(database_url=url, policy_factory=factory) as endpoint:
+        yield endpoint
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Nothing from the service's loggers while the block runs; they are the process's own."""
+    loggers = [logging.getLogger(name) for name in ("absl", "grpc._server")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+
+
 def serve(checkpoint: Path, *, host: str, port: int, database_url: str) -> None:
     """Serves a model until the process is told to stop (SIGINT or SIGTERM).
 
@@ -90,6 +140,25 @@ def serve(checkpoint: Path, *, host: str, port: int, database_url: str) -> None:
         log.info("algorithms: %s, and Vizier's own", ", ".join(ALGORITHMS))
         stop.wait()
         log.info("stopping")
+
+
+def default_algorithm(server: str, checkpoint: Path | None) -> str:
+    """Who suggests if nobody was named: expected improvement under our model.
+
+    Raises:
+      ConfigError: there is no model.
+    """
+    if not server and checkpoint is None:
+        raise ConfigError(
+            "nobody to ask for suggestions. Give a model with --checkpoint, a service with "
+            "--server, or one of Vizier's algorithms, as in --algorithm RANDOM_SEARCH."
+        )
+    return "OPTFORMER_EI"
+
+
+def database_url(database: str) -> str:
+    """The URL of an SQLite file; what is a URL already stays."""
+    return database if "://" in database else f"sqlite:///{Path(database).resolve()}"
 
 
 def _check_free(host: str, port: int) -> None:

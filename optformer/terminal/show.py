@@ -14,15 +14,14 @@ from rich.markup import escape
 from rich.panel import Panel
 from rich.table import Table
 
-from optformer import progress as progressing
-from optformer.progress import Progress
+from optformer.progress import Progress, silent
 from optformer.study import Problem
 
 if TYPE_CHECKING:
     from optformer.data import importers
     from optformer.eval.suite import Evaluated
     from optformer.model.train import Report, TrainResult
-    from optformer.tuning import Tried
+    from optformer.service.client import Tried
 
 out = Console(highlight=False, soft_wrap=True)
 err = Console(highlight=False, stderr=True)
@@ -41,9 +40,40 @@ def error(problem: Exception) -> None:
 
 @contextlib.contextmanager
 def bar(title: str) -> Iterator[Progress]:
-    """A progress bar on standard error while the block runs."""
-    with progressing.bar(title, err) as progress:
-        yield progress
+    """A progress bar with title, share, note and time left; gone when the block is done.
+
+    Where standard error is not a terminal nothing is drawn: the work's own result line says
+    enough.
+    """
+    from rich.progress import (
+        BarColumn,
+        TaskProgressColumn,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+    from rich.progress import Progress as Bars
+
+    if not err.is_terminal:
+        yield silent
+        return
+    bars = Bars(
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=24),
+        TaskProgressColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(compact=True),
+        TextColumn("[dim]{task.fields[note]}"),
+        console=err,
+        transient=True,
+    )
+    with bars:
+        task = bars.add_task(title, total=None, note="")
+
+        def report(done: int, total: int, note: str = "") -> None:
+            bars.update(task, completed=done, total=total, note=note)
+
+        yield report
 
 
 def line(text: str) -> None:
@@ -70,6 +100,14 @@ def plural(count: int, one: str) -> str:
     """`1 study`, `80 studies`."""
     many = one[:-1] + "ies" if one.endswith("y") else one + "s"
     return f"{count:,} {one if count == 1 else many}"
+
+
+def logged(*, studies: int, trials: int, infeasible: int, database: Path) -> None:
+    """What clients of a service left in its database."""
+    line(
+        f"{plural(studies, 'study')} with {plural(trials, 'trial')} ({infeasible:,} infeasible) "
+        f"in {database}"
+    )
 
 
 def generated(manifest: Mapping[str, object], folder: Path) -> None:
@@ -142,6 +180,8 @@ def trained(result: "TrainResult") -> None:
     if measured:
         found = [f"{each['loss']:.3f}" for each in measured]
         pairs["validation loss"] = " -> ".join(dict.fromkeys([found[0], found[-1]]))
+    if result.skipped:
+        pairs["studies left out"] = counted(result.skipped)
     fields(pairs)
 
 
@@ -165,7 +205,7 @@ def trial(tried: "Tried") -> None:
 
 def tuned(problem: Problem, tried: "Sequence[Tried]") -> None:
     """The best of these trials, and whether the study had a better one before."""
-    from optformer.tuning import best_of
+    from optformer.service.client import best_of
 
     metric, best = problem.objectives[0].name, best_of(problem, tried)
     waited = statistics.median(each.waited for each in tried)
@@ -182,17 +222,13 @@ def tuned(problem: Problem, tried: "Sequence[Tried]") -> None:
 
 
 def evaluated(done: "Evaluated") -> None:
-    """The scores of an evaluation, best first."""
-    results = done.results
-    grid = Table(box=None, pad_edge=False)
-    for index, name in enumerate(("optimizer", "mean score", "ms")):
+    """What an evaluation found, in a table."""
+    grid = Table(box=None, pad_edge=False, padding=(0, 0, 0, 1))
+    for index, name in enumerate(done.header):
         grid.add_column(name, justify="right" if index else "left")
-    for row in done.table():
-        grid.add_row(*row)
-    line(
-        f"{plural(len(results.tasks), 'task')}, {plural(len(results.seeds), 'seed')}, "
-        f"{results.trials} trials; {plural(len(results.failures), 'run')} failed"
-    )
+    for row in done.rows:
+        grid.add_row(*map(escape, row))
+    line(escape(done.counted))
     out.print(grid)
     line(f"Report: {done.page}")
 

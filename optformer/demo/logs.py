@@ -8,10 +8,13 @@ import dataclasses
 from collections.abc import Sequence
 from concurrent.futures import FIRST_EXCEPTION, ProcessPoolExecutor, ThreadPoolExecutor, wait
 from multiprocessing import get_context
+from pathlib import Path
 
-from optformer.data.sklearn_problems import SklearnProblem, Values, find
+from optformer.demo.problems import SklearnProblem, find, logged, need_sklearn
+from optformer.errors import ConfigError
 from optformer.progress import Progress, silent
-from optformer.tuning import open_study, tune
+from optformer.service.client import Values, open_study, tune
+from optformer.service.server import endpoint_of
 
 OWNER = "sklearn"
 
@@ -28,6 +31,38 @@ class Logs:
     studies: int
     trials: int
     infeasible: int
+
+
+def write_logs(
+    database: Path,
+    problems: Sequence[SklearnProblem] = (),
+    *,
+    algorithms: Sequence[str] = ALGORITHMS,
+    trials: int = 25,
+    workers: int = 2,
+    progress: Progress = silent,
+) -> Logs:
+    """A new SQLite file as a team's own service would leave it; see `make_logs`.
+
+    Args:
+      problems: all that the demo's logs hold, if none.
+
+    Raises:
+      ConfigError: the file is there, or scikit-learn is not.
+    """
+    need_sklearn()
+    if database.exists():
+        raise ConfigError(f"{database} is there already. Name a new file.")
+    database.parent.mkdir(parents=True, exist_ok=True)
+    with endpoint_of(database=database) as endpoint:
+        return make_logs(
+            endpoint,
+            problems or logged(),
+            algorithms=algorithms,
+            trials=trials,
+            workers=workers,
+            progress=progress,
+        )
 
 
 def make_logs(

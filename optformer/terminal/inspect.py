@@ -1,7 +1,7 @@
-"""What a shard folder or a raw study log holds, as something that rich prints."""
+"""What a folder of ours or a raw study log holds, as something that rich prints."""
 
-import difflib
 import itertools
+import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -14,9 +14,11 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
+from optformer import checkpoint
 from optformer.data import store
 from optformer.data.importers import Skipped, read
-from optformer.errors import StudyError
+from optformer.errors import StudyError, did_you_mean
+from optformer.eval import results
 from optformer.study import Goal, Metric, Parameter, State, Study
 
 # What a tokenizer shows of a study, printed below its trials.
@@ -35,25 +37,91 @@ def describe(
     trials: int = 8,
     tokenizer: Tokenizer | None = None,
 ) -> RenderableType:
-    """Counts of a shard folder or a raw log, and one study with its first and last trials.
+    """What is in a checkpoint, a training run, the results of an evaluation, or studies.
+
+    Of a shard folder or a raw log: counts, and one study with its first and last trials.
 
     Args:
-      path: a folder with shards, one shard, or anything that `importers.read` reads.
+      path: a folder that one of our commands wrote, or anything that `importers.read` reads.
       study: the name of the study to show; the first if not given.
       trials: how many of its trials to show at most.
       tokenizer: what else to show of the study, its tokens for example.
 
     Raises:
       SourceError: nothing at `path` can be read.
+      CheckpointError: a checkpoint that is damaged, or of another version.
       StudyError: there is no study of that name; suggests names.
     """
     place = Path(path)
+    if (place / checkpoint.WEIGHTS).is_file():
+        return _fields(f"{path}: a checkpoint", _of_checkpoint(place))
+    if (place / "metrics.jsonl").is_file():
+        return _fields(f"{path}: a training run", _of_run(place))
+    if (place / "plan.json").is_file():
+        return _fields(f"{path}: results of an evaluation", _of_results(place))
     is_shards = place.suffix == ".parquet" or (place.is_dir() and any(place.glob("*.parquet")))
     counts, shown = _of_shards(place, study) if is_shards else _of_log(path, study)
     parts = [counts, _study(shown, trials)]
     if tokenizer is not None:
         parts.append(tokenizer(shown))
     return Group(*parts)
+
+
+def _of_checkpoint(folder: Path) -> dict[str, str]:
+    """Shape, tokenizer and origin of a model."""
+    loaded = checkpoint.load(folder)
+    weights = sum(array.size for array in checkpoint.flatten(loaded.weights).values())
+    shape = loaded.config
+    return {
+        "weights": f"{weights:,}",
+        "shape": f"{shape.encoder_layers} encoder and {shape.decoder_layers} decoder layers, width "
+        f"{shape.width}",
+        "bins": f"{loaded.tokenizer.options.bins:,}",
+        "vocabulary": loaded.tokenizer.vocabulary.fingerprint,
+        "imitates": ", ".join(loaded.algorithms) or "no algorithm by name",
+    } | {
+        name: str(value)
+        for name, value in loaded.about.items()
+        if name != "parameters" and not isinstance(value, dict)
+    }
+
+
+def _of_run(folder: Path) -> dict[str, str]:
+    """How far a training run is."""
+    lines = (folder / "metrics.jsonl").read_text("utf-8").splitlines()
+    if not lines:
+        return {"steps": "none yet"}
+    first, last = json.loads(lines[0]), json.loads(lines[-1])
+    found = {
+        "steps": f"{last['step']:,}, {last['done']:.0%} of the run",
+        "time": f"{last['seconds']:.0f} s",
+        "loss": f"{first['loss']:.3f} -> {last['loss']:.3f} nats a token",
+    }
+    for name in ("checkpoint", "best"):
+        if (folder / name).is_dir():
+            found[name] = str(folder / name)
+    return found
+
+
+def _of_results(folder: Path) -> dict[str, str]:
+    """What an evaluation planned and what of it is done."""
+    found = results.read(folder)
+    return {
+        "protocol": found.protocol,
+        "optimizers": ", ".join(found.optimizers),
+        "tasks": f"{len(found.tasks)}, {len(found.seeds)} seeds, {found.trials} trials",
+        "runs": f"{found.runs - found.missing:,} of {found.runs:,}, {len(found.failures)} failed",
+    }
+
+
+def _fields(title: str, pairs: Mapping[str, str]) -> Panel:
+    """Names and what they are, one below the other."""
+    table = Table(box=None, show_header=False, padding=(0, 1))
+    table.add_column(style="dim", no_wrap=True)
+    table.add_column()
+    for name, text in pairs.items():
+        table.add_row(name, Text(text))
+    return Panel(table, title=Text(title), title_align="left", border_style="cyan")
 
 
 def _of_shards(path: Path, name: str | None) -> tuple[RenderableType, Study]:
@@ -125,8 +193,8 @@ def _find(studies: Iterable[Study], name: str | None) -> Study:
 def _unknown(name: str | None, names: list[str]) -> StudyError:
     if name is None:
         return StudyError("no study could be read. Import the log to see every reason.")
-    near = difflib.get_close_matches(name, names, n=3, cutoff=0.3) or names[:3]
-    return StudyError(f"there is no study {name!r}. Some that there are: {', '.join(near)}.")
+    some = ", ".join(names[:3]) + (f" and {len(names) - 3:,} more" if len(names) > 3 else "")
+    return StudyError(f"there is no study {name!r}, but {some}.{did_you_mean(name, names)}")
 
 
 def _counts(

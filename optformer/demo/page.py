@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from optformer.data import store
-from optformer.data.sklearn_problems import held_out
+from optformer.demo.problems import held_out
 from optformer.eval import prediction
 from optformer.eval.report import (
     Curve,
@@ -27,7 +27,7 @@ from optformer.eval.report import (
 
 if TYPE_CHECKING:
     from optformer.data.importers import ImportReport
-    from optformer.demo import Comparison, Settings
+    from optformer.demo.run import Comparison, Settings
     from optformer.model.train import TrainResult
 
 RANDOM = "RANDOM_SEARCH"

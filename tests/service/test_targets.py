@@ -1,15 +1,13 @@
-"""Programs as targets, and the demo's arithmetic."""
+"""A program as a target: what it is given, and what counts as its metric."""
 
 import sys
 from pathlib import Path
 
 import pytest
 
-from optformer.data import sklearn_problems
-from optformer.demo_page import chance
 from optformer.errors import ConfigError
+from optformer.service.targets import command_target, read_space
 from optformer.study import Condition, Metric, Parameter, ParameterType, Problem
-from optformer.targets import command_target, read_space
 
 PROBLEM = Problem(
     name="program",
@@ -77,23 +75,3 @@ def test_a_bad_search_space_names_its_file(tmp_path: Path, text: str | None, rul
     with pytest.raises(ConfigError, match=rule) as refused:
         read_space(path)
     assert str(path) in str(refused.value)
-
-
-def test_an_unknown_problem_suggests_the_nearest() -> None:
-    with pytest.raises(ConfigError, match="Did you mean 'svc/wine'"):
-        sklearn_problems.find("svc/wines")
-
-
-@pytest.mark.parametrize(
-    ("ours", "theirs", "expected"),
-    [
-        ([1, 2, 3, 4, 5], [6, 7, 8, 9, 10], 2 / 252),  # one of the two extreme deals of 252
-        ([1, 2], [3, 4], 2 / 6),
-        ([5, 5], [5, 5], 1.0),
-    ],
-)
-def test_chance_counts_the_deals_that_differ_as_much(
-    ours: list[float], theirs: list[float], expected: float
-) -> None:
-    assert chance(ours, theirs) == pytest.approx(expected)
-    assert chance(theirs, ours) == pytest.approx(expected)

@@ -1,4 +1,4 @@
-"""What `optformer tune` tunes: a program with parameters, or a scikit-learn model."""
+"""What a client tunes: a search space with a function, or with a program that is run."""
 
 import dataclasses
 import json
@@ -9,8 +9,8 @@ import subprocess
 from pathlib import Path
 
 from optformer.errors import ConfigError, StudyError
+from optformer.service.client import Evaluate, Values
 from optformer.study import Problem
-from optformer.tuning import Evaluate, Values
 
 _PLACE = re.compile(r"\{([^{}]*)\}")
 _NUMBER = re.compile(
@@ -24,42 +24,6 @@ class Target:
 
     problem: Problem
     evaluate: Evaluate
-
-
-def target(*, problem: str = "", command: str = "", space: Path | None = None) -> Target:
-    """The scikit-learn problem of this name, or the program with its search space.
-
-    Raises:
-      ConfigError: neither or both are given, or one that cannot be.
-    """
-    if bool(problem) == bool(command):
-        raise ConfigError(
-            "say what to tune: either --problem, as in --problem svc/wine, or --command with "
-            '--space, as in --command "python train.py --lr {lr}" --space space.json.'
-        )
-    if problem:
-        return sklearn_target(problem)
-    if space is None:
-        raise ConfigError("--command needs --space: a file with the search space and the metric.")
-    return command_target(command, read_space(space))
-
-
-def sklearn_target(name: str) -> Target:
-    """A scikit-learn model on one of its data sets, such as `svc/wine`.
-
-    Raises:
-      ConfigError: no such problem, or scikit-learn is not installed.
-    """
-    import importlib.util
-
-    from optformer.data import sklearn_problems
-
-    if importlib.util.find_spec("sklearn") is None:
-        raise ConfigError(
-            'scikit-learn is not installed. Install the extra: pip install "optformer[demo]"'
-        )
-    found = sklearn_problems.find(name)
-    return Target(problem=found.problem, evaluate=found.evaluate)
 
 
 def command_target(command: str, problem: Problem) -> Target:

@@ -6,23 +6,21 @@ makes its trial infeasible.
 """
 
 import dataclasses
-import difflib
 import functools
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import numpy as np
 from jaxtyping import Float64
 
-from optformer.errors import ConfigError
-from optformer.study import Goal, Metric, Parameter, ParameterType, Problem, Scale, Value
+from optformer.errors import ConfigError, did_you_mean
+from optformer.service.client import Values
+from optformer.study import Goal, Metric, Parameter, ParameterType, Problem, Scale
 
 if TYPE_CHECKING:
     import threadpoolctl  # type: ignore[import-untyped]
     from sklearn.base import BaseEstimator
-
-Values = Mapping[str, Value]
 
 ROWS = 400  # at most, of any data set: digits and breast_cancer have more
 FOLDS = 3
@@ -149,7 +147,7 @@ def _mlp(values: Values) -> "BaseEstimator":
 
     settings = dict(values)
     width = int(settings.pop("hidden_units"))
-    return MLPClassifier((width,), **settings, solver="sgd", max_iter=12, random_state=0)
+    return MLPClassifier((width,), **settings, solver="sgd", max_iter=10, random_state=0)
 
 
 _FOREST_SPACE = (
@@ -275,7 +273,7 @@ MODELS: dict[str, Model] = {
             _double("momentum", 0.5, 0.995, Scale.REVERSE_LOG),
             _log("alpha", 1e-6, 1.0),
             _discrete("hidden_units", 4, 8, 16, 32),
-            _integer("batch_size", 8, 64, Scale.LOG),
+            _integer("batch_size", 16, 64, Scale.LOG),
             _category("activation", "relu", "tanh", "logistic"),
         ),
         build=_mlp,
@@ -357,11 +355,24 @@ def find(name: str) -> SklearnProblem:
       ConfigError: there is none; names the nearest.
     """
     if name not in names():
-        near = difflib.get_close_matches(name, names(), n=1, cutoff=0.3)
-        hint = f"Did you mean {near[0]!r}? " if near else ""
-        raise ConfigError(f"no problem is named {name!r}. {hint}There are: {', '.join(names())}.")
+        raise ConfigError(
+            f"no problem is named {name!r}.{did_you_mean(name, names())} There are: "
+            f"{', '.join(names())}."
+        )
     model, data = name.split("/")
     return SklearnProblem(model=model, data=data)
+
+
+def need_sklearn() -> None:
+    """Checks that scikit-learn is installed, before anything is made for it.
+
+    Raises:
+      ConfigError: it is not; says how to install it.
+    """
+    import importlib.util
+
+    if importlib.util.find_spec("sklearn") is None:
+        raise ConfigError("scikit-learn is not installed: pip install 'optformer[demo]'.")
 
 
 def logged() -> list[SklearnProblem]:

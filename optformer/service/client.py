@@ -1,24 +1,26 @@
 """Tuning through a Vizier service, as any client of it does.
 
-with local_service(Path("studies.db")) as endpoint:
+with endpoint_of(database=Path("studies.db")) as endpoint:
     study = open_study(endpoint, problem, algorithm="RANDOM_SEARCH", name="svc-wine")
     tried = tune(study, problem, evaluate, trials=30)
 """
 
 import dataclasses
-import difflib
+import enum
 import re
 import socket
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from optformer.errors import ConfigError, SourceError
-from optformer.study import Problem, State, Value
+from optformer.errors import ConfigError, SourceError, did_you_mean
+from optformer.study import Metric, Parameter, Problem, State, Value
 
 if TYPE_CHECKING:
     import grpc
     from vizier.service import clients
+    from vizier.service import pyvizier as vz
 
 OWNER = "optformer"
 
@@ -32,6 +34,9 @@ ALGORITHMS = (
     "GP_UCB_PE",
     "GAUSSIAN_PROCESS_BANDIT",
 )
+
+_ENDPOINT = threading.Lock()  # held while Vizier's global endpoint is ours
+_SETTING = "setting "  # how the fact that a study has one of our policies' settings begins
 
 Values = Mapping[str, Value]
 Evaluate = Callable[[Values], float | None]  # the metric in its own units; None: infeasible
@@ -77,35 +82,77 @@ def open_study(
     """The study of this name at the service, made if it is not there.
 
     Args:
-      policy: how our policies suggest: fields of `PolicyConfig`. Only a new study takes them.
+      policy: how our policies suggest: fields of `PolicyConfig`.
 
     Raises:
       SourceError: nothing answers at the endpoint.
+      ConfigError: the study is there with another search space, metric, algorithm or policy.
     """
     import grpc
     from vizier.service import clients
     from vizier.service import pyvizier as vz
 
-    from optformer.pyvizier import problem_to_vizier
+    from optformer.pyvizier import NAMESPACE, problem_to_vizier
 
     config = vz.StudyConfig.from_problem(problem_to_vizier(problem))
     config.algorithm = algorithm
     if policy:
-        from optformer.policies.vizier import NAMESPACE
-
         config.metadata.ns(NAMESPACE).update(policy)
     _check_answers(endpoint)
-    # Vizier's client takes the endpoint from a global; a study keeps the one it was opened with.
-    before = clients.environment_variables.server_endpoint
-    clients.environment_variables.server_endpoint = endpoint
     try:
-        return clients.Study.from_study_config(config, owner=owner, study_id=name)
+        # Vizier's client takes the endpoint from a global; a study keeps the one it was opened
+        # with.
+        with _ENDPOINT:
+            before = clients.environment_variables.server_endpoint
+            clients.environment_variables.server_endpoint = endpoint
+            try:
+                study = clients.Study.from_study_config(config, owner=owner, study_id=name)
+            finally:
+                clients.environment_variables.server_endpoint = before
+        found = study.materialize_study_config()
     except (grpc.RpcError, grpc.FutureTimeoutError) as error:
         raise SourceError(
             f"what answers at {endpoint} is no Vizier service, or a broken one: {error}"
         ) from error
-    finally:
-        clients.environment_variables.server_endpoint = before
+    _check_same(found, config, name)
+    return study
+
+
+def _check_same(found: "vz.StudyConfig", asked: "vz.StudyConfig", name: str) -> None:
+    """Vizier hands out a study that is there as it is, whatever was asked for.
+
+    Raises:
+      ConfigError: names what differs.
+    """
+    there, here = _facts(found), _facts(type(asked).from_proto(asked.to_proto()))
+    for fact in there | here:
+        # A study that was made with settings goes on with them, also if none are asked for.
+        if there.get(fact) != here.get(fact) and (fact in here or not fact.startswith(_SETTING)):
+            raise ConfigError(
+                f"there is a study {name!r} with another {fact}: {there.get(fact, 'none')}, not "
+                f"{here.get(fact, 'none')}. Give this one another --name, or ask for the same."
+            )
+
+
+def _facts(config: "vz.StudyConfig") -> dict[str, object]:
+    """What makes two studies different, in words: `{"bounds of parameter 'x'": (0, 1), ...}`."""
+    from optformer.pyvizier import NAMESPACE, problem_from_vizier
+
+    problem = problem_from_vizier(config)
+    facts: dict[str, object] = {"algorithm": config.algorithm}
+    parts: list[tuple[str, Metric | Parameter]] = [
+        *(("metric", metric) for metric in problem.metrics),
+        *(("parameter", parameter) for parameter in problem.parameters),
+    ]
+    for kind, part in parts:
+        for field in dataclasses.fields(part):
+            value = getattr(part, field.name)
+            if field.name != "name" and value is not None:
+                shown = value.value if isinstance(value, enum.Enum) else value
+                facts[f"{field.name} of {kind} {part.name!r}"] = shown
+    for key, value in config.metadata.ns(NAMESPACE).items():
+        facts[f"{_SETTING}{key}"] = value
+    return facts
 
 
 def _check_answers(endpoint: str) -> None:
@@ -196,6 +243,19 @@ def tune(
     return tried
 
 
+def policy_settings(settings: Sequence[str]) -> dict[str, str]:
+    """`["candidates=200"]` as a dict; the service checks names and values.
+
+    Raises:
+      ConfigError: one of another form.
+    """
+    pairs = [setting.partition("=") for setting in settings]
+    for setting, (_, equals, _) in zip(settings, pairs, strict=True):
+        if not equals:
+            raise ConfigError(f"--set {setting!r} is not of the form name=value.")
+    return {name: value for name, _, value in pairs}
+
+
 def best_of(problem: Problem, tried: Sequence[Tried]) -> Tried | None:
     """The best feasible trial, the first of equals; None if all failed."""
     sign = problem.objectives[0].sign
@@ -210,7 +270,6 @@ def _reason(error: "grpc.RpcError") -> str:
         reason = reason.removeprefix(opening)
     unknown = re.search(r"[Aa]lgorithm '?(\w+)'? is not registered", reason)
     if unknown:
-        near = difflib.get_close_matches(unknown[1].upper(), ALGORITHMS, n=1)
-        hint = f"Did you mean {near[0]}?" if near else f"Vizier has {', '.join(ALGORITHMS)}."
-        return f"{reason.removesuffix('.')}. {hint}"
+        hint = did_you_mean(unknown[1].upper(), ALGORITHMS)
+        return f"{reason.removesuffix('.')}.{hint} Vizier has {', '.join(ALGORITHMS)}, and more."
     return reason

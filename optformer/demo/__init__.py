@@ -1,0 +1,1 @@
+"""`optformer demo`: the whole loop on real input, with what it tunes and what it reports."""

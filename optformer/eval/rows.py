@@ -1,0 +1,234 @@
+"""One run's rows: what an optimizer suggested, what came of it, and what it took.
+
+Array dimensions: N points, P parameters, M metrics.
+"""
+
+import os
+import time
+import zlib
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from jaxtyping import Float64, Int8
+
+from optformer.data.problems import to_units
+from optformer.data.spaces import number_of_levels
+from optformer.errors import StudyError
+from optformer.eval.task import LockstepFactory, OptimizerFactory, Start, Task
+from optformer.study import Parameter, ParameterType, Problem, State
+
+_SCHEMA = pa.schema(
+    [
+        ("optimizer", pa.string()),
+        ("task", pa.string()),
+        ("family", pa.string()),
+        ("seed", pa.int64()),
+        ("trial", pa.int64()),
+        ("values", pa.list_(pa.float64())),
+        ("metric", pa.float64()),
+        ("exact", pa.float64()),
+        ("best", pa.float64()),
+        ("exact_best", pa.float64()),
+        ("seconds", pa.float64()),
+        ("error", pa.string()),
+    ]
+)
+
+
+class Rows:
+    """The rows of one run, as they come."""
+
+    def __init__(self, task: Task, seed: int) -> None:
+        self.task = task
+        self.seed = seed
+        self.sign = task.problem.objectives[0].sign
+        self.rows: list[dict[str, object]] = []
+        self.best = self.exact_best = float("nan")
+
+    def fill(self, factory: OptimizerFactory) -> "list[dict[str, object]]":
+        """Runs the optimizer to its end or its error."""
+        problem = self.task.problem
+        # What an optimizer raises is a result, to be shown beside the others' results. What the
+        # objective raises is our fault and ends the evaluation.
+        try:
+            optimizer = factory(problem, self.seed)
+            start = self.task.starts.get(self.seed)
+            if start is not None:
+                self._add_start(start)
+                optimizer.update(*_told(problem, start.values_NP, start.metric_N))
+        except Exception as error:
+            self.add_error(1, 0.0, error)
+            return self.rows
+        for trial in range(1, self.task.trials + 1):
+            began = time.perf_counter()
+            try:
+                values_1P = optimizer.suggest(1)
+                seconds = time.perf_counter() - began
+                values_1P = _checked(problem, values_1P)
+            except Exception as error:
+                self.add_error(trial, time.perf_counter() - began, error)
+                return self.rows
+            metric_1, exact = self._evaluate(values_1P, trial)
+            began = time.perf_counter()
+            failure: Exception | None = None
+            try:
+                optimizer.update(*_told(problem, values_1P, metric_1))
+            except Exception as error:
+                failure = error
+            seconds += time.perf_counter() - began
+            self._add(trial, values_1P[0], float(metric_1[0]), exact, seconds)
+            if failure is not None:
+                self.add_error(trial + 1, 0.0, failure)
+                return self.rows
+        return self.rows
+
+    def _evaluate(
+        self, values_1P: Float64[np.ndarray, "1 P"], trial: int
+    ) -> tuple[Float64[np.ndarray, " 1"], float]:
+        """The measured metric in its own units, and the noiseless value, larger better; NaN if
+        infeasible."""
+        task = self.task
+        units_11P = to_units(task.problem.parameters, values_1P)[None]
+        noise = np.random.default_rng([zlib.crc32(task.name.encode()), self.seed, trial])
+        metric_1 = self.sign * task.block.evaluate(units_11P, noise)[0]
+        exact = float(task.block.evaluate_exact(units_11P)[0, 0])
+        return metric_1, exact if not np.isnan(metric_1[0]) else float("nan")
+
+    def _add_start(self, start: Start) -> None:
+        first = 1 - len(start.metric_N)  # the last starting trial is trial 0
+        for row, (values_P, metric, exact) in enumerate(
+            zip(start.values_NP, start.metric_N, start.exact_N, strict=True)
+        ):
+            self._add(first + row, values_P, float(metric), float(exact), 0.0)
+
+    def _add(
+        self,
+        trial: int,
+        values_P: Float64[np.ndarray, " P"],
+        metric: float,
+        exact: float,
+        seconds: float,
+    ) -> None:
+        self.best = float(np.fmax(self.best, self.sign * metric))
+        self.exact_best = float(np.fmax(self.exact_best, exact))
+        self.rows.append(
+            {
+                "trial": trial,
+                "values": values_P.tolist(),
+                "metric": metric,
+                "exact": exact,
+                "best": self.best,
+                "exact_best": self.exact_best,
+                "seconds": seconds,
+                "error": None,
+            }
+        )
+
+    def add_error(self, trial: int, seconds: float, error: Exception) -> None:
+        """The row of a trial that was not to be."""
+        self.rows.append(
+            {
+                "trial": trial,
+                "values": [],
+                "metric": float("nan"),
+                "exact": float("nan"),
+                "best": self.best,
+                "exact_best": self.exact_best,
+                "seconds": seconds,
+                "error": f"{type(error).__name__}: {error}",
+            }
+        )
+
+
+def fill_together(runs: Sequence[Rows], factory: LockstepFactory) -> bool:
+    """Runs an optimizer in lockstep on tasks with as many trials: whether all came to their end.
+
+    If one of the studies raises an error then nobody's rows count: alone, each has its own.
+    Every run is charged an equal share of what a suggestion for all of them takes.
+    """
+    problems = [run.task.problem for run in runs]
+    try:
+        studies = factory.many(problems, [run.seed for run in runs])
+        for row, run in enumerate(runs):
+            start = run.task.starts.get(run.seed)
+            if start is not None:
+                run._add_start(start)
+                studies.update(row, *_told(run.task.problem, start.values_NP, start.metric_N))
+    except Exception:
+        return False
+    for trial in range(1, runs[0].task.trials + 1):
+        began = time.perf_counter()
+        try:
+            suggested = studies.suggest()
+            seconds = (time.perf_counter() - began) / len(runs)
+            points = [
+                _checked(problem, values_1P)
+                for problem, values_1P in zip(problems, suggested, strict=True)
+            ]
+        except Exception:
+            return False
+        for row, (run, values_1P) in enumerate(zip(runs, points, strict=True)):
+            metric_1, exact = run._evaluate(values_1P, trial)
+            began = time.perf_counter()
+            try:
+                studies.update(row, *_told(run.task.problem, values_1P, metric_1))
+            except Exception:
+                return False
+            took = seconds + time.perf_counter() - began
+            run._add(trial, values_1P[0], float(metric_1[0]), exact, took)
+    return True
+
+
+def _checked(problem: Problem, values_NP: Float64[np.ndarray, "N P"]) -> Float64[np.ndarray, "N P"]:
+    """The suggestion if it is one point of the search space.
+
+    Raises:
+      StudyError: names the parameter, the value and the rule.
+    """
+    if values_NP.shape != (1, len(problem.parameters)):
+        raise StudyError(
+            f"suggest(1) returned an array of shape {values_NP.shape}, but one point of "
+            f"{len(problem.parameters)} parameters was asked for."
+        )
+    legal = [
+        _legal(parameter, float(value))
+        for parameter, value in zip(problem.parameters, values_NP[0], strict=True)
+    ]
+    return np.array([legal])
+
+
+def _legal(parameter: Parameter, value: float) -> float:
+    if parameter.type == ParameterType.CATEGORICAL:
+        levels = number_of_levels(parameter)
+        if value in range(levels):
+            return value
+        raise StudyError(f"{parameter.name}={value!r} is not an index of its {levels} categories.")
+    return parameter.to_number(value)
+
+
+def _told(
+    problem: Problem, values_NP: Float64[np.ndarray, "N P"], metric_N: Float64[np.ndarray, " N"]
+) -> tuple[Float64[np.ndarray, "N P"], Float64[np.ndarray, "N M"], Int8[np.ndarray, " N"]]:
+    """What `Optimizer.update` takes: values, metrics, states."""
+    metrics_NM = np.full((len(metric_N), len(problem.metrics)), np.nan)
+    metrics_NM[:, problem.metrics.index(problem.objectives[0])] = metric_N
+    states_N = np.where(np.isnan(metric_N), State.INFEASIBLE, State.COMPLETED).astype(np.int8)
+    return values_NP, metrics_NM, states_N
+
+
+def write(path: Path, optimizer: str, run: Rows) -> None:
+    """The run's rows as a file, in one step."""
+    who = {
+        "optimizer": optimizer,
+        "task": run.task.name,
+        "family": run.task.family,
+        "seed": run.seed,
+    }
+    table = pa.Table.from_pylist([who | row for row in run.rows], schema=_SCHEMA)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_suffix(f".{os.getpid()}.tmp")
+    pq.write_table(table, unfinished)
+    os.replace(unfinished, path)

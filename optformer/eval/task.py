@@ -1,0 +1,155 @@
+"""What evaluation runs: an optimizer on a task, alone or many in lockstep.
+
+Array dimensions: N points, P parameters, M metrics.
+"""
+
+import dataclasses
+import zlib
+from collections.abc import Callable, Mapping, Sequence
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+from jaxtyping import Float64, Int8
+
+from optformer.data.problems import ObjectiveBlock, to_natural
+from optformer.errors import ConfigError
+from optformer.eval.results import TaskRecord
+from optformer.study import Problem
+
+
+@runtime_checkable
+class Optimizer(Protocol):
+    """One study being optimized. Values are as in `Study.values_RP`: natural units, or the index
+    of a category."""
+
+    def suggest(self, count: int) -> Float64[np.ndarray, "N P"]:
+        """The next `count` points to try."""
+        ...
+
+    def update(
+        self,
+        values_NP: Float64[np.ndarray, "N P"],
+        metrics_NM: Float64[np.ndarray, "N M"],
+        states_N: Int8[np.ndarray, " N"],
+    ) -> None:
+        """Tells what became of points, its own or others': metrics in their own units."""
+        ...
+
+
+@runtime_checkable
+class Lockstep(Protocol):
+    """Several studies being optimized together, one trial of each at a time."""
+
+    def suggest(self) -> list[Float64[np.ndarray, "1 P"]]:
+        """The next point of each study."""
+        ...
+
+    def update(
+        self,
+        row: int,
+        values_NP: Float64[np.ndarray, "N P"],
+        metrics_NM: Float64[np.ndarray, "N M"],
+        states_N: Int8[np.ndarray, " N"],
+    ) -> None:
+        """As `Optimizer.update`, for study number `row`."""
+        ...
+
+
+@runtime_checkable
+class LockstepFactory(Protocol):
+    """Makes optimizers for which several studies together cost less than one by one.
+
+    Attributes:
+      together: how many studies at most it takes at once.
+    """
+
+    @property
+    def together(self) -> int: ...
+
+    def __call__(self, problem: Problem, seed: int) -> Optimizer:
+        """One study at its start."""
+        ...
+
+    def many(self, problems: Sequence[Problem], seeds: Sequence[int]) -> Lockstep:
+        """These studies at their start. None of them may depend on which others there are."""
+        ...
+
+
+OptimizerFactory = Callable[[Problem, int], Optimizer] | LockstepFactory
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class Start:
+    """Trials that an optimizer is told before its first suggestion.
+
+    Attributes:
+      values_NP: natural values.
+      metric_N: what was measured, in the metric's units.
+      exact_N: the noiseless value, larger better.
+    """
+
+    values_NP: Float64[np.ndarray, "N P"]
+    metric_N: Float64[np.ndarray, " N"]
+    exact_N: Float64[np.ndarray, " N"]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class Task:
+    """One function to optimize within a number of trials.
+
+    Attributes:
+      family: what tasks are grouped by in reports.
+      block: an objective block of one function.
+      starts: starting trials by seed; they do not count as trials.
+      low, high: the noiseless values, larger better, that score 0 and 1; NaN where unknown.
+    """
+
+    name: str
+    family: str
+    block: ObjectiveBlock
+    trials: int
+    starts: Mapping[int, Start] = dataclasses.field(default_factory=dict)
+    low: float = float("nan")
+    high: float = float("nan")
+
+    def __post_init__(self) -> None:
+        if len(self.block.problems) != 1:
+            raise ConfigError(
+                f"task {self.name!r}: a block of {len(self.block.problems)} functions. "
+                "A task is one function: split the block."
+            )
+        if self.trials < 1:
+            raise ConfigError(f"task {self.name!r}: {self.trials} trials. Give at least 1.")
+
+    @property
+    def problem(self) -> Problem:
+        """The task's search space and metric."""
+        return self.block.problems[0]
+
+    def record(self) -> TaskRecord:
+        """What a results folder keeps about the task."""
+        points = np.random.default_rng(0).random((1, 3, len(self.problem.parameters)))
+        exact_3 = self.block.evaluate_exact(self.block.spaces.snap(points))[0]
+        starts = [(seed, start.metric_N.tolist()) for seed, start in sorted(self.starts.items())]
+        told = repr((self.problem, self.trials, [f"{value:.6e}" for value in exact_3], starts))
+        return TaskRecord(
+            name=self.name,
+            family=self.family,
+            trials=self.trials,
+            parameters=len(self.problem.parameters),
+            low=self.low,
+            high=self.high,
+            fingerprint=f"{zlib.crc32(told.encode()):08x}",
+        )
+
+
+def random_start(task: Task, count: int, seed: int) -> Start:
+    """`count` uniform points for a task, evaluated with the noise of that seed."""
+    rng = np.random.default_rng([zlib.crc32(task.name.encode()), seed])
+    units_1NP = task.block.spaces.snap(rng.random((1, count, len(task.problem.parameters))))
+    sign = task.problem.objectives[0].sign
+    return Start(
+        values_NP=to_natural(task.problem.parameters, units_1NP[0]),
+        metric_N=sign * task.block.evaluate(units_1NP, rng)[0],
+        exact_N=task.block.evaluate_exact(units_1NP)[0],
+    )

@@ -1,0 +1,40 @@
+"""Every problem can be measured, and what the demo holds out is held out."""
+
+import importlib.util
+
+import numpy as np
+import pytest
+
+from optformer.data.problems import to_natural
+from optformer.demo import problems
+from optformer.errors import ConfigError
+
+
+@pytest.mark.parametrize("name", problems.names())
+def test_every_problem_measures_what_its_space_allows(name: str) -> None:
+    problem = problems.find(name)
+    parameters = problem.problem.parameters
+    values_NP = to_natural(parameters, np.full((1, len(parameters)), 0.4))
+    values = {p.name: p.from_number(v) for p, v in zip(parameters, values_NP[0], strict=True)}
+    measured = problem.evaluate(values)
+    assert measured is not None and np.isfinite(measured)
+    assert problem.evaluate(values) == measured
+
+
+def test_what_is_held_out_is_not_logged() -> None:
+    held = problems.held_out()
+    assert held.name in problems.names()
+    for problem in problems.logged():
+        assert problem.model != held.model
+        assert problem.data != held.data
+
+
+def test_an_unknown_problem_suggests_the_nearest() -> None:
+    with pytest.raises(ConfigError, match=r"'svc/wines'. Did you mean svc/wine\? There are: svc/"):
+        problems.find("svc/wines")
+
+
+def test_without_scikit_learn_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ConfigError, match=r"pip install 'optformer\[demo\]'"):
+        problems.need_sklearn()

@@ -1,0 +1,54 @@
+"""The whole loop in miniature: model, SQLite files and gRPC servers are real."""
+
+import csv
+import re
+from pathlib import Path
+
+import pytest
+
+from optformer.data import importers
+from optformer.demo import problems, run
+from optformer.errors import ConfigError
+
+# Vizier's own random search calls it.
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:This function is deprecated. Please call randint:DeprecationWarning"
+)
+
+
+def test_a_folder_that_is_no_demo_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "thesis.txt").write_text("years of work")
+    with pytest.raises(ConfigError, match="not from a demo"):
+        run.claim(tmp_path)
+    assert (tmp_path / "thesis.txt").exists()
+
+
+def test_the_whole_loop_in_miniature(tmp_path: Path) -> None:
+    settings = run.Settings(
+        out=tmp_path / "demo",
+        problems=tuple(problems.find(name) for name in ("svc/iris", "linear/wine")),
+        logged_trials=4,
+        generated=64,
+        train_seconds=1.0,
+        trials=5,
+        repeats=2,
+        workers=1,
+    )
+    page = run.run(settings)
+    text = page.read_text()
+    for words in ("OPTFORMER_EI", "RANDOM_SEARCH", "mlp on breast_cancer", "8 studies with 32"):
+        assert words in text
+    with (page.parent / "tuning.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["algorithm"] for row in rows] == [*run.OURS, "RANDOM_SEARCH"]
+    # The README's Python runs on the demo's checkpoint.
+    readme = (Path(__file__).parents[2] / "README.md").read_text()
+    [code] = re.findall(r"```python\n(.*?)```", readme, re.DOTALL)
+    assert "runs/demo/training/checkpoint" in code
+    names: dict[str, object] = {}
+    exec(code.replace("runs/demo", str(settings.out)), names)
+    assert len(names["trials"]) == 15
+    # The studies of the comparison can be imported like any others, ours among them.
+    report = importers.import_studies(str(settings.comparison), tmp_path / "again")
+    assert (report.studies, report.trials) == (6, 30)
+    assert "optformer_ei" in report.algorithms
