@@ -11,12 +11,10 @@ import numpy as np
 from optformer.data.mixture import OPTIMUM
 from optformer.study import State, Study
 from optformer.tokenization import trajectory
+from optformer.tokenization.metadata import UNKNOWN
 from optformer.tokenization.quantize import ValueScaling
 from optformer.tokenization.tokenizer import EncodedProblem, EncodedTrials, StudyTokenizer
 from optformer.tokenization.trajectory import Role
-
-UNKNOWN = "unknown"
-"""Stands for the algorithm where the text does not say who chose the trials."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -168,7 +168,7 @@ def pack(
 
     A row takes another study while its trials and its text fit. Examples beyond are left out; a
     study whose text alone is too long is too. Texts are padded to all of `text_tokens` or to
-    half of it, so that a step has two shapes to compile.
+    half of it.
 
     Raises:
       SourceError: when no example's text fits.
@@ -191,7 +191,8 @@ def pack(
             used, used_text = places(trials, problem.layout), len(problem.ids_S)
         rows[-1].append((problem, trials))
     text_length = max(sum(len(problem.ids_S) for problem, _ in row) for row in rows)
-    short = config.text_tokens // 2
+    # Two shapes of a step to compile, or one where a shorter text would save little.
+    short = config.text_tokens // 2 if config.text_tokens > 128 else config.text_tokens
     text_shape = (config.rows, short if text_length <= short else config.text_tokens)
     shape = (config.rows, config.tokens)
     text_BS, text_slots_BS, text_segments_BS = (np.full(text_shape, PAD, np.int32) for _ in "123")

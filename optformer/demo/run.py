@@ -20,7 +20,8 @@ from jaxtyping import Float64
 
 from optformer.config import DataConfig, OptimizerConfig, RunConfig, TrainConfig
 from optformer.data import importers, store
-from optformer.data.batches import StudySource
+from optformer.data.augment import AugmentConfig
+from optformer.data.batches import BatchConfig, StudySource
 from optformer.data.generate import generate
 from optformer.data.mixture import GenerateConfig, Part
 from optformer.demo import page as report
@@ -236,6 +237,13 @@ def train(settings: Settings, progress: Progress) -> "TrainResult":
 
     config = RunConfig(
         model=MODELS["micro"],
+        # Just long enough for these studies: many small steps teach more in a short time.
+        batch=BatchConfig(
+            rows=12,
+            tokens=192,
+            text_tokens=128,
+            augment=AugmentConfig(names=0.1, values=0.1),
+        ),
         data=DataConfig(shards=(str(settings.shards.resolve()),), generated_weight=2.0),
         optimizer=OptimizerConfig(warmup=50),
         train=TrainConfig(

@@ -244,7 +244,8 @@ def sections(predictions: Mapping[str, Predictions]) -> list[Section]:
 
 def _counted(predictions: Mapping[str, Predictions]) -> str:
     first = next(iter(predictions.values()))
-    return f"{len(first.study_N):,} predictions in {len(np.unique(first.study_N)):,} studies"
+    studies = len(np.unique(first.study_N))
+    return f"{len(first.study_N):,} predictions in {studies:,} stud{'y' if studies == 1 else 'ies'}"
 
 
 def _over_studies(

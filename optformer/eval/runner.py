@@ -7,8 +7,8 @@ noise, whichever optimizer is asked. Each run is a file of its own, written in o
 run has ended; calling `run` again does only what is missing. An optimizer that raises an error
 keeps the rows that it has and gets a last one with the error.
 
-Optimizers for which many studies together cost less (`LockstepFactory`) are given groups of tasks
-with the same seed. The group changes a run's numbers by no more than floating-point rounding.
+Optimizers for which many studies together cost less (`LockstepFactory`) are given groups
+of runs. The group changes a run's numbers by no more than floating-point rounding.
 """
 
 import dataclasses
@@ -100,11 +100,11 @@ _Group = tuple[_Job, ...]
 
 
 def _groups(jobs: Sequence[_Job]) -> list[_Group]:
-    """Jobs that run together: of one optimizer that can, with one seed and as many trials."""
+    """Jobs that run together: of one optimizer that can, with as many trials. Low seeds first."""
     alike: dict[tuple[object, ...], list[_Job]] = {}
     for job in jobs:
         if isinstance(job.factory, LockstepFactory):
-            key: tuple[object, ...] = (job.optimizer, job.seed, job.task.trials)
+            key: tuple[object, ...] = (job.optimizer, job.task.trials)
         else:
             key = (job.optimizer, job.seed, job.task.name)
         alike.setdefault(key, []).append(job)
@@ -115,7 +115,7 @@ def _groups(jobs: Sequence[_Job]) -> list[_Group]:
         # Neighbours have about as many parameters: that is what a group waits for.
         same.sort(key=lambda job: len(job.task.problem.parameters))
         groups += [tuple(same[first : first + most]) for first in range(0, len(same), most)]
-    return groups
+    return sorted(groups, key=lambda group: min(job.seed for job in group))
 
 
 def _run_group(group: _Group) -> _Group:

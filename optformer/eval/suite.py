@@ -2,6 +2,7 @@
 about all that the folder holds: BBOB runs, predictions, or both."""
 
 import dataclasses
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -29,7 +30,7 @@ from optformer.progress import Progress, silent
 
 REPORT = "report.html"
 PREDICTIONS = "predictions.npz"
-COMMANDS = "commands.txt"
+COMMANDS = "commands.json"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -104,7 +105,7 @@ def bbob(
         f"{results.trials} trials; {many(len(results.failures), 'run')} failed. "
         "95 % intervals over tasks, differences paired by task."
     )
-    page = _report(out, command)
+    page = _report(out, "bbob", command, checkpoint)
     return Evaluated(counted=counted, header=header, rows=rows, page=page)
 
 
@@ -150,27 +151,28 @@ def prediction(
         counted=table.caption,
         header=tuple(table.header),
         rows=tuple(tuple(map(str, row)) for row in table.rows),
-        page=_report(out, command),
+        page=_report(out, "prediction", command, checkpoint),
     )
 
 
-def _report(out: Path, command: str) -> Path:
-    """The page about all that is in the folder, with the commands that made it."""
+def _report(out: Path, protocol: str, command: str, checkpoint: Path | None) -> Path:
+    """The page about all that is in the folder, with each protocol's last command and weights."""
     noted = out / COMMANDS
-    commands = noted.read_text("utf-8").splitlines() if noted.exists() else []
-    commands = [*(line for line in commands if line != command), *([command] if command else [])]
-    noted.write_text("\n".join(commands) + "\n", "utf-8")
+    known: dict[str, str] = json.loads(noted.read_text("utf-8")) if noted.exists() else {}
+    if checkpoint is not None:
+        command += f"  # weights {checkpoints.fingerprint(checkpoint)[:16]}"
+    known[protocol] = command.strip()
+    noted.write_text(json.dumps(known, indent=1), "utf-8")
+    commands = "\n".join(filter(None, known.values()))
     sections: list[Section] = []
     if (out / PREDICTIONS).exists():
         predictions = predicting.load(out / PREDICTIONS)
         sections = [Heading(title="Predictions"), *predicting.sections(predictions)]
     if (out / "plan.json").exists():
-        return write_report(
-            out, out / REPORT, title="BBOB", extra=sections, command="\n".join(commands)
-        )
+        return write_report(out, out / REPORT, title="BBOB", extra=sections, command=commands)
     page = Page(
         title="Predictions on BBOB",
         lead=predicting.table(predictions).caption,
-        sections=[*sections, Heading(title="How to reproduce"), Code(text="\n".join(commands))],
+        sections=[*sections, Heading(title="How to reproduce"), Code(text=commands)],
     )
     return write_page(page, out / REPORT)

@@ -17,7 +17,6 @@ import numpy as np
 from jaxtyping import Float, Float64, Int64
 
 from optformer import checkpoint
-from optformer.data.augment import UNKNOWN
 from optformer.errors import ConfigError, StudyError, did_you_mean
 from optformer.model.config import most_parameters
 from optformer.model.decode import Engine, History, Rules
@@ -26,6 +25,7 @@ from optformer.policies import acquisition
 from optformer.policies.acquisition import Acquisition
 from optformer.study import Problem, State, Study
 from optformer.tokenization import quantize
+from optformer.tokenization.metadata import UNKNOWN
 from optformer.tokenization.quantize import ValueScaling
 from optformer.tokenization.tokenizer import EncodedProblem, EncodedTrials, StudyTokenizer
 

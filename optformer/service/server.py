@@ -41,13 +41,14 @@ def running(
     import sqlalchemy
     from vizier.service import servers
 
-    options: dict[str, object] = {} if port is None else {"port": port}
-    if policy_factory is not None:
-        options["policy_factory"] = policy_factory
+    from optformer.policies.vizier import VizierPolicyFactory
+
+    options: dict[str, object] = {"policy_factory": policy_factory or VizierPolicyFactory()}
     if port is not None:
         _check_free(host, port)
-    # Starting a service turns JAX to 64 bits in the whole process, for Vizier's own designers.
-    # Ours state their precision; but training in this process must not change.
+        options["port"] = port
+    # Starting a service turns JAX to 64 bits in the whole process, for Vizier's own algorithms.
+    # `VizierPolicyFactory` gives them that; training in this process must not change.
     wide = jax.config.read("jax_enable_x64")  # type: ignore[no-untyped-call]
     try:
         server = servers.DefaultVizierServer(host=host, database_url=database_url, **options)

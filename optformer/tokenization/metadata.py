@@ -28,6 +28,9 @@ from optformer.study import Parameter, ParameterType, Problem, Scale, Value
 from optformer.tokenization import quantize
 from optformer.tokenization.vocabulary import Bin, Chunk
 
+UNKNOWN = "unknown"
+"""Stands for the algorithm where the text does not say who chose the trials."""
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class MetadataOptions:

@@ -205,18 +205,18 @@ def test_a_start_of_infeasible_points_leaves_no_best(tmp_path):
     assert Recorder.last.told[0][2] == State.INFEASIBLE
 
 
-def test_groups_have_one_seed_and_as_many_trials_and_rows_like_those_alone(tmp_path):
+def test_groups_have_as_many_trials_and_rows_like_those_alone(tmp_path):
     tasks = [task("a"), task("b"), task("c"), task("longer", trials=7)]
-    chorus = Chorus(together=2)
+    chorus = Chorus(together=4)
     run({"r": chorus}, tasks, [0, 1], tmp_path / "many", protocol="test")
-    # For each seed: a with b, c, and the longer one.
-    assert chorus.groups == [2, 1, 1, 2, 1, 1]
+    # Of the short ones all with seed 0 and one more; the longer ones; the rest.
+    assert chorus.groups == [4, 2, 2]
     run({"r": Recorder}, tasks, [0, 1], tmp_path / "one", protocol="test")
     assert untimed(tmp_path / "many") == untimed(tmp_path / "one")
     # What is there is not run again.
     next((tmp_path / "many").glob("parts/*/b*.seed1.parquet")).unlink()
     run({"r": chorus}, tasks, [0, 1], tmp_path / "many", protocol="test")
-    assert chorus.groups[6:] == [1]
+    assert chorus.groups[3:] == [1]
     assert untimed(tmp_path / "many") == untimed(tmp_path / "one")
 
 
@@ -224,5 +224,5 @@ def test_an_error_in_a_group_is_that_of_the_run_that_has_it_alone(tmp_path):
     chorus = Chorus(together=4, broken=(1,))
     results = run({"r": chorus}, [task("a"), task("b")], [0, 1], tmp_path, protocol="test")
     assert {(failure.task, failure.seed) for failure in results.failures} == {("a", 1), ("b", 1)}
-    assert chorus.groups == [2, 2, 1, 1]
+    assert chorus.groups == [4, 1, 1, 1, 1]
     assert results.missing == 0

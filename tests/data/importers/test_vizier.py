@@ -5,10 +5,11 @@ import sqlite3
 from pathlib import Path
 
 import pytest
-from vizier.service import clients, servers
+from vizier.service import clients
 from vizier.service import pyvizier as vz
 
 from optformer.data.importers import Skipped, read
+from optformer.service.server import running
 from optformer.study import State, Study
 from tests.data.importers import logs
 
@@ -17,19 +18,18 @@ from tests.data.importers import logs
 @pytest.mark.filterwarnings("ignore:This function is deprecated:DeprecationWarning")
 def test_database_of_a_real_service(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "service.db"
-    server = servers.DefaultVizierServer(host="localhost", database_url=f"sqlite:///{path}")
-    monkeypatch.setattr(clients.environment_variables, "server_endpoint", server.endpoint)
     config = logs.vizier_config()
     config.search_space.root.add_bool_param("flag")
-    study = clients.Study.from_study_config(config, owner="team", study_id="tuning")
-    suggestions = study.suggest(count=4)
-    for row, suggestion in enumerate(suggestions[:3]):
-        if row == 1:
-            suggestion.complete(infeasible_reason="diverged")
-        else:
-            suggestion.complete(vz.Measurement({"accuracy": row / 2}))
-    values = [dict(suggestion.parameters) for suggestion in suggestions]
-    server._server.stop(None).wait()
+    with running(database_url=f"sqlite:///{path}") as endpoint:
+        monkeypatch.setattr(clients.environment_variables, "server_endpoint", endpoint)
+        study = clients.Study.from_study_config(config, owner="team", study_id="tuning")
+        suggestions = study.suggest(count=4)
+        for row, suggestion in enumerate(suggestions[:3]):
+            if row == 1:
+                suggestion.complete(infeasible_reason="diverged")
+            else:
+                suggestion.complete(vz.Measurement({"accuracy": row / 2}))
+        values = [dict(suggestion.parameters) for suggestion in suggestions]
 
     (ours,) = read(str(path))
     assert isinstance(ours, Study)
