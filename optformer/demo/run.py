@@ -64,7 +64,7 @@ class Settings:
     )
     logged_trials: int = 25
     generated: int = 4096
-    train_seconds: float = 110.0
+    train_seconds: float = 150.0
     trials: int = 25
     repeats: int = 5
     workers: int = 2

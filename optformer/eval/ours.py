@@ -12,12 +12,12 @@ import numpy as np
 from jaxtyping import Float64, Int8, Int64
 
 from optformer.checkpoint import fingerprint
-from optformer.data.augment import UNKNOWN
 from optformer.errors import CheckpointError
 from optformer.eval.prediction import in_range
 from optformer.eval.task import Optimizer
 from optformer.policies.model import OptFormer, PolicyConfig, Session, load
 from optformer.study import Problem, Study
+from optformer.tokenization.metadata import UNKNOWN
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
