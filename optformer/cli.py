@@ -91,7 +91,7 @@ def demo(
     train_seconds: Annotated[
         float,
         typer.Option(min=1, help="How long to train; how far it gets depends on the machine."),
-    ] = 110.0,
+    ] = 150.0,
     seed: Annotated[
         int, typer.Option(help="For the generated studies and the start of the training.")
     ] = 0,
