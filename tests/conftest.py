@@ -3,10 +3,16 @@
 import os
 from pathlib import Path
 
+import hypothesis
 import pytest
 from jaxtyping import install_import_hook
 
 import tests.shapes
+
+# People look for new counterexamples at every run; a change is judged by the same ones as before.
+hypothesis.settings.register_profile("ci", derandomize=True)
+if os.environ.get("CI"):
+    hypothesis.settings.load_profile("ci")
 
 # Must come before the first import of the package.
 install_import_hook("optformer", f"{tests.shapes.__name__}.checked")

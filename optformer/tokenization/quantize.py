@@ -73,7 +73,10 @@ def to_units(
     if parameter.scale == Scale.REVERSE_LOG:
         return np.clip(1.0 - _log_share(low + (high - numbers_R), low, high), 0.0, 1.0)
     # Halves, so that a range as wide as floats themselves does not overflow.
-    return np.clip((numbers_R / 2 - low / 2) / (high / 2 - low / 2), 0.0, 1.0)
+    width = high / 2 - low / 2
+    if width == 0:  # the two smallest floats
+        return np.full(numbers_R.shape, 0.5)
+    return np.clip((numbers_R / 2 - low / 2) / width, 0.0, 1.0)
 
 
 def from_units(
@@ -124,7 +127,10 @@ def _log_share(
     numbers_R: Float64[np.ndarray, "*R"], low: float, high: float
 ) -> Float64[np.ndarray, "*R"]:
     # Differences of logarithms: the quotient of the bounds may overflow.
-    return (np.log(numbers_R) - np.log(low)) / (np.log(high) - np.log(low))
+    width = np.log(high) - np.log(low)
+    if width == 0:  # neighbouring floats
+        return np.full(numbers_R.shape, 0.5)
+    return (np.log(numbers_R) - np.log(low)) / width
 
 
 def _from_log_share(

@@ -201,6 +201,9 @@ def test_vocabularies_with_other_pieces_or_bins_have_other_fingerprints() -> Non
         # A range as wide as floats are, and one of no width.
         (("DOUBLE", Scale.LINEAR, (-1.7e308, 1.7e308)), [-1.7e308, 0.0], [0.0, 0.5]),
         (("DOUBLE", Scale.LINEAR, (2.0, 2.0)), [2.0], [0.5]),
+        (("DOUBLE", Scale.LINEAR, (0.0, 5e-324)), [0.0], [0.5]),
+        # Two neighbouring floats, whose logarithms are one number.
+        (("DOUBLE", Scale.LOG, (1e-300, 1.0000000000000002e-300)), [1e-300], [0.5]),
     ],
 )
 def test_scales(parameter: tuple, numbers: list[float], units: list[float]) -> None:
