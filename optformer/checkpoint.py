@@ -73,6 +73,7 @@ def save(checkpoint: Checkpoint, folder: Path) -> None:
             "tokens": checkpoint.tokens,
             "about": dict(checkpoint.about),
         }
+        config["digest"] = _digest(config)
         (temporary / CONFIG).write_text(json.dumps(config, indent=2) + "\n", "utf-8")
         temporary.chmod(0o755)
         if folder.exists():
@@ -110,6 +111,11 @@ def load(folder: Path) -> Checkpoint:
         raise CheckpointError(
             f"{folder} has checkpoint format {version}, but this optformer reads format {FORMAT}. "
             "Install the version of optformer that wrote it."
+        )
+    if config.pop("digest", None) != _digest(config):
+        raise CheckpointError(
+            f"{folder / CONFIG} was changed or is damaged: its digest does not fit what it says. "
+            "Copy the folder again."
         )
     if _hash(folder / WEIGHTS) != config.get("weights"):
         raise CheckpointError(
@@ -189,6 +195,10 @@ def _lists(node: Tree | np.ndarray) -> Tree | list | np.ndarray:
     if node and all(key.isdigit() for key in node):
         return [_lists(node[str(index)]) for index in range(len(node))]
     return {key: _lists(value) for key, value in node.items()}
+
+
+def _digest(config: Tree) -> str:
+    return hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def _hash(path: Path) -> str:

@@ -303,6 +303,8 @@ def tune(
             study, target.problem, target.evaluate, trials=trials, report=show.trial
         )
     show.tuned(target.problem, tried)
+    if all(each.metric is None for each in tried):
+        raise typer.Exit(1)
 
 
 def _target(problem: str, command: str, space: Path | None) -> "targets.Target":

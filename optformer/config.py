@@ -133,7 +133,7 @@ def run_config(
     shards: Iterable[Path] = (),
     init: Path | None = None,
 ) -> RunConfig:
-    """The run to do in `folder`: the one that is there, if nothing else is said.
+    """The run to do in `folder`: the one that is there, unless another is described.
 
     Paths in it are absolute, so that it can go on from anywhere.
 
@@ -145,10 +145,10 @@ def run_config(
     Raises:
       ConfigError: a file that is no TOML, an unknown key, or a value of a wrong kind.
     """
-    overrides, folders = list(overrides), [str(each) for each in shards]
+    folders = [str(each) for each in shards]
     saved = folder / CONFIG
-    if path is None and not overrides and not folders and init is None and saved.is_file():
-        return load_config(saved)
+    if path is None and not folders and init is None and saved.is_file():
+        path = saved
     run = load_config(path, overrides)
     start = run.init if init is None else str(init)
     return dataclasses.replace(

@@ -2,6 +2,7 @@
 
 import difflib
 from collections.abc import Iterable
+from pathlib import Path
 
 
 class OptFormerError(Exception):
@@ -37,3 +38,17 @@ def did_you_mean(name: str, known: Iterable[str], *, prefix: str = "", alike: fl
     """
     near = difflib.get_close_matches(name, list(known), n=1, cutoff=alike)
     return f" Did you mean {prefix}{near[0]}?" if near else ""
+
+
+def make_folder(folder: Path) -> None:
+    """Makes a folder to write to, and those above it, if they are not there.
+
+    Raises:
+      ConfigError: it is a file, or cannot be made; says why.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except FileExistsError as error:
+        raise ConfigError(f"{folder} is a file, but must be a folder. Name another.") from error
+    except OSError as error:
+        raise ConfigError(f"the folder {folder} cannot be made: {error.strerror}.") from error

@@ -73,6 +73,18 @@ def to_tree(config: object) -> Tree:
     return tree
 
 
+def flat_tree(config: object, where: str = "") -> Tree:
+    """A dataclass's plain values by dotted path, as in an override."""
+    flat: Tree = {}
+    for key, value in to_tree(config).items():
+        inner = getattr(config, key)
+        if dataclasses.is_dataclass(inner):
+            flat |= flat_tree(inner, f"{where}{key}.")
+        else:
+            flat[where + key] = value
+    return flat
+
+
 def _plain(value: object) -> object:
     if dataclasses.is_dataclass(value):
         return to_tree(value)

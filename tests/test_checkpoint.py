@@ -54,6 +54,11 @@ def _other_vocabulary(folder: Path) -> None:
     (folder / "text.model").write_bytes(train_text_model(lines, 300))
 
 
+def _other_shape(folder: Path) -> None:
+    text = (folder / "config.json").read_text()
+    (folder / "config.json").write_text(text.replace('"max_distance": 128', '"max_distance": 120'))
+
+
 def _other_format(folder: Path) -> None:
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(config | {"format": 99}))
@@ -65,6 +70,7 @@ def _other_format(folder: Path) -> None:
         (lambda f: _flip(f / "weights.safetensors"), "weights.safetensors is damaged"),
         (lambda f: (f / "weights.safetensors").unlink(), "weights.safetensors is missing"),
         (lambda f: (f / "config.json").write_text("{"), "config.json is damaged"),
+        (_other_shape, "config.json was changed or is damaged"),
         (_other_vocabulary, "not the vocabulary that the weights were trained with"),
         (_other_format, "format 99, but this optformer reads format 1"),
     ],

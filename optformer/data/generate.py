@@ -21,7 +21,7 @@ from pathlib import Path
 
 from optformer.data import store
 from optformer.data.mixture import GenerateConfig, make_block
-from optformer.errors import OptFormerError, SourceError
+from optformer.errors import OptFormerError, SourceError, make_folder
 from optformer.progress import Progress, silent
 from optformer.study import Study
 
@@ -49,7 +49,7 @@ def generate(
     Raises:
       SourceError: when the folder holds shards of another config or seed.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     stream = _fingerprint(config, seed)
     size = config.block * config.blocks_per_shard
     planned = [min(size, studies - start) for start in range(0, studies, size)]

@@ -29,7 +29,7 @@ import pyarrow.parquet as pq
 from jaxtyping import Float64
 
 from optformer.data.study_json import problem_from_json, space_to_json
-from optformer.errors import SourceError
+from optformer.errors import SourceError, make_folder
 from optformer.study import Problem, State, Study
 
 FORMAT = "optformer-studies"
@@ -89,7 +89,7 @@ def write(
     closed, after its last study was drawn and before the next one is, and what it returns is
     kept in that shard: how a writer that was interrupted knows where to go on (`positions`).
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     used = [path.stem.rpartition("-")[2] for path in folder.glob(f"{prefix}-*.parquet")]
     number = 1 + max((int(digits) for digits in used if digits.isdigit()), default=-1)
     written: list[Path] = []
@@ -323,6 +323,11 @@ def _reading(path: Path) -> Iterator[None]:
     try:
         yield
     except (pa.ArrowException, OSError, KeyError, ValueError) as error:
+        if path.suffix != ".parquet":
+            raise SourceError(
+                f"{path} is no study shard. If it is a study log, import it first: optformer "
+                f"import {path} FOLDER."
+            ) from error
         raise SourceError(
             f"{path} is damaged and cannot be read ({str(error).splitlines()[0][:200]}). "
             "Restore it from a copy, or delete it and import again what it held."

@@ -21,7 +21,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from jaxtyping import Bool, Float64
 
-from optformer.errors import ConfigError, SourceError, did_you_mean
+from optformer.errors import ConfigError, SourceError, did_you_mean, make_folder
 
 _FORMAT = 1
 
@@ -247,7 +247,7 @@ def write_plan(
         "tasks": list(known_tasks.values()),
         "seeds": sorted({*plan.get("seeds", []), *map(int, seeds)}),
     }
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     unfinished = path.with_suffix(f".{os.getpid()}.tmp")
     unfinished.write_text(json.dumps(plan, indent=1))
     os.replace(unfinished, path)

@@ -10,7 +10,7 @@ import numpy as np
 
 from optformer import checkpoint as checkpoints
 from optformer.data.problems.bbob import TEST_FAMILIES
-from optformer.errors import ConfigError
+from optformer.errors import ConfigError, did_you_mean
 from optformer.eval import bbob as bbob_tasks
 from optformer.eval import prediction as predicting
 from optformer.eval.optimizers import optimizer
@@ -26,6 +26,7 @@ from optformer.eval.report_sections import (
 )
 from optformer.eval.runner import run
 from optformer.eval.task import OptimizerFactory
+from optformer.policies.acquisition import ACQUISITIONS
 from optformer.progress import Progress, silent
 
 REPORT = "report.html"
@@ -75,6 +76,11 @@ def bbob(
 
         checkpoints.load(checkpoint)  # says what is wrong with it before anything runs
         for name in acquisitions:
+            if name not in ACQUISITIONS:
+                raise ConfigError(
+                    f"there is no acquisition {name!r}. Known: {', '.join(ACQUISITIONS)}."
+                    f"{did_you_mean(name, ACQUISITIONS)}"
+                )
             policy = PolicyConfig(acquisition=name)  # type: ignore[arg-type]  # it checks
             factories[f"optformer_{name}"] = ModelFactory(checkpoint=checkpoint, policy=policy)
     factories |= {name: optimizer(name, budget=trials) for name in optimizers}

@@ -32,10 +32,11 @@ from optformer.config import OptimizerConfig, RunConfig, TrainConfig, load_confi
 from optformer.data import augment
 from optformer.data.batches import Batch, Batches, Source, StudySource, pack
 from optformer.data.mixture import GeneratedSource
-from optformer.errors import ConfigError, OptFormerError, StudyError
+from optformer.errors import ConfigError, OptFormerError, StudyError, make_folder
 from optformer.model import loss, transformer
 from optformer.model.config import LossConfig, ModelConfig, most_parameters
 from optformer.model.transformer import Ids, Weights
+from optformer.settings import flat_tree
 from optformer.study import Study
 from optformer.tokenization.tokenizer import StudyTokenizer
 
@@ -43,6 +44,9 @@ State = dict
 """weights, average (of the weights), optimizer, step, best (validation loss), seconds."""
 
 MOST_VALIDATION_BATCHES = 16
+
+MAY_CHANGE = ("train.steps", "train.seconds", "train.evaluate_every", "train.checkpoint_every")
+"""Settings that a run may go on with other values of."""
 
 
 class TrainingError(OptFormerError):
@@ -220,19 +224,29 @@ def train(
 
 
 def claim(folder: Path, config: RunConfig) -> None:
-    """Makes the run's folder, or checks that it holds a run of this configuration."""
+    """Makes the run's folder, or checks that it holds a run of this configuration.
+
+    How long a run goes on, and how often it reports, can change.
+
+    Raises:
+      ConfigError: names the settings that differ.
+    """
     path = folder / "config.toml"
     if path.is_file():
-        if load_config(path) != config:
+        there, here = (flat_tree(each) for each in (load_config(path), config))
+        other = [key for key in here if there.get(key) != here[key] and key not in MAY_CHANGE]
+        if other:
+            key = other[0]
+            more = f", and {len(other) - 1} more settings" if len(other) > 1 else ""
             raise ConfigError(
-                f"{folder} holds a run with another configuration ({path}). Choose another folder, "
-                "or remove that one to begin again."
+                f"{folder} holds a run with another configuration: {key}={there.get(key)!r}, not "
+                f"{here[key]!r}{more}. Choose another folder, or start a new run there from its "
+                f"weights with --init {folder / 'checkpoint'}."
             )
-    else:
-        folder.mkdir(parents=True, exist_ok=True)
-        unfinished = path.with_suffix(".part")
-        save_config(config, unfinished)
-        unfinished.replace(path)
+    make_folder(folder)
+    unfinished = path.with_suffix(".part")
+    save_config(config, unfinished)
+    unfinished.replace(path)
 
 
 def sort_out(

@@ -140,6 +140,9 @@ def _facts(config: "vz.StudyConfig") -> dict[str, object]:
 
     problem = problem_from_vizier(config)
     facts: dict[str, object] = {"algorithm": config.algorithm}
+    # Two problems can have one search space: their texts tell them apart.
+    facts |= {"title": problem.title} if problem.title else {}
+    facts |= {f"metadata {key!r}": value for key, value in problem.metadata}
     parts: list[tuple[str, Metric | Parameter]] = [
         *(("metric", metric) for metric in problem.metrics),
         *(("parameter", parameter) for parameter in problem.parameters),

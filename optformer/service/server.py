@@ -129,6 +129,8 @@ def serve(checkpoint: Path, *, host: str, port: int, database_url: str) -> None:
     from optformer.policies.vizier import ALGORITHMS, OptFormerPolicyFactory
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    for name in ("absl", "jax"):  # nothing in there is for who runs a service
+        logging.getLogger(name).setLevel(logging.WARNING)
     log = logging.getLogger("optformer.server")
     factory = OptFormerPolicyFactory(optformer.load(checkpoint))
     stop = threading.Event()

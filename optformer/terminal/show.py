@@ -210,7 +210,10 @@ def tuned(problem: Problem, tried: "Sequence[Tried]") -> None:
     metric, best = problem.objectives[0].name, best_of(problem, tried)
     waited = statistics.median(each.waited for each in tried)
     if best is None:
-        line(f"All {plural(len(tried), 'trial')} failed.")
+        line(
+            f"All {plural(len(tried), 'trial')} failed. Run the program once by hand, with values "
+            "in place of its parameters, to see why."
+        )
         return
     line(
         f"Best {metric}: [bold]{best.metric:.6g}[/bold] at trial {best.number}, with "

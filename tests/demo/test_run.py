@@ -43,7 +43,7 @@ def test_the_whole_loop_in_miniature(tmp_path: Path) -> None:
     assert [row["algorithm"] for row in rows] == [*run.OURS, "RANDOM_SEARCH"]
     # The README's Python runs on the demo's checkpoint.
     readme = (Path(__file__).parents[2] / "README.md").read_text()
-    [code] = re.findall(r"```python\n(.*?)```", readme, re.DOTALL)
+    code = re.findall(r"```python\n(.*?)```", readme, re.DOTALL)[0]
     assert "runs/demo/training/checkpoint" in code
     names: dict[str, object] = {}
     exec(code.replace("runs/demo", str(settings.out)), names)

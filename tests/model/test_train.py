@@ -130,8 +130,15 @@ def test_studies_that_do_not_fit_are_left_out_and_counted(tmp_path: Path) -> Non
 
 def test_a_folder_of_another_run_is_refused(tmp_path: Path) -> None:
     run(tmp_path, "train.steps=2")
-    with pytest.raises(ConfigError, match="another configuration"):
-        run(tmp_path, "train.steps=3")
+    with pytest.raises(ConfigError, match=r"another configuration: optimizer\.clip=1\.0, not 2\.0"):
+        run(tmp_path, "train.steps=2", "optimizer.clip=2.0")
+
+
+def test_a_finished_run_can_be_made_longer(tmp_path: Path) -> None:
+    run(tmp_path, "train.steps=2")
+    longer = run(tmp_path, "train.steps=4", report_seconds=0.0)
+    assert [report.step for report in longer.reports] == [3, 4]
+    assert load_config(tmp_path / "config.toml").train.steps == 4
 
 
 def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_batch(tmp_path: Path) -> None:
