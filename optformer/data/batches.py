@@ -7,6 +7,7 @@ ones share a row, and segments keep them apart.
 
 import concurrent.futures
 import dataclasses
+import hashlib
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple, Protocol, runtime_checkable
 
@@ -72,6 +73,15 @@ class Source(Protocol):
 
     def draw(self, seed: int, step: int) -> Sequence[Study]:
         """Studies for one batch, all with the same numbers of parameters and metrics."""
+
+
+def is_held(study: Study, share: float) -> bool:
+    """Whether a study is kept for validation, by a hash of its title or name.
+
+    So it is on the same side in every run, and all studies of one problem are on one side.
+    """
+    digest = hashlib.sha256((study.problem.title or study.name).encode()).digest()
+    return int.from_bytes(digest[:4]) / 2**32 < share
 
 
 class StudySource:

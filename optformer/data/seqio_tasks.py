@@ -19,7 +19,6 @@ SeqIO brings TensorFlow: pip install 'optformer[seqio]'. Slots and exact targets
 have no inputs for, stay out.
 """
 
-import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -30,8 +29,8 @@ from jaxtyping import Int32
 
 from optformer.data import augment, store
 from optformer.data.augment import AugmentConfig
+from optformer.data.batches import is_held
 from optformer.errors import SourceError
-from optformer.study import Study
 from optformer.tokenization.tokenizer import EncodedProblem, EncodedTrials, StudyTokenizer
 
 SPLITS = ("train", "validation")
@@ -145,12 +144,6 @@ def example(problem: EncodedProblem, trials: EncodedTrials) -> Example:
         "targets": np.concatenate([prefix, trials.ids_T]),
         "targets_counted": np.concatenate([np.full_like(prefix, NOT_COUNTED), counted_T]),
     }
-
-
-def is_held(study: Study, share: float) -> bool:
-    """Whether a study is kept for validation; all studies of one title are on one side."""
-    digest = hashlib.sha256((study.problem.title or study.name).encode()).digest()
-    return int.from_bytes(digest[:4]) / 2**32 < share
 
 
 def _source(

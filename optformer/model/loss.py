@@ -37,22 +37,7 @@ def loss_and_metrics(
       The loss, and for `parameter` and `value` tokens the summed one-hot cross entropy in nats
       (`*_nats`) and the number of tokens (`*_tokens`).
     """
-    hidden_BTD = transformer.forward(
-        weights,
-        config,
-        ids,
-        text_BS=batch.text_BS,
-        text_slots_BS=batch.text_slots_BS,
-        text_segments_BS=batch.text_segments_BS,
-        inputs_BT=batch.inputs_BT,
-        input_slots_BT=batch.input_slots_BT,
-        target_slots_BT=batch.target_slots_BT,
-        segments_BT=batch.segments_BT,
-        places_T=batch.places_T
-        if config.position == "trial"
-        else jnp.arange(batch.inputs_BT.shape[1]),
-        dropout=dropout,
-    )
+    hidden_BTD = hidden_states(weights, config, ids, batch, dropout)
     is_value_BT = batch.roles_BT == Role.VALUE
     logits_BTO = jnp.where(
         is_value_BT[..., None],
@@ -77,6 +62,32 @@ def loss_and_metrics(
         metrics[f"{name}_nats"] = (hard_BT * counted_BT).sum()
         metrics[f"{name}_tokens"] = counted_BT.sum()
     return mean, metrics
+
+
+def hidden_states(
+    weights: Weights,
+    config: ModelConfig,
+    ids: Ids,
+    batch: Batch,
+    dropout: PRNGKeyArray | None = None,
+) -> Float[Array, "B T D"]:
+    """The hidden state that predicts each target of a batch."""
+    return transformer.forward(
+        weights,
+        config,
+        ids,
+        text_BS=batch.text_BS,
+        text_slots_BS=batch.text_slots_BS,
+        text_segments_BS=batch.text_segments_BS,
+        inputs_BT=batch.inputs_BT,
+        input_slots_BT=batch.input_slots_BT,
+        target_slots_BT=batch.target_slots_BT,
+        segments_BT=batch.segments_BT,
+        places_T=batch.places_T
+        if config.position == "trial"
+        else jnp.arange(batch.inputs_BT.shape[1]),
+        dropout=dropout,
+    )
 
 
 def soft_logits(

@@ -11,12 +11,9 @@ Started again on the same folder, a run continues where its last state was saved
 
 import dataclasses
 import functools
-import hashlib
 import itertools
-import json
-import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import jax
@@ -30,11 +27,12 @@ from optformer import checkpoint
 from optformer.checkpoint import Checkpoint
 from optformer.config import OptimizerConfig, RunConfig, TrainConfig, load_config, save_config
 from optformer.data import augment
-from optformer.data.batches import Batch, Batches, Source, StudySource, pack
+from optformer.data.batches import Batch, Batches, Source, StudySource, is_held, pack
 from optformer.data.mixture import GeneratedSource
 from optformer.errors import ConfigError, OptFormerError, StudyError, make_folder
 from optformer.model import loss, transformer
 from optformer.model.config import LossConfig, ModelConfig, most_parameters
+from optformer.model.reports import Clock, Log, Report, Totals
 from optformer.model.transformer import Ids, Weights
 from optformer.settings import flat_tree
 from optformer.study import Study
@@ -51,30 +49,6 @@ MAY_CHANGE = ("train.steps", "train.seconds", "train.evaluate_every", "train.che
 
 class TrainingError(OptFormerError):
     """The loss stopped being a number."""
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Report:
-    """How a run is doing.
-
-    Attributes:
-      done: the share of the run that is over, in [0, 1].
-      loss: mean training loss since the last report, in nats a token.
-      parameter, value: mean one-hot cross entropy of the parameter and metric tokens, in nats.
-      validation: the same two for studies that are never trained on; None if not evaluated now.
-      tokens_per_second: decoder tokens that count.
-      waiting: share of the time spent waiting for data.
-    """
-
-    step: int
-    done: float
-    seconds: float
-    loss: float
-    parameter: float
-    value: float
-    validation: dict[str, float] | None
-    tokens_per_second: float
-    waiting: float
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -291,17 +265,9 @@ def algorithms_of(
 
 
 def split(studies: Sequence[Study], share: float) -> tuple[list[Study], list[Study]]:
-    """Studies to train on and studies to validate on, by a hash of their titles or names.
-
-    So a study is on the same side in every run, and all studies of one problem on one side.
-    """
-    kept: list[Study] = []
-    held: list[Study] = []
-    for study in studies:
-        title = study.problem.title or study.name
-        place = int.from_bytes(hashlib.sha256(title.encode()).digest()[:4]) / 2**32
-        (held if place < share else kept).append(study)
-    return kept, held
+    """Studies to train on, and studies to validate on (`batches.is_held`)."""
+    held = [study for study in studies if is_held(study, share)]
+    return [study for study in studies if not is_held(study, share)], held
 
 
 def validation_batches(
@@ -429,105 +395,9 @@ def make_evaluate(
     return evaluate
 
 
-class Totals:
-    """Sums since the last report."""
-
-    def __init__(self) -> None:
-        self._sums: dict[str, float] = {}
-        self._losses: list[float] = []
-        self._waited = 0.0
-        self._worked = 0.0
-
-    def add(self, measured: dict[str, np.ndarray]) -> None:
-        self._losses.append(float(measured["loss"]))
-        for name, value in measured.items():
-            self._sums[name] = self._sums.get(name, 0.0) + float(value)
-
-    def waited(self, seconds: float) -> None:
-        self._waited += seconds
-
-    def worked(self, seconds: float) -> None:
-        self._worked += seconds
-
-    @property
-    def last_loss(self) -> float:
-        return self._losses[-1]
-
-    @property
-    def seconds(self) -> float:
-        return self._waited + self._worked
-
-    def means(self) -> dict[str, float]:
-        """Nats a token, by role."""
-        return {
-            name: self._sums[f"{name}_nats"] / max(self._sums[f"{name}_tokens"], 1.0)
-            for name in ("parameter", "value")
-        }
-
-    def report(
-        self, step: int, done: float, seconds: float, validation: dict[str, float] | None
-    ) -> Report:
-        tokens = self._sums["parameter_tokens"] + self._sums["value_tokens"]
-        return Report(
-            step=step,
-            done=done,
-            seconds=seconds,
-            loss=float(np.mean(self._losses)),
-            validation=validation,
-            tokens_per_second=tokens / max(self.seconds, 1e-9),
-            waiting=self._waited / max(self.seconds, 1e-9),
-            **self.means(),
-        )
-
-
-class Clock:
-    """Seconds of a run, going on from those before it was interrupted."""
-
-    def __init__(self, before: float) -> None:
-        self._began = time.perf_counter() - before
-        self._lap = time.perf_counter()
-
-    @property
-    def seconds(self) -> float:
-        return time.perf_counter() - self._began
-
-    def lap(self) -> float:
-        """Seconds since the last call."""
-        now = time.perf_counter()
-        lap, self._lap = now - self._lap, now
-        return lap
-
-
-class Log:
-    """metrics.jsonl; lines past the step that a run resumes from are dropped."""
-
-    def __init__(self, path: Path, step: int) -> None:
-        self._path = path
-        lines = path.read_text("utf-8").splitlines() if path.is_file() else []
-        kept = [line for line in lines if _step_of(line) <= step]
-        path.write_text("".join(f"{line}\n" for line in kept), "utf-8")
-
-    def write(self, report: Report) -> None:
-        with self._path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(dataclasses.asdict(report)) + "\n")
-
-
-def read_log(folder: Path) -> Iterator[Report]:
-    """The reports of a run so far."""
-    for line in (folder / "metrics.jsonl").read_text("utf-8").splitlines():
-        yield Report(**json.loads(line))
-
-
 def to_numpy(weights: Weights) -> Weights:
     """The weights as numpy arrays on the host."""
     return jax.tree.map(np.asarray, jax.device_get(weights))
-
-
-def _step_of(line: str) -> float:
-    try:
-        return json.loads(line)["step"]
-    except ValueError:  # the line that was being written when the run was killed
-        return np.inf
 
 
 def _is_matrix(weights: Weights) -> Weights:

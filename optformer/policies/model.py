@@ -113,9 +113,23 @@ class OptFormer:
         from optformer import pyvizier
 
         ours = pyvizier.problem_from_vizier(problem)
-        study = pyvizier.study_from_vizier(ours, trials)
+        return self.suggest_next(ours, trials, count, policy=policy, seed=seed)
+
+    def suggest_next(
+        self,
+        problem: Problem,
+        trials: Sequence["vz.Trial"],
+        count: int,
+        *,
+        policy: PolicyConfig | None = None,
+        seed: int | None = None,
+    ) -> "list[vz.TrialSuggestion]":
+        """As `suggest`, for a problem that is converted already; its name keeps studies apart."""
+        from optformer import pyvizier
+
+        study = pyvizier.study_from_vizier(problem, trials)
         values_NP = self.propose(study, count, policy=policy, seed=seed)
-        return [pyvizier.suggestion_to_vizier(ours, values_P) for values_P in values_NP]
+        return [pyvizier.suggestion_to_vizier(problem, values_P) for values_P in values_NP]
 
     def propose(
         self,

@@ -7,7 +7,6 @@ _PRIOR. A study's metadata in the namespace "optformer" can set any field of `Po
 """
 
 import typing
-from collections.abc import Sequence
 
 import jax
 from vizier import algorithms as vza
@@ -20,7 +19,6 @@ from optformer.policies.acquisition import ACQUISITIONS
 from optformer.policies.model import OptFormer, PolicyConfig
 from optformer.pyvizier import NAMESPACE
 from optformer.settings import from_tree
-from optformer.study import Problem
 
 PREFIX = "OPTFORMER"
 ALGORITHMS = (PREFIX, *(f"{PREFIX}_{name.upper()}" for name in ACQUISITIONS))
@@ -55,13 +53,12 @@ class OptFormerDesigner(vza.Designer):
     def suggest(self, count: int | None = None) -> list[vz.TrialSuggestion]:
         """`count` suggestions, one if None."""
         trials = self._completed | self._active
-        return _suggest(
-            self._model,
+        return self._model.suggest_next(
             self._problem,
             [trials[index] for index in sorted(trials)],
             count or 1,
-            self._policy,
-            None if self._seed is None else self._seed + len(trials),
+            policy=self._policy,
+            seed=None if self._seed is None else self._seed + len(trials),
         )
 
 
@@ -80,13 +77,8 @@ class OptFormerPolicy(pythia.Policy):
         trials = self._supporter.GetTrials(study_guid=request.study_guid)
         # The name keeps apart what the model remembers of studies with the same search space.
         problem = pyvizier.problem_from_vizier(request.study_config, name=request.study_guid)
-        suggestions = _suggest(
-            self._model,
-            problem,
-            sorted(trials, key=lambda trial: trial.id),
-            request.count,
-            self._policy,
-            None,
+        suggestions = self._model.suggest_next(
+            problem, sorted(trials, key=lambda trial: trial.id), request.count, policy=self._policy
         )
         return pythia.SuggestDecision(suggestions, metadata=vz.MetadataDelta())
 
@@ -189,16 +181,3 @@ def policy_config(algorithm: str, problem: vz.ProblemStatement) -> PolicyConfig:
                 f"metadata {NAMESPACE}:{key}={text!r} must be of type {kind.__name__}."
             ) from error
     return from_tree(PolicyConfig, settings, f"{NAMESPACE}.")
-
-
-def _suggest(
-    model: OptFormer,
-    problem: Problem,
-    trials: Sequence[vz.Trial],
-    count: int,
-    policy: PolicyConfig,
-    seed: int | None,
-) -> list[vz.TrialSuggestion]:
-    study = pyvizier.study_from_vizier(problem, trials)
-    values_NP = model.propose(study, count, policy=policy, seed=seed)
-    return [pyvizier.suggestion_to_vizier(problem, values_P) for values_P in values_NP]

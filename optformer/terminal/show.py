@@ -20,7 +20,8 @@ from optformer.study import Problem
 if TYPE_CHECKING:
     from optformer.data import importers
     from optformer.eval.suite import Evaluated
-    from optformer.model.train import Report, TrainResult
+    from optformer.model.reports import Report
+    from optformer.model.train import TrainResult
     from optformer.service.client import Tried
 
 out = Console(highlight=False, soft_wrap=True)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from optformer.data.batches import BatchConfig, pack
-from optformer.model import transformer
+from optformer.model import loss, transformer
 from optformer.model.config import MICRO, ModelConfig
 from optformer.model.decode import Engine, size_class
 from optformer.model.transformer import Ids
@@ -45,19 +45,7 @@ def uncached(
     trials = tokenizer.encode_trials(study, problem)
     batch_config = BatchConfig(rows=1, tokens=96, text_tokens=256)
     batch = pack([(problem, trials)], tokenizer, batch_config)
-    hidden_BTD = transformer.forward(
-        weights,
-        config,
-        ids,
-        **{
-            name: getattr(batch, name)
-            for name in (
-                *("text_BS", "text_slots_BS", "text_segments_BS", "inputs_BT"),
-                *("input_slots_BT", "target_slots_BT", "segments_BT"),
-            )
-        },
-        places_T=batch.places_T if config.position == "trial" else np.arange(96),
-    )
+    hidden_BTD = loss.hidden_states(weights, config, ids, batch)
     logits_BTO = transformer.value_logits(weights, ids, hidden_BTD)
     first = len(problem.layout.prefix) + problem.layout.first_value
     places_R = first + problem.layout.length * np.arange(len(study))

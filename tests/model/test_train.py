@@ -12,7 +12,8 @@ from optformer import checkpoint
 from optformer.config import RunConfig, load_config
 from optformer.errors import ConfigError
 from optformer.model import train as training
-from optformer.model.train import Report, TrainingError
+from optformer.model.reports import Report, read_log
+from optformer.model.train import TrainingError
 from optformer.study import Metric, Parameter, ParameterType, Problem
 from tests.studies import MIXED, plane, random_study
 
@@ -58,7 +59,7 @@ def test_the_loss_falls_and_the_model_loads(tmp_path: Path) -> None:
     assert last.done == 1.0
     evaluated = [report.validation for report in result.reports if report.validation]
     assert evaluated[-1]["loss"] < evaluated[0]["loss"]
-    assert [r.step for r in training.read_log(tmp_path)] == [r.step for r in result.reports]
+    assert [r.step for r in read_log(tmp_path)] == [r.step for r in result.reports]
     model = optformer.load(result.checkpoint)
     assert model.about["step"] == 60
     assert (tmp_path / "best").is_dir()
@@ -81,7 +82,7 @@ def test_a_resumed_run_equals_an_unbroken_one(tmp_path: Path) -> None:
     resumed = run(tmp_path / "broken", "train.steps=14", report_seconds=0.0)
     # The last state was saved at step 5.
     assert resumed.reports[0].step == 6
-    steps = [report.step for report in training.read_log(tmp_path / "broken")]
+    steps = [report.step for report in read_log(tmp_path / "broken")]
     assert steps == sorted(set(steps))
     want, got = weights_of(tmp_path / "unbroken"), weights_of(tmp_path / "broken")
     assert want.keys() == got.keys()

@@ -32,19 +32,7 @@ def batch_of(*studies: Study, tokens: int = 160) -> Batch:
 
 @jax.jit
 def hidden(batch: Batch) -> jax.Array:
-    return transformer.forward(
-        WEIGHTS,
-        CONFIG,
-        IDS,
-        text_BS=batch.text_BS,
-        text_slots_BS=batch.text_slots_BS,
-        text_segments_BS=batch.text_segments_BS,
-        inputs_BT=batch.inputs_BT,
-        input_slots_BT=batch.input_slots_BT,
-        target_slots_BT=batch.target_slots_BT,
-        segments_BT=batch.segments_BT,
-        places_T=batch.places_T,
-    )[0]
+    return loss.hidden_states(WEIGHTS, CONFIG, IDS, batch)[0]
 
 
 def test_a_future_token_cannot_change_a_past_prediction() -> None:
