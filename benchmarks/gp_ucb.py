@@ -1,10 +1,13 @@
-"""Our batched GP-UCB against Vizier's Gaussian-process bandit: best value so far, and speed.
+"""Our batched GP-UCB against Vizier's Gaussian-process bandit: regret of the best, and speed.
 
-    python benchmarks/gp_ucb.py --trials 30 --seeds 2 --functions Rastrigin SharpRidge
-    python benchmarks/gp_ucb.py --ours-only --seeds 16
+    python benchmarks/gp_ucb.py --ours-only
+    python benchmarks/gp_ucb.py --keep vizier.json
 
-Both search the same shifted and rotated BBOB functions, without noise. Each of Vizier's studies
-runs in a process of its own, in 64-bit JAX, as it wants to: about 10 s a suggestion on one core.
+Both search the same shifted and rotated BBOB functions, without noise, as many times as there are
+seeds. Each of Vizier's runs has a process of its own, in 64-bit JAX, as it wants to: some two
+minutes for 20 trials on one core. What they found is added to the file named by `--keep`, so that
+another call goes on from there, or compares a changed teacher with the same runs. Times are the
+process's own.
 """
 
 import os
@@ -18,143 +21,226 @@ os.environ.update(
 )
 
 import argparse
+import dataclasses
 import json
 import subprocess
 import sys
 import time
+from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 from rich.console import Console
 from rich.table import Table
+from scipy import stats
 
 from optformer.data.problems.bbob import BbobBlock, BbobConfig, random_block
 from optformer.data.problems.random_spaces import CONTINUOUS
-from optformer.data.teachers import TEACHERS, Teacher
+from optformer.data.spaces import Spaces
+from optformer.data.teachers import TEACHERS, TeacherFactory
 
 FUNCTIONS = ("Sphere", "Rastrigin", "RosenbrockRotated", "SharpRidge", "SchaffersF7")
-SHOWN = (5, 10, 15, 20, 30, 50, 75, 100)
+OURS = ("random_search", "eagle_strategy", "gp_ucb")
+VIZIER_SEED = 1000  # its seeds are not ours
 
 
-def functions(family: str, parameters: int, seeds: int) -> BbobBlock:
-    """As many instances of a function as there are seeds; the first ones do not depend on it."""
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class Found:
+    """Regret of the best so far, (instances, seeds, trials), and seconds of each suggestion."""
+
+    regrets_IST: np.ndarray
+    seconds_T: np.ndarray
+
+    @property
+    def final_IS(self) -> np.ndarray:
+        return self.regrets_IST[:, :, -1]
+
+    @property
+    def rate(self) -> float:
+        """Suggestions a second, all of them counted."""
+        return self.regrets_IST.size / float(self.seconds_T.sum())
+
+
+def functions(family: str, parameters: int) -> BbobBlock:
+    """64 instances of a function."""
     config = BbobConfig(families=(family,), noises=("NO_NOISE",), space=CONTINUOUS)
-    # Drawn 64 at once, so that Vizier's few studies are the first of ours.
-    block = random_block(config, np.random.default_rng(7), 64, parameters)
-    assert seeds <= 64
-    return block
+    return random_block(config, np.random.default_rng(7), 64, parameters)
 
 
 def search(
-    teacher: Teacher, block: BbobBlock, rows: np.ndarray, trials: int
-) -> tuple[np.ndarray, float]:
-    """Best noiseless regret so far of some functions, (trials, rows), and process seconds."""
-    units_BNP = np.full((len(block.problems), 1, block.spaces.levels_BP.shape[1]), 0.5)
-    values_TB, seconds = np.empty((trials, len(rows))), 0.0
+    factory: TeacherFactory, family: str, parameters: int, at: range, seeds: range, trials: int
+) -> Found:
+    """A teacher on some instances of a function, with each of the seeds on every one."""
+    block = functions(family, parameters)
+    shape = (len(at), len(seeds))
+    levels_BP = np.zeros((len(at) * len(seeds), parameters), np.int64)
+    spaces = Spaces(levels_BP=levels_BP, ordered_BP=levels_BP == 0)
+    teacher = factory(spaces, np.tile(np.array(seeds), len(at)), trials)
+    units_BNP = np.full((len(block.problems), len(seeds), parameters), 0.5)
+    values_IST, seconds_T = np.empty((*shape, trials)), np.empty(trials)
     for trial in range(trials):
         started = time.process_time()
         units_BP = teacher.suggest()
-        seconds += time.process_time() - started
-        units_BNP[rows, 0] = units_BP
-        values_TB[trial] = block.evaluate_exact(units_BNP)[rows, 0]
-        teacher.observe(units_BP, values_TB[trial])
-    return block.optimum_B[rows] - np.maximum.accumulate(values_TB), seconds
+        seconds_T[trial] = time.process_time() - started
+        units_BNP[at] = units_BP.reshape(*shape, parameters)
+        values_IST[:, :, trial] = block.evaluate_exact(units_BNP)[at]
+        teacher.observe(units_BP, values_IST[:, :, trial].reshape(-1))
+    best_IST = np.maximum.accumulate(values_IST, axis=2)
+    return Found(regrets_IST=block.optimum_B[at, None, None] - best_IST, seconds_T=seconds_T)
 
 
-def ours(name: str, block: BbobBlock, seeds: int, trials: int) -> tuple[np.ndarray, float]:
-    """One of our teachers on the first functions of a block."""
-    from optformer.data.spaces import Spaces
-
-    spaces = Spaces(
-        levels_BP=block.spaces.levels_BP[:seeds], ordered_BP=block.spaces.ordered_BP[:seeds]
-    )
-    teacher = TEACHERS[name](spaces, np.arange(seeds), trials)
-    return search(teacher, block, np.arange(seeds), trials)
-
-
-def vizier(family: str, parameters: int, seed: int, trials: int) -> None:
-    """Vizier's designer on one function; prints its regrets as JSON."""
+def vizier(family: str, parameters: int, instance: int, seed: int, trials: int) -> Found:
+    """Vizier's designer on one function. For a process of its own: it sets JAX to 64 bits."""
     import jax
     from vizier._src.algorithms.designers.gp_bandit import VizierGPBandit
 
-    from optformer.data.spaces import Spaces
     from optformer.data.teachers.vizier import vizier_teacher
 
     jax.config.update("jax_enable_x64", True)
-    block = functions(family, parameters, seed + 1)
-    spaces = Spaces(levels_BP=block.spaces.levels_BP[:1], ordered_BP=block.spaces.ordered_BP[:1])
     factory = vizier_teacher(
         lambda problem, seed: VizierGPBandit(problem, rng=jax.random.PRNGKey(seed))
     )
-    teacher = factory(spaces, np.array([seed]), trials)
-    regrets_T1, seconds = search(teacher, block, np.array([seed]), trials)
-    print(json.dumps({"regrets": regrets_T1[:, 0].tolist(), "seconds": seconds}))
+    at, seeds = range(instance, instance + 1), range(seed, seed + 1)
+    return search(factory, family, parameters, at, seeds, trials)
+
+
+def viziers(
+    options: argparse.Namespace, family: str, kept: dict[str, dict], note: Callable[[str], None]
+) -> Found:
+    """All of Vizier's runs on a function; those that `kept` lacks are made and added to it."""
+    made = []
+    for instance in range(options.instances):
+        for seed in range(VIZIER_SEED, VIZIER_SEED + options.vizier_seeds):
+            words = [family, str(options.parameters), str(instance), str(seed), str(options.trials)]
+            name = " ".join(words)
+            if name not in kept:
+                note(f"Vizier on {name}")
+                command = [sys.executable, __file__, "--worker", *words]
+                ended = subprocess.run(command, check=True, capture_output=True, text=True)
+                kept[name] = json.loads(ended.stdout.splitlines()[-1])
+                if options.keep:
+                    options.keep.write_text(json.dumps(kept), "utf-8")
+            made.append(kept[name])
+    regrets_CT = np.array([run["regrets"] for run in made])
+    return Found(
+        regrets_IST=regrets_CT.reshape(options.instances, options.vizier_seeds, -1),
+        seconds_T=np.array([run["seconds"] for run in made]).sum(axis=0),
+    )
+
+
+def regret_table(found: dict[str, dict[str, Found]], trials: int, parameters: int) -> Table:
+    """Final regrets, one row an instance of a function."""
+    table = Table(title=f"Regret after {trials} trials, {parameters} parameters")
+    table.add_column("function")
+    table.add_column("", justify="right")
+    several = [name for name in OURS if name != "gp_ucb"]
+    for name in several:
+        table.add_column(f"{name}\nmedian", justify="right")
+    table.add_column("ours: best - median - worst", justify="right")
+    if any("vizier" in by for by in found.values()):
+        table.add_column("Vizier's", justify="right")
+        table.add_column("ours lower", justify="right")
+    for family, by in found.items():
+        for instance, ours_S in enumerate(by["gp_ucb"].final_IS):
+            middles = [f"{np.median(by[name].final_IS[instance]):.3g}" for name in several]
+            low, middle, high = np.quantile(ours_S, [0, 0.5, 1])
+            cells = [*middles, f"{low:.3g} - {middle:.3g} - {high:.3g}"]
+            if "vizier" in by:
+                theirs_S = by["vizier"].final_IS[instance]
+                lower = np.mean(ours_S[:, None] < theirs_S)
+                cells += [", ".join(f"{value:.3g}" for value in theirs_S), f"{lower:.0%}"]
+            table.add_row(family, str(instance), *cells)
+        table.add_section()
+    return table
+
+
+def compare(found: dict[str, dict[str, Found]], rng: np.random.Generator) -> str:
+    """Whether the regrets of ours and Vizier's could be those of one algorithm, in words."""
+    ours_CS = np.concatenate([by["gp_ucb"].final_IS for by in found.values()])
+    theirs_CS = np.concatenate([by["vizier"].final_IS for by in found.values()])
+    # C functions. What share of our seeds is better than a run of Vizier's; a half if both are
+    # alike, with the spread that one of our own seeds has among the others.
+    share_CS = (ours_CS[:, :, None] < theirs_CS[:, None, :]).mean(axis=1)
+    seeds = ours_CS.shape[1]
+    own_CS = (ours_CS[:, :, None] < ours_CS[:, None, :]).sum(axis=1) / (seeds - 1)
+    picks = rng.integers(seeds, size=(20_000, *theirs_CS.shape))
+    own_M = own_CS[np.arange(len(own_CS))[:, None], picks].mean(axis=(1, 2))
+    inside = np.mean(
+        (theirs_CS >= ours_CS.min(1)[:, None]) & (theirs_CS <= ours_CS.max(1)[:, None])
+    )
+    ratio_C = np.log10(np.median(ours_CS, axis=1) / np.median(theirs_CS, axis=1))
+    lower = int((ratio_C < 0).sum())
+    chance = stats.binomtest(lower, len(ratio_C)).pvalue
+    return (
+        f"{theirs_CS.size} runs of Vizier's on {len(ours_CS)} functions, {seeds} seeds of ours on "
+        f"each.\nOur median is lower on {lower} of {len(ratio_C)} (sign test p = {chance:.2f}), by "
+        f"a factor of {10 ** np.median(ratio_C):.2f} in the middle (from {10 ** ratio_C.min():.2g} "
+        f"to {10 ** ratio_C.max():.2g}).\nOf our seeds {share_CS.mean():.0%} are lower than "
+        "Vizier's run; a seed of ours in its place would have "
+        f"{np.quantile(own_M, 0.025):.0%} to {np.quantile(own_M, 0.975):.0%} (95 %).\n"
+        f"{inside:.0%} of Vizier's runs lie between our best and our worst seed."
+    )
+
+
+def speed_table(found: dict[str, dict[str, Found]]) -> Table:
+    """Suggestions a second over all functions."""
+    table = Table(title="Suggestions a second")
+    table.add_column("")
+    table.add_column("all", justify="right")
+    table.add_column("median trial", justify="right")
+    for name in (*OURS, "vizier"):
+        runs = [by[name] for by in found.values() if name in by]
+        if not runs:
+            continue
+        total = sum(run.regrets_IST.size for run in runs) / sum(run.seconds_T.sum() for run in runs)
+        studies = runs[0].regrets_IST.shape[0] * runs[0].regrets_IST.shape[1]
+        # A run's first trial costs nothing; a middle one is not the one that compiles.
+        middle = np.median([studies / run.seconds_T[1:] for run in runs])
+        table.add_row(name, f"{total:,.3g}", f"{middle:,.3g}")
+    return table
 
 
 def main() -> None:
-    """Runs both and prints two tables."""
+    """Runs both, and prints what they found and how fast."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--functions", nargs="+", default=FUNCTIONS)
     parser.add_argument("--parameters", type=int, default=4)
-    parser.add_argument("--trials", type=int, default=30)
-    parser.add_argument("--seeds", type=int, default=16, help="of ours, at most 64")
-    parser.add_argument("--vizier-seeds", type=int, default=2)
+    parser.add_argument("--trials", type=int, default=20)
+    parser.add_argument("--instances", type=int, default=2, help="of each function, at most 64")
+    parser.add_argument("--seeds", type=int, default=16, help="of ours on each instance")
+    parser.add_argument("--vizier-seeds", type=int, default=1)
+    parser.add_argument("--keep", type=Path, help="a JSON file of Vizier's runs")
     parser.add_argument("--ours-only", action="store_true")
-    parser.add_argument("--worker", nargs=2, metavar=("FUNCTION", "SEED"), help=argparse.SUPPRESS)
+    parser.add_argument("--worker", nargs=5, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.worker:
-        family, seed = options.worker
-        vizier(family, options.parameters, int(seed), options.trials)
+        family, *numbers = options.worker
+        run = vizier(family, *map(int, numbers))
+        regrets_T = run.regrets_IST[0, 0]
+        print(json.dumps({"regrets": regrets_T.tolist(), "seconds": run.seconds_T.tolist()}))
         return
 
-    shown = [t for t in SHOWN if t <= options.trials]
-    table = Table(title=f"Regret of the best so far, {options.parameters} parameters: median")
-    table.add_column("function")
-    table.add_column("by")
-    table.add_column("studies", justify="right")
-    for trial in shown:
-        table.add_column(f"@{trial}", justify="right")
-    table.add_column("suggestions/s", justify="right")
+    console = Console(width=120)
+    kept = (
+        json.loads(options.keep.read_text("utf-8"))
+        if options.keep and options.keep.exists()
+        else {}
+    )
+    found: dict[str, dict[str, Found]] = {}
     for family in options.functions:
-        block = functions(family, options.parameters, options.seeds)
-        results: dict[str, tuple[np.ndarray, float]] = {}
-        for name in ("random_search", "eagle_strategy", "gp_ucb"):
-            ours(name, block, options.seeds, options.trials)  # compiles
-            results[name] = ours(name, block, options.seeds, options.trials)
+        found[family] = by = {}
+        inputs = (family, options.parameters, range(options.instances), range(options.seeds))
+        for name in OURS:
+            search(TEACHERS[name], *inputs, options.trials)  # compiles
+            by[name] = search(TEACHERS[name], *inputs, options.trials)
         if not options.ours_only:
-            runs = [
-                json.loads(
-                    subprocess.run(
-                        [
-                            sys.executable,
-                            __file__,
-                            *("--worker", family, str(seed)),
-                            *("--parameters", str(options.parameters)),
-                            *("--trials", str(options.trials)),
-                        ],
-                        check=True,
-                        capture_output=True,
-                        text=True,
-                    ).stdout.splitlines()[-1]
-                )
-                for seed in range(options.vizier_seeds)
-            ]
-            few = options.vizier_seeds
-            results["gp_ucb, the same"] = (results["gp_ucb"][0][:, :few], np.nan)
-            results["Vizier"] = (
-                np.stack([run["regrets"] for run in runs], axis=1),
-                sum(run["seconds"] for run in runs),
+            by["vizier"] = viziers(
+                options, family, kept, lambda text: console.print(text, style="dim")
             )
-        for name, (regret_TB, seconds) in results.items():
-            rate = regret_TB.size / seconds
-            table.add_row(
-                family,
-                name,
-                str(regret_TB.shape[1]),
-                *(f"{np.median(regret_TB[trial - 1]):.3g}" for trial in shown),
-                "" if np.isnan(rate) else f"{rate:.3g}",
-            )
-        table.add_section()
-    Console(width=140).print(table)
+    console.print(regret_table(found, options.trials, options.parameters))
+    if not options.ours_only:
+        console.print(compare(found, np.random.default_rng(0)), highlight=False)
+    console.print(speed_table(found))
 
 
 if __name__ == "__main__":

@@ -28,8 +28,13 @@ from optformer.tokenization.tokenizer import StudyTokenizer, TokenizerOptions, v
 
 FORMAT = 1
 WEIGHTS, TEXT, CONFIG = "weights.safetensors", "text.model", "config.json"
+T5X = "checkpoint"
+"""The file by which a folder is a checkpoint of T5X (`model/t5x.py`)."""
 
 Tree = dict
+
+SHIPPED = Path(__file__).parent / "pretrained"
+"""The folders of the models that come with this package, each with a model card."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -87,20 +92,42 @@ def save(checkpoint: Checkpoint, folder: Path) -> None:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
+def shipped() -> tuple[str, ...]:
+    """The names of the models that come with this package."""
+    return tuple(sorted(path.parent.name for path in SHIPPED.glob(f"*/{CONFIG}")))
+
+
+def find(name_or_path: str | Path) -> Path:
+    """The folder of a checkpoint: a model's name stands for the one in this package.
+
+    A folder of that name in the working directory goes first.
+    """
+    path = Path(name_or_path)
+    return SHIPPED / path if not path.exists() and str(path) in shipped() else path
+
+
 def load(folder: Path) -> Checkpoint:
-    """Reads a checkpoint directory.
+    """Reads a checkpoint directory of ours, or of T5X; or a model of this package by its name.
 
     Raises:
       CheckpointError: it is missing, incomplete, damaged, of another version, or its vocabulary
         is not the one that it was trained with.
     """
+    folder = find(folder)
     if not folder.is_dir():
-        raise CheckpointError(f"there is no checkpoint folder {folder}. Make one: optformer train.")
+        raise CheckpointError(
+            f"there is no checkpoint folder {folder}, and no model in this package has that name "
+            f"({', '.join(shipped()) or 'there is none'}). Make one: optformer train."
+        )
+    if is_t5x(folder):
+        from optformer.model import t5x
+
+        return t5x.load(folder)
     missing = [name for name in (CONFIG, WEIGHTS, TEXT) if not (folder / name).is_file()]
     if missing:
         raise CheckpointError(
             f"{folder} is no checkpoint: {', '.join(missing)} is missing. A checkpoint folder "
-            f"holds {CONFIG}, {WEIGHTS} and {TEXT}."
+            f"holds {CONFIG}, {WEIGHTS} and {TEXT}, or is a checkpoint_<step> of T5X."
         )
     try:
         config = json.loads((folder / CONFIG).read_text("utf-8"))
@@ -149,12 +176,22 @@ def load(folder: Path) -> Checkpoint:
     )
 
 
+def is_t5x(folder: Path) -> bool:
+    """Whether a folder is a checkpoint that T5X reads and writes."""
+    return (folder / T5X).is_file() and not (folder / CONFIG).is_file()
+
+
 def fingerprint(folder: Path) -> str:
     """What tells a checkpoint's weights from others: their hash, as its configuration has it.
 
     Raises:
       CheckpointError: there is no checkpoint, or its configuration is damaged.
     """
+    folder = find(folder)
+    if is_t5x(folder):
+        files = sorted(path for path in folder.glob("target.*/*") if path.is_file())
+        hashes = [f"{path.relative_to(folder)} {_hash(path)}" for path in [folder / T5X, *files]]
+        return hashlib.sha256("\n".join(hashes).encode()).hexdigest()
     try:
         return str(json.loads((folder / CONFIG).read_text("utf-8"))["weights"])
     except FileNotFoundError as error:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from optformer.errors import ConfigError, OptFormerError
+from optformer.terminal import evaluate
 
 if TYPE_CHECKING:
     from optformer.service import targets
@@ -138,6 +139,14 @@ def generate(
     config: ConfigFile = None,
     changes: Changes = [],
     workers: Workers = 2,
+    ray: Annotated[
+        str | None,
+        typer.Option(
+            help="The address of a Ray cluster (host:6379, ray://host:10001, auto) whose CPUs do "
+            "the work instead.",
+            show_default=False,
+        ),
+    ] = None,
     seed: Seed = 0,
 ) -> None:
     """Make studies: many algorithms search many kinds of functions."""
@@ -149,7 +158,13 @@ def generate(
     settings = read_config(GenerateConfig, config, changes)
     with show.bar("Generating") as progress:
         manifest = generating.generate(
-            settings, out, seed=seed, studies=studies, workers=workers, progress=progress
+            settings,
+            out,
+            seed=seed,
+            studies=studies,
+            workers=workers,
+            cluster=ray,
+            progress=progress,
         )
     show.generated(manifest, out)
 
@@ -210,8 +225,16 @@ def train(
     changes: Changes = [],
     init: Annotated[
         Path | None,
-        typer.Option(help="Start from this checkpoint (fine-tuning).", show_default=False),
+        typer.Option(
+            help="Start from the weights of this checkpoint or run (fine-tuning), at a tenth of "
+            "the learning rate unless one is given.",
+            show_default=False,
+        ),
     ] = None,
+    profile: Annotated[
+        int,
+        typer.Option(min=0, help="Trace so many steps with JAX's profiler, into OUT/profile."),
+    ] = 0,
 ) -> None:
     """Train a model on study shards."""
     from optformer.config import run_config
@@ -226,6 +249,8 @@ def train(
             out,
             list(store.scan([Path(folder) for folder in run.data.shards])),
             report=show.training_progress(progress),
+            say=show.training_note,
+            profile=profile,
         )
     show.trained(result)
 
@@ -281,12 +306,32 @@ def tune(
             help="Keep the study in this SQLite file, without --server.", show_default=False
         ),
     ] = None,
+    tls_ca: Annotated[
+        Path | None,
+        typer.Option(
+            help="The authority (PEM) of --server's TLS certificate.",
+            show_default=False,
+        ),
+    ] = None,
+    tls_cert: Annotated[
+        Path | None,
+        typer.Option(
+            help="The certificate (PEM) to show to a --server that asks.", show_default=False
+        ),
+    ] = None,
+    tls_key: Annotated[
+        Path | None, typer.Option(help="The key of --tls-cert (PEM).", show_default=False)
+    ] = None,
 ) -> None:
     """Tune a program or a scikit-learn model, with a model of ours or through a server."""
     from optformer.service import client
     from optformer.service.server import default_algorithm, endpoint_of
+    from optformer.service.tls import Certificates
     from optformer.terminal import show
 
+    tls = None
+    if tls_ca or tls_cert or tls_key:
+        tls = Certificates(certificate=tls_cert, key=tls_key, authority=tls_ca)
     target = _target(problem, command, space)
     algorithm = algorithm or default_algorithm(server, checkpoint)
     name = name or client.new_name(target.problem)
@@ -297,6 +342,7 @@ def tune(
             algorithm=algorithm,
             name=name,
             policy=client.policy_settings(settings),
+            tls=tls,
         )
         show.tuning(target.problem, algorithm, name, endpoint)
         tried = client.tune(
@@ -333,6 +379,13 @@ def _target(problem: str, command: str, space: Path | None) -> "targets.Target":
     return targets.Target(problem=found.problem, evaluate=found.evaluate)
 
 
+class LogFormat(enum.StrEnum):
+    """How a service writes its log (`optformer.service.observe.LogFormat`)."""
+
+    TEXT = "text"
+    JSON = "json"
+
+
 @app.command()
 def serve(
     checkpoint: Annotated[Path, typer.Argument(help="The model's checkpoint folder.")],
@@ -341,92 +394,60 @@ def serve(
     database: Annotated[
         str, typer.Option(help="Where studies are kept: an SQLite file or a database URL.")
     ] = "studies.db",
+    tls_cert: Annotated[
+        Path | None, typer.Option(help="The service's TLS certificate (PEM).", show_default=False)
+    ] = None,
+    tls_key: Annotated[
+        Path | None, typer.Option(help="The key of --tls-cert (PEM).", show_default=False)
+    ] = None,
+    client_ca: Annotated[
+        Path | None,
+        typer.Option(
+            help="Only take clients with a certificate of this authority (PEM).",
+            show_default=False,
+        ),
+    ] = None,
+    metrics_port: Annotated[
+        int | None,
+        typer.Option(
+            min=1, max=65535, help="Serve numbers for Prometheus here.", show_default=False
+        ),
+    ] = None,
+    log_format: Annotated[
+        LogFormat, typer.Option(help="The log's lines: text, or JSON objects.")
+    ] = LogFormat.TEXT,
+    limits: Annotated[
+        list[str],
+        typer.Option(
+            "--limit",
+            help="The most that a client may ask for: message=BYTES, name=CHARACTERS, "
+            "parameters=, trials= (of a study) or count= (suggestions at once). Can be repeated.",
+        ),
+    ] = [],
 ) -> None:
     """Serve a model as a Vizier service, beside Vizier's own algorithms."""
-    from optformer.service.server import database_url
-    from optformer.service.server import serve as serving
+    from optformer.service import server
+    from optformer.service.limits import Limits
+    from optformer.service.tls import Certificates
+    from optformer.settings import read_config
 
-    serving(checkpoint, host=host, port=port, database_url=database_url(database))
+    tls = None
+    if tls_cert or tls_key or client_ca:
+        tls = Certificates(certificate=tls_cert, key=tls_key, authority=client_ca)
+        tls.of_server()
+    serving = server.Serving(
+        host=host,
+        port=port,
+        database_url=server.database_url(database),
+        limits=read_config(Limits, overrides=limits),
+        tls=tls,
+        metrics_port=metrics_port,
+        log_format=log_format.value,
+    )
+    server.serve(checkpoint, serving)
 
 
-class Protocol(enum.StrEnum):
-    """What is evaluated (`optformer.eval.suite`)."""
-
-    BBOB = "bbob"
-    PREDICTION = "prediction"
-
-
-@app.command()
-def evaluate(
-    out: Annotated[Path, typer.Argument(help="The folder for results and report. It goes on.")],
-    protocol: Annotated[
-        Protocol,
-        typer.Option(
-            help="bbob: how soon optimizers find good values. prediction: how well the model "
-            "predicts values, beside a Gaussian process. Both report on one page."
-        ),
-    ] = Protocol.BBOB,
-    checkpoint: Annotated[
-        Path | None,
-        typer.Option(help="A model to evaluate beside the optimizers.", show_default=False),
-    ] = None,
-    acquisition: Annotated[
-        list[str], typer.Option(help="How the model suggests: ei, ts, prior ... Can be repeated.")
-    ] = ["ei", "prior"],
-    optimizer: Annotated[list[str], typer.Option(help="Whom to compare with. Can be repeated.")] = [
-        "random_search",
-        "vizier_eagle",
-    ],
-    function: Annotated[
-        list[str], typer.Option(help="A BBOB function. Can be repeated. All held-out ones if none.")
-    ] = [],
-    parameters: Annotated[list[int], typer.Option(help="How many parameters. Can be repeated.")] = [
-        2,
-        4,
-    ],
-    trials: Annotated[int, typer.Option(min=1, help="How many trials a run has.")] = 100,
-    seeds: Annotated[
-        int,
-        typer.Option(
-            min=1, help="How many paired runs on each function; functions of a kind to predict."
-        ),
-    ] = 5,
-    workers: Workers = 2,
-) -> None:
-    """Judge a model on BBOB functions that it has not seen, and write a report."""
-    import shlex
-
-    from optformer.eval import suite
-    from optformer.terminal import show
-
-    command = shlex.join(["optformer", *sys.argv[1:]])
-    with show.bar("Evaluating") as progress:
-        if protocol is Protocol.PREDICTION:
-            evaluated = suite.prediction(
-                out,
-                checkpoint=checkpoint,
-                families=function,
-                parameters=parameters,
-                trials=trials,
-                instances=seeds,
-                command=command,
-                progress=progress,
-            )
-        else:
-            evaluated = suite.bbob(
-                out,
-                checkpoint=checkpoint,
-                acquisitions=acquisition,
-                optimizers=optimizer,
-                families=function,
-                parameters=parameters,
-                trials=trials,
-                seeds=seeds,
-                workers=workers,
-                command=command,
-                progress=progress,
-            )
-    show.evaluated(evaluated)
+app.add_typer(evaluate.app, name="evaluate")
 
 
 @app.command()

@@ -1,12 +1,14 @@
 """A training run as nested frozen dataclasses: a TOML file in, overrides, a TOML file out."""
 
 import dataclasses
+import tomllib
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Literal
 
 import tomli_w
 
+from optformer import checkpoint
 from optformer.data.batches import BatchConfig
 from optformer.data.mixture import GenerateConfig
 from optformer.model.config import LossConfig, ModelConfig
@@ -14,6 +16,9 @@ from optformer.settings import check_ranges, read_config, to_tree
 from optformer.tokenization.tokenizer import TokenizerOptions
 
 CONFIG = "config.toml"  # in a run's folder
+
+FINE_TUNING_RATE = 2e-4
+"""A tenth of the default: what was learned before should not be lost in the first steps."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -23,7 +28,8 @@ class OptimizerConfig:
     Attributes:
       name: `adamw`, or T5X's `adafactor`.
       learning_rate: the highest; warmed up over `warmup` steps, held, and brought down linearly
-        over the last `cooldown` of the run.
+        over the last `cooldown` of the run. A run that starts from a checkpoint and says nothing
+        else has `FINE_TUNING_RATE` (`run_config`).
       clip: the largest norm of a gradient.
       ema: decay of the moving average of weights that is saved; 0 saves the weights themselves.
     """
@@ -45,13 +51,24 @@ class TrainConfig:
     """How long to learn, and what is noted on the way.
 
     Attributes:
-      steps: batches in all.
+      steps: changes of the weights in all.
       seconds: stop after about so long, with the learning rate on its way down by then; 0 means
         no limit. A run under a limit depends on the machine's speed.
       soft_bins: standard deviation, in bins, of a continuous target at the start; it shrinks in
         proportion to the rest of the run, down to `soft_bins_end`.
       evaluate_every, checkpoint_every: in steps.
       validation: share of the studies that are never trained on.
+      accumulate: how many batches' gradients make one step.
+      compute: the precision of the arithmetic; weights and their changes are in single precision
+        always. `auto` is bfloat16 on an accelerator and float32 on a CPU.
+      rematerialize: compute each layer again for its gradient rather than keep it in memory.
+      devices: how many to use; 0 means all.
+      tensor_parallel: how many devices share one copy of the model, by heads and feed-forward
+        size. Each group of so many has its own rows of a batch.
+      distributed: whether several processes train together, each started with this command. They
+        find each other by the cluster's variables (Slurm, Open MPI, Kubernetes, TPU), or by
+        JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID. All see the run's folder.
+      tensorboard: whether to write TensorBoard's events too.
     """
 
     steps: int = 20_000
@@ -62,6 +79,13 @@ class TrainConfig:
     evaluate_every: int = 500
     checkpoint_every: int = 500
     validation: float = 0.05
+    accumulate: int = 1
+    compute: Literal["auto", "float32", "bfloat16"] = "auto"
+    rematerialize: bool = False
+    devices: int = 0
+    tensor_parallel: int = 1
+    distributed: bool = False
+    tensorboard: bool = False
 
     def __post_init__(self) -> None:
         check_ranges(
@@ -72,6 +96,9 @@ class TrainConfig:
             evaluate_every=(1, None),
             checkpoint_every=(1, None),
             validation=(0, 0.9),
+            accumulate=(1, None),
+            devices=(0, None),
+            tensor_parallel=(1, None),
         )
 
 
@@ -101,7 +128,8 @@ class RunConfig:
 
     Attributes:
       init: the folder of a checkpoint to start from (fine-tuning), whose shape and tokenizer are
-        then kept; empty to start from nothing.
+        then kept; empty to start from nothing. With `data.generated_weight`, batches of generated
+        studies are mixed in, so that a model of few logs does not forget what it knew of others.
     """
 
     init: str = ""
@@ -140,7 +168,7 @@ def run_config(
     Args:
       path, overrides: as for `load_config`.
       shards: folders of study shards, beside those that the settings name.
-      init: a checkpoint to start from, in place of the one that the settings name.
+      init: a checkpoint or run to start from, in place of the one that the settings name.
 
     Raises:
       ConfigError: a file that is no TOML, an unknown key, or a value of a wrong kind.
@@ -149,16 +177,34 @@ def run_config(
     saved = folder / CONFIG
     if path is None and not folders and init is None and saved.is_file():
         path = saved
+    overrides = list(overrides)
     run = load_config(path, overrides)
     start = run.init if init is None else str(init)
+    if start and not _gives(path, overrides, "optimizer", "learning_rate"):
+        rate = f"optimizer.learning_rate={FINE_TUNING_RATE}"
+        run = load_config(path, [*overrides, rate])
     return dataclasses.replace(
         run,
-        init=start and str(Path(start).resolve()),
+        init=start and str(_model_of(checkpoint.find(start)).resolve()),
         data=dataclasses.replace(
             run.data,
             shards=tuple(str(Path(each).resolve()) for each in (*run.data.shards, *folders)),
         ),
     )
+
+
+def _gives(path: Path | None, overrides: Iterable[str], section: str, field: str) -> bool:
+    """Whether a file or an override says what a setting is."""
+    tree = tomllib.loads(path.read_text("utf-8")) if path else {}
+    inside = tree.get(section)
+    in_file = isinstance(inside, dict) and field in inside
+    return in_file or any(each.startswith(f"{section}.{field}=") for each in overrides)
+
+
+def _model_of(folder: Path) -> Path:
+    """The checkpoint in a run's folder; any other folder itself."""
+    inside = folder / "checkpoint"
+    return inside if (folder / CONFIG).is_file() and inside.is_dir() else folder
 
 
 def save_config(config: RunConfig, path: Path) -> None:

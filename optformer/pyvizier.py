@@ -151,6 +151,7 @@ def trial_from_vizier(problem: Problem, trial: vz.Trial) -> Trial:
         },
         metrics=measured,
         state=state,
+        notes={key: text for key, text in trial.metadata.items() if isinstance(text, str)},
     )
 
 
@@ -164,6 +165,7 @@ def trial_to_vizier(problem: Problem, trial: Trial, *, uid: int = 0) -> vz.Trial
         parameters=_parameters_to_vizier(problem, trial.parameters.items()),
         final_measurement=vz.Measurement(metrics=dict(trial.metrics)) if completed else None,
         infeasibility_reason="infeasible" if trial.state == State.INFEASIBLE else None,
+        metadata=vz.Metadata(dict(trial.notes)),
     )
 
 

@@ -256,6 +256,8 @@ class Study:
       algorithm: who chose the trials.
       predictive_R2: where the generator knows it, the exact mean and standard deviation of the
         first metric at each trial given all trials before it, in the metric's units.
+      notes: text that came with each trial, by key (Vizier's trial metadata); None where no
+        trial has any. Kept for people: models do not read it.
 
     Raises:
       StudyError: when shapes disagree. `validate` checks the rest.
@@ -267,6 +269,7 @@ class Study:
     states_R: Int8[np.ndarray, " R"]
     algorithm: str = ""
     predictive_R2: Float64[np.ndarray, "R 2"] | None = None
+    notes: tuple[Mapping[str, str], ...] | None = None
 
     def __post_init__(self) -> None:
         trials = len(self.states_R)
@@ -281,6 +284,11 @@ class Study:
                     f"study {self.name!r}: {field} has shape {got}, but its problem and states "
                     f"call for {shape}."
                 )
+        if self.notes is not None and len(self.notes) != trials:
+            raise StudyError(
+                f"study {self.name!r}: {len(self.notes)} notes, but {trials} trials. "
+                "Give each trial its own, which may be empty."
+            )
 
     def __len__(self) -> int:
         return len(self.states_R)
@@ -292,12 +300,16 @@ class Study:
 
     def rows(self, rows: slice | Sequence[int] | np.ndarray) -> "Study":
         """The same study with only these trials."""
+        notes = self.notes
+        if notes is not None:
+            notes = tuple(notes[row] for row in np.arange(len(self))[rows])
         return dataclasses.replace(
             self,
             values_RP=self.values_RP[rows],
             metrics_RM=self.metrics_RM[rows],
             states_R=self.states_R[rows],
             predictive_R2=None if self.predictive_R2 is None else self.predictive_R2[rows],
+            notes=notes,
         )
 
     def objective(self) -> Float64[np.ndarray, " R"]:
@@ -314,6 +326,7 @@ class Trial:
     parameters: Mapping[str, Value]
     metrics: Mapping[str, float] = dataclasses.field(default_factory=dict)
     state: State = State.COMPLETED
+    notes: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
 
 def from_trials(problem: Problem, trials: Sequence[Trial], *, algorithm: str = "") -> Study:
@@ -349,6 +362,9 @@ def from_trials(problem: Problem, trials: Sequence[Trial], *, algorithm: str = "
         metrics_RM=metrics_RM,
         states_R=states_R,
         algorithm=algorithm,
+        notes=tuple(dict(trial.notes) for trial in trials)
+        if any(trial.notes for trial in trials)
+        else None,
     )
     validate(study)
     return study
@@ -369,9 +385,14 @@ def to_trials(study: Study) -> list[Trial]:
                 if not np.isnan(number)
             },
             state=State(state),
+            notes=notes,
         )
-        for values_P, metrics_M, state in zip(
-            study.values_RP, study.metrics_RM, study.states_R, strict=True
+        for values_P, metrics_M, state, notes in zip(
+            study.values_RP,
+            study.metrics_RM,
+            study.states_R,
+            study.notes or ({},) * len(study),
+            strict=True,
         )
     ]
 

@@ -12,7 +12,7 @@ from optformer.checkpoint import Checkpoint
 from optformer.errors import CheckpointError
 from optformer.model import transformer
 from optformer.model.config import MICRO
-from optformer.model.train import to_numpy
+from optformer.model.sharding import to_numpy
 from optformer.model.transformer import Ids
 from optformer.tokenization.tokenizer import StudyTokenizer
 from optformer.tokenization.vocabulary import train_text_model
@@ -84,3 +84,20 @@ def test_damage_is_named(folder: Path, damage: object, says: str) -> None:
 def test_a_missing_folder_is_named(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"no checkpoint folder .*absent"):
         checkpoint.load(tmp_path / "absent")
+
+
+def test_a_shipped_model_loads_by_its_name(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """But a folder of that name in the working directory goes first."""
+    monkeypatch.setattr(checkpoint, "SHIPPED", folder.parent)
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert checkpoint.shipped() == ("model",)
+    assert checkpoint.load(Path("model")).about == {"step": 3}
+    assert checkpoint.fingerprint(Path("model")) == checkpoint.fingerprint(folder)
+    Path("model").mkdir()
+    with pytest.raises(CheckpointError, match="model is no checkpoint"):
+        checkpoint.load(Path("model"))
+    with pytest.raises(CheckpointError, match=r"no model in this package has that name \(model\)"):
+        checkpoint.load(Path("another"))

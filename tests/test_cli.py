@@ -98,7 +98,7 @@ MISTAKES = {
     "a setting": (["train", "out", "--set", "train.stpes=3"], "Did you mean train.steps?"),
     "a setting of generation": (["generate", "out", "--set", "blok=3"], "Did you mean block?"),
     "an optimizer": (
-        ["evaluate", "out", "--optimizer", "random_serach"],
+        ["evaluate", "bbob", "out", "--optimizer", "random_serach"],
         "Did you mean random_search?",
     ),
     "nothing to inspect": (["inspect", "nowhere"], "nowhere"),

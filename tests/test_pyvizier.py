@@ -184,6 +184,7 @@ TRIALS = (
             "model": "svm", "shrinking": "True", "layers": 2, "tolerance": 0.25,
         },
         state=State.INFEASIBLE,
+        notes={"reason": "diverged"},
     ),
     Trial(
         parameters={

@@ -17,7 +17,7 @@ MAY_IMPORT = {
     "tokenization": set(),
     "data": {"tokenization"},
     "model": {"tokenization", "data"},
-    "policies": {"tokenization", "model"},
+    "policies": {"tokenization", "data", "model"},
     "eval": {"tokenization", "data", "model", "policies"},
     "service": {"data", "policies"},
     "terminal": {"tokenization", "data", "model", "eval", "service"},

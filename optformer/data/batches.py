@@ -36,7 +36,7 @@ class Batch(NamedTuple):
       weights_BT: how much the target counts in the loss.
       smooth_BT: whether the bins beside the target's mean nearly the same.
       predictive_BT2: mean and standard deviation of the target on the bins' axis, where known.
-      places_T: the number of the input's trial along the row.
+      trials_T: the number of the input's trial along the row.
     """
 
     text_BS: Int32[np.ndarray, "B S"]
@@ -51,12 +51,18 @@ class Batch(NamedTuple):
     weights_BT: Float32[np.ndarray, "B T"]
     smooth_BT: Bool[np.ndarray, "B T"]
     predictive_BT2: Float32[np.ndarray, "B T 2"]
-    places_T: Int32[np.ndarray, " T"]
+    trials_T: Int32[np.ndarray, " T"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class BatchConfig:
-    """The size of a batch, in rows and tokens a row."""
+    """The size of a batch.
+
+    Attributes:
+      rows, tokens: rows of at most so many tokens. Where all studies of a batch are short, its
+        rows are too, and more: attention within a row costs the square of its length.
+      text_tokens: at most so many tokens of text a row.
+    """
 
     rows: int = 8
     tokens: int = 512
@@ -176,9 +182,9 @@ def pack(
 ) -> Batch:
     """Puts examples of one layout into rows, in order, until the rows are full.
 
-    A row takes another study while its trials and its text fit. Examples beyond are left out; a
-    study whose text alone is too long is too. Texts are padded to all of `text_tokens` or to
-    half of it.
+    Rows are the fewest quarters of `config.tokens` that hold the longest study. A row takes
+    another study while its trials and its text fit. Examples beyond are left out; a study whose
+    text alone is too long is too. Texts are padded to a power of two, from 32.
 
     Raises:
       SourceError: when no example's text fits.
@@ -187,7 +193,12 @@ def pack(
     if not examples:
         raise SourceError(f"no study's text fits batch.text_tokens={config.text_tokens}. Raise it.")
     length = examples[0][0].layout.length
-    fit = config.tokens // length * length
+    # Few shapes, as each is compiled once.
+    quarter = -(-config.tokens // 4)
+    longest = max(places(trials, problem.layout) for problem, trials in examples)
+    tokens = min(config.tokens, -(-longest // quarter) * quarter)
+    most_rows = config.rows * config.tokens // tokens
+    fit = tokens // length * length
     rows: list[list[tuple[EncodedProblem, EncodedTrials]]] = [[]]
     used, used_text = 0, 0
     for problem, trials in examples:
@@ -195,16 +206,14 @@ def pack(
         used += places(trials, problem.layout)
         used_text += len(problem.ids_S)
         if rows[-1] and (used > fit or used_text > config.text_tokens):
-            if len(rows) == config.rows:
+            if len(rows) == most_rows:
                 break
             rows.append([])
             used, used_text = places(trials, problem.layout), len(problem.ids_S)
         rows[-1].append((problem, trials))
     text_length = max(sum(len(problem.ids_S) for problem, _ in row) for row in rows)
-    # Two shapes of a step to compile, or one where a shorter text would save little.
-    short = config.text_tokens // 2 if config.text_tokens > 128 else config.text_tokens
-    text_shape = (config.rows, short if text_length <= short else config.text_tokens)
-    shape = (config.rows, config.tokens)
+    text_length = min(config.text_tokens, max(32, 1 << (text_length - 1).bit_length()))
+    text_shape, shape = (most_rows, text_length), (most_rows, tokens)
     text_BS, text_slots_BS, text_segments_BS = (np.full(text_shape, PAD, np.int32) for _ in "123")
     inputs_BT, targets_BT, segments_BT, input_slots_BT, target_slots_BT = (
         np.full(shape, PAD, np.int32) for _ in "12345"
@@ -247,7 +256,7 @@ def pack(
         weights_BT=weights_BT,
         smooth_BT=smooth_BT,
         predictive_BT2=predictive_BT2,
-        places_T=trial_places(config.tokens, examples[0][0].layout),
+        trials_T=trials_along(tokens, examples[0][0].layout),
     )
 
 
@@ -257,7 +266,7 @@ def places(trials: EncodedTrials, layout: TrialLayout) -> int:
     return -(-tokens // layout.length) * layout.length
 
 
-def trial_places(tokens: int, layout: TrialLayout) -> Int32[np.ndarray, " T"]:
+def trials_along(tokens: int, layout: TrialLayout) -> Int32[np.ndarray, " T"]:
     """The trial, counted from 1, of each place's input token; place 0 reads the start token."""
     first = 1 + len(layout.prefix)
     return ((np.arange(tokens) - first) // layout.length + 1).astype(np.int32)

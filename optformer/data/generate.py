@@ -1,27 +1,23 @@
-"""Blocks of studies -> shards, by as many processes as there are cores.
+"""Blocks of studies -> shards, by as many processes as there are cores, or by a Ray cluster.
 
 Each shard holds a fixed range of the blocks of a stream (see `mixture`), so that what is written
 does not depend on the number of workers, and a run that was killed goes on where it stopped.
 """
 
-import concurrent.futures
-import contextlib
 import dataclasses
 import hashlib
 import json
-import multiprocessing
-import os
 import re
-import threading
+import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
 from optformer.data import store
 from optformer.data.mixture import GenerateConfig, make_block
-from optformer.errors import OptFormerError, SourceError, make_folder
+from optformer.data.processes import WorkerDied, each
+from optformer.errors import SourceError, make_folder
 from optformer.progress import Progress, silent
 from optformer.study import Study
 
@@ -38,15 +34,22 @@ def generate(
     seed: int = 0,
     studies: int,
     workers: int = 1,
+    cluster: str | None = None,
     progress: Progress = silent,
 ) -> Mapping[str, object]:
     """Writes the first `studies` studies of the stream as shards, and the manifest; returns that.
 
     Shards that the folder already holds are kept, so that after a kill the same call goes on.
-    The result does not depend on `workers`. What was refused is missing from the number, and
-    the manifest says so. `progress` counts studies.
+    The result does not depend on `workers` or `cluster`. What was refused is missing from the
+    number, and the manifest says so. `progress` counts studies.
+
+    Args:
+      workers: processes on this machine.
+      cluster: the address of a Ray cluster, which then does the work (see `processes.each`). Its
+        machines send the shards here and need not see the folder.
 
     Raises:
+      ConfigError: there is no such cluster.
       SourceError: when the folder holds shards of another config or seed.
     """
     make_folder(folder)
@@ -63,25 +66,22 @@ def generate(
     ready = total - sum(planned[shard] for shard in todo)
     trials = 0
     progress(ready, total)
-    with _pool(workers) as pool:
-        jobs = (
-            (shard, pool.submit(_write_shard, config, seed, folder, shard, planned[shard], stream))
-            for shard in todo
-        )
-        pending = {job: shard for shard, job in jobs}
-        for job in concurrent.futures.as_completed(pending):
-            try:
-                written = job.result()
-            except BrokenProcessPool as error:
-                raise OptFormerError(
-                    f"a worker process died, perhaps for want of memory: try fewer than {workers} "
-                    f"workers or a smaller block than {config.block}. Shards that are finished "
-                    "stay; the same command goes on after them."
-                ) from error
-            ready += planned[pending[job]]
-            trials += written
+    tasks = [
+        _Task(config=config, seed=seed, shard=shard, planned=planned[shard], stream=stream)
+        for shard in todo
+    ]
+    try:
+        for task, made in each(_make_shard, tasks, workers=workers, cluster=cluster):
+            _place(folder, task.shard, made)
+            ready += task.planned
+            trials += made.trials
             rate = trials / (time.monotonic() - started)
             progress(ready, total, f"{rate:,.0f} trials/s")
+    except WorkerDied as error:
+        raise WorkerDied(
+            f"{error} Try fewer than {workers} workers or a smaller block than {config.block}. "
+            "Shards that are finished stay; the same command goes on after them."
+        ) from error
     manifest = _manifest(config, seed, _finished(folder, stream))
     partial = folder / f".{MANIFEST}.partial"
     partial.write_text(json.dumps(manifest, indent=2) + "\n", "utf-8")
@@ -89,18 +89,36 @@ def generate(
     return manifest
 
 
-def _write_shard(
-    config: GenerateConfig, seed: int, folder: Path, shard: int, planned: int, stream: str
-) -> int:
-    """Makes the shard's blocks and writes it; returns its number of trials."""
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Task:
+    """A shard to make."""
+
+    config: GenerateConfig
+    seed: int
+    shard: int
+    planned: int
+    stream: str
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Shard:
+    """A shard as bytes: where it was made need not be where it is kept."""
+
+    trials: int
+    files: Mapping[str, bytes]
+
+
+def _make_shard(task: _Task) -> _Shard:
+    """Makes the shard's blocks."""
+    config, planned = task.config, task.planned
     counts: dict[str, Counter[str]] = {
         key: Counter() for key in ("families", "teachers", "parameters", "trials", "refused")
     }
 
     def studies() -> Iterator[Study]:
-        first = shard * config.blocks_per_shard
+        first = task.shard * config.blocks_per_shard
         for block in range(-(-planned // config.block)):
-            made = make_block(config, seed, first + block)
+            made = make_block(config, task.seed, first + block)
             counts["refused"].update(made.refused)
             for study in made.studies[: planned - block * config.block]:
                 counts["families"][_INSTANCE.sub("", study.name)] += 1
@@ -109,18 +127,34 @@ def _write_shard(
                 counts["trials"][str(len(study))] += 1
                 yield study
 
-    for old in folder.glob(f"{_prefix(shard)}-*.parquet"):  # of a shorter run
+    with tempfile.TemporaryDirectory() as name:
+        written = store.write(
+            studies(),
+            Path(name),
+            source="generate",
+            studies_per_shard=planned + 1,
+            trials_per_shard=2**62,
+            prefix=_prefix(task.shard),
+            position=lambda: {
+                "stream": task.stream,
+                "shard": task.shard,
+                "planned": planned,
+                "counts": counts,
+            },
+        )
+        files = {path.name: path.read_bytes() for path in written}
+    trials = sum(int(length) * count for length, count in counts["trials"].items())
+    return _Shard(trials=trials, files=files)
+
+
+def _place(folder: Path, number: int, shard: _Shard) -> None:
+    """Writes a shard, complete or not at all."""
+    for old in folder.glob(f"{_prefix(number)}-*.parquet"):  # of a shorter run
         old.unlink()
-    store.write(
-        studies(),
-        folder,
-        source="generate",
-        studies_per_shard=planned + 1,
-        trials_per_shard=2**62,
-        prefix=_prefix(shard),
-        position=lambda: {"stream": stream, "shard": shard, "planned": planned, "counts": counts},
-    )
-    return sum(int(length) * count for length, count in counts["trials"].items())
+    for name, content in shard.files.items():
+        partial = folder / f".{name}.partial"
+        partial.write_bytes(content)
+        partial.replace(folder / name)
 
 
 def _prefix(shard: int) -> str:
@@ -177,53 +211,3 @@ def _manifest(
         "studies_refused": by_name.get("refused", {}),
         "config": dataclasses.asdict(config),
     }
-
-
-@contextlib.contextmanager
-def _pool(workers: int) -> Iterator[concurrent.futures.Executor]:
-    """Worker processes with one thread of arithmetic each; for one worker, this process."""
-    if workers == 1:
-        with _giving_up(concurrent.futures.ThreadPoolExecutor(1)) as pool:
-            yield pool
-        return
-    # Read by libraries as a process loads them; this process has long done so.
-    single = {
-        "OMP_NUM_THREADS": "1",
-        "OPENBLAS_NUM_THREADS": "1",
-        "XLA_FLAGS": "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1",
-    }
-    before = {key: os.environ.get(key) for key in single}
-    os.environ.update({key: value for key, value in single.items() if before[key] is None})
-    try:
-        processes = concurrent.futures.ProcessPoolExecutor(
-            workers, multiprocessing.get_context("spawn"), initializer=_end_with_parent
-        )
-        with _giving_up(processes) as pool:
-            yield pool
-    finally:
-        for key, value in before.items():
-            if value is None:
-                os.environ.pop(key, None)
-
-
-@contextlib.contextmanager
-def _giving_up(pool: concurrent.futures.Executor) -> Iterator[concurrent.futures.Executor]:
-    """On an error, and when interrupted, the jobs that have not begun are dropped."""
-    try:
-        yield pool
-    except BaseException:
-        pool.shutdown(cancel_futures=True)
-        raise
-    pool.shutdown()
-
-
-def _end_with_parent() -> None:
-    """Ends this worker when its parent is gone: a killed parent cannot tell it."""
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-
-    def wait() -> None:
-        parent.join()
-        os._exit(1)
-
-    threading.Thread(target=wait, daemon=True).start()

@@ -28,7 +28,14 @@ from optformer.data.problems.gaussian_process import GaussianProcessBlock, Gauss
 from optformer.data.problems.layered import LayeredBlock, LayeredConfig
 from optformer.data.problems.surrogate import SurrogateBlock, SurrogateConfig
 from optformer.data.problems.tables import TableBlock, TablesConfig
-from optformer.data.teachers import TEACHERS, Teacher, layernas_teacher, optimum_teacher
+from optformer.data.teachers import (
+    TEACHERS,
+    Teacher,
+    TeacherFactory,
+    layernas_teacher,
+    optimum_teacher,
+    training_aware_teacher,
+)
 from optformer.errors import ConfigError, TeacherError
 from optformer.study import Study
 
@@ -37,7 +44,8 @@ Block = BbobBlock | GaussianProcessBlock | LayeredBlock | TableBlock | Surrogate
 Source = Literal["bbob", "gaussian_process", "layered", "tables", "surrogate"]
 
 # These know more than a search space, and are made for one block.
-OPTIMUM, LAYERNAS = "optimum", "layernas"
+OPTIMUM, LAYERNAS, TRAINING_AWARE = "optimum", "layernas", "training_aware_evolution"
+KNOW_COSTS = (LAYERNAS, TRAINING_AWARE)
 
 # These never look at results: all their trials are evaluated at once.
 NOT_ADAPTIVE = frozenset(
@@ -62,7 +70,7 @@ class Part:
       weight: this part's share of the blocks, relative to the other parts'.
       teachers: each block has one of these with equal chance. "optimum" is random trials and then
         the known optimum; functions without a known one are left out, and counted. "layernas"
-        needs problems that have a cost.
+        and "training_aware_evolution" need problems that have a cost.
       fewest_parameters, most_parameters: each block's number is uniform between them, for bbob
         and gaussian_process; the others have their own.
       trials: each block's number of trials is one of these with equal chance.
@@ -83,7 +91,7 @@ class Part:
     surrogate: SurrogateConfig = dataclasses.field(default_factory=SurrogateConfig)
 
     def __post_init__(self) -> None:
-        known = [*TEACHERS, OPTIMUM, LAYERNAS]
+        known = [*TEACHERS, OPTIMUM, *KNOW_COSTS]
         unknown = [name for name in self.teachers if name not in known]
         if unknown or not self.teachers:
             raise ConfigError(
@@ -99,10 +107,11 @@ class Part:
             raise ConfigError(f"trials {self.trials}: give at least one number, each at least 1.")
         if self.weight < 0:
             raise ConfigError(f"weight {self.weight} of a part must not be negative.")
-        if LAYERNAS in self.teachers and self.problems != "layered":
+        know_costs = [name for name in self.teachers if name in KNOW_COSTS]
+        if know_costs and self.problems != "layered":
             raise ConfigError(
-                f'teacher "layernas" needs a cost, which problems="{self.problems}" do not have. '
-                'Use it with problems="layered".'
+                f'teacher "{know_costs[0]}" needs a cost, which problems="{self.problems}" do not '
+                'have. Use it with problems="layered".'
             )
         unknown_optima = self.problems == "gaussian_process" and not self.gaussian_process.search
         if OPTIMUM in self.teachers and unknown_optima:
@@ -159,15 +168,20 @@ class Made:
 class GeneratedSource:
     """Studies generated while training: a `batches.Source`.
 
-    Memory holds one block at a time. Blocks are as large as `config.block`.
+    Memory holds one block at a time.
+
+    Args:
+      rows, tokens: the size of a batch. A block has as many studies as fill it; by default,
+        `config.block`.
     """
 
-    def __init__(self, config: GenerateConfig) -> None:
+    def __init__(self, config: GenerateConfig, rows: int = 0, tokens: int = 0) -> None:
         self._config = config
+        self._rows, self._tokens = rows, tokens
 
     def draw(self, seed: int, step: int) -> Sequence[Study]:
         """The studies of block `step`: all with the same number of parameters."""
-        return generate_block(self._config, seed, step)
+        return make_block(self._config, seed, step, self._rows, self._tokens).studies
 
 
 def generate_block(config: GenerateConfig, seed: int, index: int) -> list[Study]:
@@ -175,8 +189,12 @@ def generate_block(config: GenerateConfig, seed: int, index: int) -> list[Study]
     return make_block(config, seed, index).studies
 
 
-def make_block(config: GenerateConfig, seed: int, index: int) -> Made:
+def make_block(
+    config: GenerateConfig, seed: int, index: int, rows: int = 0, tokens: int = 0
+) -> Made:
     """As `generate_block`, with an account of what was refused.
+
+    With `rows` of `tokens`, as many studies as fill them rather than `config.block`.
 
     A teacher that refuses the drawn search spaces is replaced by another of its part, then the
     whole block by another draw.
@@ -191,17 +209,20 @@ def make_block(config: GenerateConfig, seed: int, index: int) -> Made:
         part = config.mixture[rng.choice(len(weights), p=weights / weights.sum())]
         parameters = int(rng.integers(part.fewest_parameters, part.most_parameters + 1))
         trials = int(rng.choice(part.trials))
-        block = _random_block(part, rng, config.block, parameters)
+        size = config.block
+        if rows:
+            size = -(-rows * tokens // min(tokens, trials * (parameters + 1)))
+        block = _random_block(part, rng, size, parameters)
         if config.purpose == "train":  # a surrogate's study may be of a test function
             bbob.refuse_held_out(filter(None, map(bbob.family_of, block.problems)))
         for name in rng.permutation(part.teachers).tolist():
             try:
                 studies = run_teacher(name, block, trials, rng)
             except TeacherError as error:
-                refused[f"{name}: {error}"] += config.block
+                refused[f"{name}: {error}"] += size
                 continue
-            if len(studies) < config.block:
-                refused[f"{name}: the optimum is not known"] += config.block - len(studies)
+            if len(studies) < size:
+                refused[f"{name}: the optimum is not known"] += size - len(studies)
             if studies:
                 return Made(studies=studies, refused=refused)
     raise ConfigError(
@@ -225,9 +246,9 @@ def run_teacher(
     known_B = ~np.isnan(block.optimum_B)
     if name == OPTIMUM:
         factory = optimum_teacher(np.where(known_B[:, None], block.optimum_BP, 0.5))
-    elif name == LAYERNAS:
+    elif name in KNOW_COSTS:
         assert isinstance(block, LayeredBlock)
-        factory = layernas_teacher(block.costs)
+        factory = _knows_costs(name, block)
     else:
         factory = TEACHERS[name]
     teacher = factory(block.spaces, seeds_B, trials)
@@ -245,6 +266,16 @@ def run_teacher(
     if isinstance(block, GaussianProcessBlock):
         predictive_BR2 = block.predictive(units_BRP, values_BR)
     return studies_of(block, units_BRP, values_BR, name, predictive_BR2)
+
+
+def _knows_costs(name: str, block: LayeredBlock) -> TeacherFactory:
+    if name == LAYERNAS:
+        return layernas_teacher(block.costs)
+    return training_aware_teacher(
+        lambda units_BNP: block.resources(units_BNP).step_time_BN,
+        lambda units_BNP: block.resources(units_BNP).size_BN,
+        weighed_B=np.array([reward != "budget" for reward in block.rewards]),
+    )
 
 
 def _random_block(part: Part, rng: np.random.Generator, studies: int, parameters: int) -> Block:

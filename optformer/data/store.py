@@ -4,8 +4,9 @@ Columns: `name`, `title`, `algorithm`, `source` (where the study came from), `tr
 `parameters` (their numbers), `metadata` and `space` (search space and metrics) as JSON (see
 `study_json`), `values[trial][parameter]` (a category's index for CATEGORICAL; null where a
 conditional parameter is inactive), `metrics[trial][metric]` (null where not measured),
-`states[trial]` (0 completed, 1 infeasible, 2 active), and `predictive[trial]` (mean and standard
-deviation of the first metric where the generator knew them, otherwise null). For example
+`states[trial]` (0 completed, 1 infeasible, 2 active), `predictive[trial]` (mean and standard
+deviation of the first metric where the generator knew them, otherwise null), and `notes[trial]`
+(text that came with the trial, as JSON; null where no trial has any). For example
 
     duckdb -c "SELECT algorithm, count(*), sum(trials) FROM 'shards/*.parquet' GROUP BY 1"
 
@@ -53,6 +54,7 @@ _SCHEMA = pa.schema(
         pa.field("metrics", _LISTS, nullable=False),
         pa.field("states", pa.list_(pa.int8()), nullable=False),
         pa.field("predictive", _LISTS),
+        pa.field("notes", pa.list_(pa.string())),
     ]
 )
 _TEXT_COLUMNS = ["name", "title", "algorithm", "source", "metadata", "space"]
@@ -161,6 +163,9 @@ def read_shard(path: Path) -> list[Study]:
         ends = np.cumsum(table["trials"].to_numpy())
         states = pc.list_flatten(table["states"]).to_numpy().astype(np.int8, copy=False)
         text = {column: table[column].to_pylist() for column in _TEXT_COLUMNS}
+        # Shards from before there were notes have no such column.
+        has_notes = "notes" in table.column_names
+        notes = table["notes"].to_pylist() if has_notes else [None] * len(ends)
         studies = []
         start = 0
         for index, end in enumerate(ends):
@@ -178,6 +183,9 @@ def read_shard(path: Path) -> list[Study]:
                     metrics_RM=metrics_of(index, len(problem.metrics)),
                     states_R=states[start:end],
                     predictive_R2=predictive_of(index, 2) if has_predictive[index] else None,
+                    notes=None
+                    if notes[index] is None
+                    else tuple(json.loads(note) for note in notes[index]),
                 )
             )
             start = end
@@ -253,6 +261,10 @@ def _write_shard(
             _offsets(trials), pa.array(np.concatenate([study.states_R for study in studies]))
         ),
         _nested([study.predictive_R2 for study in studies]),
+        pa.array(
+            [study.notes and [_dumps(note) for note in study.notes] for study in studies],
+            pa.list_(pa.string()),
+        ),
     ]
     metadata = {
         _FORMAT_KEY: FORMAT.encode(),

@@ -8,7 +8,8 @@
                     {"name": "opt", "type": "CATEGORICAL", "values": ["sgd", "adam"]},
                     {"name": "momentum", "type": "DOUBLE", "bounds": [0, 1],
                      "conditions": [{"parent": "opt", "values": ["sgd"]}]}],
-     "trials": [{"parameters": {"lr": 0.01, "opt": "adam"}, "metrics": {"accuracy": 80.1}}]}
+     "trials": [{"parameters": {"lr": 0.01, "opt": "adam"}, "metrics": {"accuracy": 80.1},
+                 "notes": {"host": "a7"}}]}
 
 Names, types, scales, goals and states are those of `optformer.study`; a trial's state is
 COMPLETED unless it says otherwise. A study and a trial may have more keys and metrics of their
@@ -43,7 +44,7 @@ _PARAMETER_KEYS = (
 )  # fmt: skip
 _METRIC_KEYS = ("name", "goal", "safety_threshold")
 _CONDITION_KEYS = ("parent", "values")
-_TRIAL_KEYS = ("parameters", "metrics", "state")
+_TRIAL_KEYS = ("parameters", "metrics", "state", "notes")
 _STATES = {state.name: state for state in State}
 _EXTERNAL_TYPES = ("INTERNAL", "BOOLEAN", "INTEGER", "FLOAT")
 
@@ -136,7 +137,11 @@ def _trial_from_json(item: object, categorical: frozenset[str], wanted: frozense
     state = fields.get("state", "COMPLETED")
     if not isinstance(state, str) or state not in _STATES:
         raise StudyError(f"state is {state!r}; it can be {', '.join(_STATES)}.")
-    return Trial(parameters=parameters, metrics=metrics, state=_STATES[state])
+    notes = {}
+    if fields.get("notes"):
+        given = _object(fields["notes"], "notes")
+        notes = {key: _text(given, key, "notes") for key in given}
+    return Trial(parameters=parameters, metrics=metrics, state=_STATES[state], notes=notes)
 
 
 def _metric_to_json(metric: Metric) -> dict[str, object]:

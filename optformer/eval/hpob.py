@@ -1,11 +1,14 @@
-"""HPO-B's continuous protocol [arXiv 2106.06257 and its official handler].
+"""HPO-B's two protocols [arXiv 2106.06257 and its official handler].
 
-Objectives are the released XGBoost surrogates on [0, 1]^d. Values are normalized by the surrogate's
-y_min and y_max and clipped to [0, 1], for the optimizer as for the score. Each of five
-initialisations gives 5 recorded points with their recorded values; trials 1 to 100 exclude them.
-The official handler evaluates the 100th suggestion but repeats the 99th's best; here it counts.
+Continuous: objectives are the released XGBoost surrogates on [0, 1]^d. Values are normalized by the
+surrogate's y_min and y_max and clipped to [0, 1], for the optimizer as for the score. The official
+handler evaluates the 100th suggestion but repeats the 99th's best; here it counts.
 
-The release is two folders beside each other, `hpob-data` and `saved-surrogates`.
+Discrete: an optimizer chooses among a test dataset's recorded rows. Values are normalized by the
+smallest and largest recorded one.
+
+In both, each of five initialisations gives 5 recorded points with their values; trials 1 to 100
+exclude them. The release is two folders beside each other, `hpob-data` and `saved-surrogates`.
 """
 
 import dataclasses
@@ -19,17 +22,25 @@ import numpy as np
 from jaxtyping import Float64
 
 from optformer.data.spaces import Spaces
-from optformer.errors import SourceError
+from optformer.errors import ConfigError, SourceError
 from optformer.eval.results import Results
-from optformer.eval.task import Start, Task
+from optformer.eval.task import Pool, Start, Task, nearest
 from optformer.study import Metric, Parameter, ParameterType, Problem, Scale
 
 if TYPE_CHECKING:
     import xgboost
 
 PROTOCOL = "hpob-continuous"
+DISCRETE = "hpob-discrete"
 SEEDS = (0, 1, 2, 3, 4)  # the release's test0 to test4
 _HOME = "https://github.com/machinelearningnuremberg/HPO-B"
+
+ABOUT_PUBLISHED = (
+    "Published curves were made on the official surrogates and are shown on the same tasks; on "
+    "other surrogates they compare only roughly. Curves that start elsewhere than ours were made "
+    "from other initial points: all five repeats of OptFormer's own start from the first "
+    "initialisation. What HPO-B's handler made (FSBO) repeats the 99th trial at the 100th."
+)
 
 # space -> dataset -> best so far by initialisation and trial; index 0 is the best initial point
 Curves = Mapping[str, Mapping[str, Float64[np.ndarray, "S T"]]]
@@ -77,6 +88,41 @@ class SurrogateBlock:
         return _normalized(raw_N.astype(np.float64), self.y_min, self.y_max)[None]
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class RecordedBlock:
+    """A dataset's recorded rows as a function: the value of the nearest; an `ObjectiveBlock`."""
+
+    problem: Problem
+    values_NP: Float64[np.ndarray, "N P"]
+    exact_N: Float64[np.ndarray, " N"]
+
+    @property
+    def problems(self) -> tuple[Problem, ...]:
+        """The one problem."""
+        return (self.problem,)
+
+    @property
+    def spaces(self) -> Spaces:
+        """The unit cube."""
+        return Spaces.of(self.problem.parameters)
+
+    @property
+    def optimum_B(self) -> Float64[np.ndarray, " 1"]:
+        """The best recorded value."""
+        return np.array([self.exact_N.max()])
+
+    def evaluate(
+        self, units_BNP: Float64[np.ndarray, "1 N P"], rng: np.random.Generator
+    ) -> Float64[np.ndarray, "1 N"]:
+        """The exact values: recorded values have no noise."""
+        del rng
+        return self.evaluate_exact(units_BNP)
+
+    def evaluate_exact(self, units_BNP: Float64[np.ndarray, "1 N P"]) -> Float64[np.ndarray, "1 N"]:
+        """Values of the nearest recorded rows."""
+        return self.exact_N[[nearest(self.values_NP, to_P) for to_P in units_BNP[0]]][None]
+
+
 def tasks(folder: Path, *, trials: int = 100, spaces: Sequence[str] = ()) -> list[Task]:
     """A task for each test dataset of the release in `folder` whose surrogate is there.
 
@@ -92,13 +138,8 @@ def tasks(folder: Path, *, trials: int = 100, spaces: Sequence[str] = ()) -> lis
     meta_test = _load(data / "meta-test-dataset.json")
     initial = _load(data / "bo-initializations.json")
     statistics = _load(surrogates / "summary-stats.json")
-    described = data / "meta-dataset-descriptors.json"
-    descriptors = _load(described) if described.exists() else {}
-    absent = [space for space in spaces if space not in meta_test]
-    if absent:
-        raise SourceError(
-            f"{data} has no search space {absent[0]!r}. It has {', '.join(sorted(meta_test))}."
-        )
+    descriptors = _descriptors(data)
+    _check_spaces(data, meta_test, spaces)
     found = []
     for space in spaces or sorted(meta_test):
         for dataset in sorted(meta_test[space]):
@@ -119,9 +160,8 @@ def tasks(folder: Path, *, trials: int = 100, spaces: Sequence[str] = ()) -> lis
                 starts[seed] = Start(
                     values_NP=x_NP[rows], metric_N=score_N[rows], exact_N=score_N[rows]
                 )
-            names = descriptors.get(space, {}).get("variables_order", [])
             block = SurrogateBlock(
-                problem=_problem(space, dataset, names, x_NP.shape[1]),
+                problem=_problem(space, dataset, descriptors, x_NP.shape[1]),
                 model=model,
                 y_min=y_min,
                 y_max=y_max,
@@ -140,6 +180,57 @@ def tasks(folder: Path, *, trials: int = 100, spaces: Sequence[str] = ()) -> lis
     return found
 
 
+def discrete_tasks(folder: Path, *, trials: int = 100, spaces: Sequence[str] = ()) -> list[Task]:
+    """The discrete protocol: an optimizer chooses among a test dataset's recorded rows.
+
+    Values are normalized by the smallest and largest recorded one. A row is tried once at most;
+    a run that has found the best ends there, as in the official handler.
+
+    Raises:
+      SourceError: a file or search space is missing, or it holds the initial points only.
+    """
+    data = folder / "hpob-data"
+    meta_test = _load(data / "meta-test-dataset.json")
+    initial = _load(data / "bo-initializations.json")
+    descriptors = _descriptors(data)
+    _check_spaces(data, meta_test, spaces)
+    found = []
+    for space in spaces or sorted(meta_test):
+        for dataset in sorted(meta_test[space]):
+            x_NP = np.array(meta_test[space][dataset]["X"], dtype=np.float64)
+            y_N = np.array(meta_test[space][dataset]["y"], dtype=np.float64).reshape(-1)
+            started = {
+                seed: np.array(initial[space][dataset][f"test{seed}"], dtype=np.int64)
+                for seed in SEEDS
+            }
+            if len(y_N) <= len(np.unique(np.concatenate(list(started.values())))):
+                raise SourceError(
+                    f"{data / 'meta-test-dataset.json'} holds only the {len(y_N)} initial points "
+                    f"of {space}/{dataset}: there is nothing to choose among. The discrete "
+                    f"protocol needs the whole file, which is released at {_HOME}."
+                )
+            score_N = _normalized(y_N, float(y_N.min()), float(y_N.max()))
+            problem = _problem(space, dataset, descriptors, x_NP.shape[1])
+            found.append(
+                Task(
+                    name=f"hpob/{space}/{dataset}",
+                    family=space,
+                    block=RecordedBlock(problem=problem, values_NP=x_NP, exact_N=score_N),
+                    trials=trials,
+                    starts={
+                        seed: Start(
+                            values_NP=x_NP[rows], metric_N=score_N[rows], exact_N=score_N[rows]
+                        )
+                        for seed, rows in started.items()
+                    },
+                    low=0.0,
+                    high=1.0,
+                    pool=Pool(values_NP=x_NP, exact_N=score_N, started=started),
+                )
+            )
+    return found
+
+
 def curves(results: Results, optimizer: str) -> Curves:
     """One optimizer's scores in the layout of the published files; NaN where a run is missing."""
     scores_KST = results.of([optimizer]).scores()[0]
@@ -151,14 +242,60 @@ def curves(results: Results, optimizer: str) -> Curves:
 
 
 def read_published(path: Path) -> Curves:
-    """Curves from a published file: {space: {dataset: {test0..test4: [values]}}}."""
-    return {
-        space: {
-            dataset: np.array([runs[seed] for seed in sorted(runs)], dtype=np.float64)
-            for dataset, runs in datasets.items()
+    """Curves from a published file: {space: {dataset: {test0..test4: [values]}}}.
+
+    Raises:
+      SourceError: the file is missing or has another layout.
+    """
+    content = _load(path)
+    try:
+        return {
+            space: {
+                dataset: np.array([runs[seed] for seed in sorted(runs)], dtype=np.float64)
+                for dataset, runs in datasets.items()
+            }
+            for space, datasets in content.items()
         }
-        for space, datasets in _load(path).items()
-    }
+    except (AttributeError, TypeError, ValueError) as error:
+        raise SourceError(
+            f"{path} is no file of published results: {error}. It must hold {{space: {{dataset: "
+            "{test0: [best so far by trial], ...}}}, as the files of HPO-B and OptFormer do."
+        ) from error
+
+
+def with_published(results: Results, published: Mapping[str, Curves]) -> Results:
+    """The results with published curves as further optimizers, on the same tasks and seeds.
+
+    Raises:
+      ConfigError: curves that lack a task, an initialisation or trials that the results have.
+    """
+    shape = results.best_OKST.shape[1:]
+    low_K11 = np.array([task.low for task in results.tasks])[:, None, None]
+    high_K11 = np.array([task.high for task in results.tasks])[:, None, None]
+    places = [(task.name, *task.name.split("/")[1:]) for task in results.tasks]
+    found = []
+    for name, curves in published.items():
+        best_KST = np.empty(shape)
+        for row, (task, space, dataset) in enumerate(places):
+            runs_ST = curves.get(space, {}).get(dataset, np.empty((0, 0)))
+            if max(results.seeds) >= len(runs_ST) or runs_ST.shape[1] < shape[2]:
+                raise ConfigError(
+                    f"the published results {name!r} have {runs_ST.shape[0]} initialisations and "
+                    f"{max(runs_ST.shape[1] - 1, 0)} trials of {task}; {max(results.seeds) + 1} "
+                    f"and {shape[2] - 1} are needed. Leave them out."
+                )
+            best_KST[row] = runs_ST[list(results.seeds), : shape[2]]
+        found.append(low_K11 + (high_K11 - low_K11) * best_KST)
+    best_OKST = np.concatenate([results.best_OKST, np.reshape(found, (-1, *shape))])
+    new = (len(found), *shape)
+    return dataclasses.replace(
+        results,
+        optimizers=(*results.optimizers, *published),
+        best_OKST=best_OKST,
+        exact_best_OKST=np.concatenate([results.exact_best_OKST, np.reshape(found, new)]),
+        seconds_OKST=np.concatenate([results.seconds_OKST, np.full(new, np.nan)]),
+        ended_OKS=np.concatenate([results.ended_OKS, np.ones(new[:3], dtype=bool)]),
+    )
 
 
 def macro_mean(curves: Curves) -> Float64[np.ndarray, " T"]:
@@ -169,21 +306,44 @@ def macro_mean(curves: Curves) -> Float64[np.ndarray, " T"]:
     )
 
 
+def macro_band(
+    curves: Curves, rng: np.random.Generator, *, resamples: int = 1000, level: float = 0.95
+) -> tuple[Float64[np.ndarray, " T"], Float64[np.ndarray, " T"], Float64[np.ndarray, " T"]]:
+    """`macro_mean` with its interval when the datasets of each space are resampled.
+
+    The same random numbers give the same resamples for all optimizers.
+    """
+    means_NT: np.ndarray | float = 0.0
+    for space in curves.values():
+        by_task_KT = np.stack([runs_ST.mean(0) for runs_ST in space.values()])
+        weights_NK = rng.multinomial(
+            len(space), np.full(len(space), 1 / len(space)), size=resamples
+        )
+        means_NT = means_NT + weights_NK / len(space) @ by_task_KT / len(curves)
+    low_T, high_T = np.quantile(means_NT, [(1 - level) / 2, (1 + level) / 2], axis=0)
+    return macro_mean(curves), low_T, high_T
+
+
 def flat_mean(curves: Curves) -> Float64[np.ndarray, " T"]:
     """The mean over all runs."""
     return np.concatenate([runs for space in curves.values() for runs in space.values()]).mean(0)
 
 
-def restrict(curves: Curves, like: Curves) -> Curves:
-    """The curves of those tasks that are also in `like`: published curves on the tasks we ran."""
-    return {
-        space: {dataset: runs for dataset, runs in datasets.items() if dataset in like[space]}
-        for space, datasets in curves.items()
-        if space in like
-    }
+def _descriptors(data: Path) -> dict:
+    path = data / "meta-dataset-descriptors.json"
+    return _load(path) if path.exists() else {}
 
 
-def _problem(space: str, dataset: str, names: Sequence[str], size: int) -> Problem:
+def _check_spaces(data: Path, meta_test: dict, spaces: Sequence[str]) -> None:
+    for space in spaces:
+        if space not in meta_test:
+            raise SourceError(
+                f"{data} has no search space {space!r}. It has {', '.join(sorted(meta_test))}."
+            )
+
+
+def _problem(space: str, dataset: str, descriptors: dict, size: int) -> Problem:
+    names = descriptors.get(space, {}).get("variables_order", [])
     names = names if len(names) == size else [f"x{index}" for index in range(size)]
     return Problem(
         name=f"hpob/{space}/{dataset}",

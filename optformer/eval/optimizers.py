@@ -89,7 +89,8 @@ class TeacherFactory:
 
     def __call__(self, problem: Problem, seed: int) -> Optimizer:
         """The teacher at the start of a study."""
-        return _Teacher(problem, seed, self)
+        kind = _RandomSearch if self.teacher == "random_search" else _Teacher
+        return kind(problem, seed, self)
 
 
 class _Teacher:
@@ -118,11 +119,29 @@ class _Teacher:
             self._teacher.observe(units_NP[row : row + 1], signed_N[row : row + 1])
 
 
+class _RandomSearch(_Teacher):
+    """Among given points, all are as likely; the nearest to a uniform point would not be."""
+
+    def __init__(self, problem: Problem, seed: int, factory: TeacherFactory) -> None:
+        super().__init__(problem, seed, factory)
+        self._rng = np.random.default_rng(seed)
+
+    def choose(self, values_NP: Float64[np.ndarray, "N P"]) -> int:
+        """A random row."""
+        return int(self._rng.integers(len(values_NP)))
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class VizierFactory:
     """Makes one of Vizier's designers, with its defaults."""
 
     designer: str
+
+    @property
+    def fresh_process(self) -> bool:
+        """Its Gaussian processes compile for each new shape and keep all of it: after some 200
+        suggestions, memory is at its end."""
+        return self.designer.startswith("vizier_gp")
 
     def __call__(self, problem: Problem, seed: int) -> Optimizer:
         """The designer at the start of a study."""

@@ -12,12 +12,16 @@ import numpy as np
 from jaxtyping import Float64, Int8, Int64
 
 from optformer.checkpoint import fingerprint
+from optformer.data.problems import to_units
 from optformer.errors import CheckpointError
 from optformer.eval.prediction import in_range
-from optformer.eval.task import Optimizer
-from optformer.policies.model import OptFormer, PolicyConfig, Session, load
+from optformer.eval.task import Optimizer, nearest
+from optformer.policies import acquisition
+from optformer.policies.model import OptFormer, PolicyConfig, Session, incumbent, load
 from optformer.study import Problem, Study
 from optformer.tokenization.metadata import UNKNOWN
+
+_AT_ONCE = 1024  # points that are ranked in one pass
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -71,6 +75,24 @@ class _Many:
             for problem in problems
         ]
 
+    def choose(self, values_NP: Float64[np.ndarray, "N P"]) -> int:
+        """The row of these points to try next in the first study: what the policy ranks highest,
+        or what is nearest to a sample of the prior."""
+        study, rng, policy = self._studies[0], self._rngs[0], self._policy
+        if policy.acquisition == "prior":
+            (wish_1P,) = self.suggest()
+            parameters = study.problem.parameters
+            return nearest(to_units(parameters, values_NP), to_units(parameters, wish_1P)[0])
+        parts = []
+        for first in range(0, len(values_NP), _AT_ONCE):
+            some_NP = values_NP[first : first + _AT_ONCE]
+            probabilities_NQ, scaling = self._session.predict(
+                study, some_NP, policy.value_temperature
+            )
+            parts.append(probabilities_NQ)
+        best = incumbent(study, scaling)
+        return int(acquisition.score(policy.acquisition, np.concatenate(parts), best, rng).argmax())
+
     def suggest(self, count: int = 1) -> list[Float64[np.ndarray, "N P"]]:
         """The policy's next points in each study."""
         return self._session.propose(self._studies, count, self._policy, self._rngs)
@@ -101,6 +123,10 @@ class _One:
     def suggest(self, count: int) -> Float64[np.ndarray, "N P"]:
         """The policy's next points."""
         return self._studies.suggest(count)[0]
+
+    def choose(self, values_NP: Float64[np.ndarray, "N P"]) -> int:
+        """The row of these points to try next."""
+        return self._studies.choose(values_NP)
 
     def update(
         self,

@@ -79,7 +79,7 @@ _RC = {
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Curve:
-    """A line with an optional band. `published` draws it dashed and says so in its label."""
+    """A line with an optional band. `published` draws it dashed: made by others, elsewhere."""
 
     name: str
     x_T: Float[np.ndarray, " T"]
@@ -247,6 +247,7 @@ def plot_intervals(
     reference: float | None = None,
     names: Sequence[str] = (),
     tick: Callable[[float], str] = "{:g}".format,
+    unfinished: bool = False,
 ) -> Figure:
     """One dot a name with its interval (middle, low, high), best first as given.
 
@@ -275,39 +276,54 @@ def plot_intervals(
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: tick(value)))
         if log_x:
             axes.xaxis.set_minor_formatter(NullFormatter())
+        if unfinished:
+            _stamp(axes)
     return figure
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Ranking:
+    """Mean ranks by name, and the groups of names that do not differ."""
+
+    ranks: Mapping[str, float]
+    groups: Sequence[Sequence[str]]
+
+
 def plot_critical_difference(
-    panels: Mapping[str, Mapping[str, float]], critical: float, *, names: Sequence[str] = ()
+    panels: Mapping[str, Ranking], *, names: Sequence[str] = (), unfinished: bool = False
 ) -> Figure:
-    """Mean ranks on one axis a panel, 1 at the left; bars join ranks closer than `critical`."""
-    every = list(names) or sorted({name for ranks in panels.values() for name in ranks})
+    """Mean ranks on one axis a panel, 1 at the left; bars join those that do not differ."""
+    every = list(names) or sorted({name for panel in panels.values() for name in panel.ranks})
     hues = colours(every)
     side = -(-len(every) // 2)
+    bars = max(len(panel.groups) for panel in panels.values())
+    top = 0.35 + 0.3 * bars  # below the axis: the bars, then the names
     with matplotlib.rc_context(_RC):
-        figure = Figure(figsize=(7.2, len(panels) * (0.85 + 0.19 * side)), layout="constrained")
+        height = 0.62 + 0.06 * bars + 0.19 * side
+        figure = Figure(figsize=(7.2, len(panels) * height), layout="constrained")
         grid = figure.subplots(len(panels), 1, squeeze=False)
-        for axes, (title, ranks) in zip(grid.flat, panels.items(), strict=True):
+        for axes, (title, panel) in zip(grid.flat, panels.items(), strict=True):
+            ranks = panel.ranks
             ordered = sorted(ranks, key=lambda name: ranks[name])
             last = float(len(every))
-            axes.set(xlim=(0.2, last + 0.8), ylim=(-1.2 - 0.95 * side, 1.4), title=title)
+            # Names stand outside the axis and need about as much room however long it is.
+            room = 0.42 * last
+            axes.set(xlim=(1 - room, last + room), ylim=(-top - 0.95 * side - 0.3, 1.0))
+            axes.set_title(title)
             axes.set_axis_off()
             axes.plot([1, last], [0, 0], color=_SOFT, linewidth=0.8)
             for rank in range(1, len(every) + 1):
                 axes.plot([rank, rank], [0, 0.18], color=_SOFT, linewidth=0.8)
                 axes.text(rank, 0.3, str(rank), ha="center", fontsize=8, color=_INK)
-            axes.plot([1, 1 + critical], [1.15, 1.15], color=_INK, linewidth=1.2)
-            axes.text(1 + critical + 0.06, 1.15, "critical difference", va="center", fontsize=8)
             for place, name in enumerate(ordered):
                 left = place < side
-                y = -1.1 - 0.95 * (place if left else len(ordered) - 1 - place)
-                x = 0.85 if left else last + 0.15
+                y = -top - 0.5 - 0.95 * (place if left else len(ordered) - 1 - place)
+                x = 1 - 0.02 * last if left else last + 0.02 * last
                 colour = hues[name]
                 axes.plot([ranks[name], ranks[name], x], [0, y, y], color=colour, linewidth=1.1)
                 axes.plot([ranks[name]], [0], "o", color=colour, markersize=4)
                 axes.text(
-                    x + (-0.05 if left else 0.05),
+                    x + (-0.01 if left else 0.01) * last,
                     y,
                     f"{name.replace('_', ' ')}  {ranks[name]:.2f}",
                     ha="right" if left else "left",
@@ -315,20 +331,63 @@ def plot_critical_difference(
                     color=colour,
                     fontsize=8.5,
                 )
-            for row, (low, high) in enumerate(_cliques([ranks[n] for n in ordered], critical)):
-                y = -0.3 - 0.24 * row
-                axes.plot([low - 0.03, high + 0.03], [y, y], color=_INK, linewidth=2.4)
+            for row, group in enumerate(panel.groups):
+                y = -0.3 - 0.3 * row
+                edges = [ranks[name] for name in group]
+                reach = 0.006 * last
+                axes.plot(
+                    [min(edges) - reach, max(edges) + reach], [y, y], color=_INK, linewidth=2.4
+                )
+            if unfinished:
+                _stamp(axes)
     return figure
 
 
-def _cliques(ranks: Sequence[float], critical: float) -> list[tuple[float, float]]:
-    """The largest groups of ascending ranks that all lie closer than `critical`."""
-    groups: list[tuple[float, float]] = []
-    for low in ranks:
-        high = max(rank for rank in ranks if rank <= low + critical)
-        if high > low and (not groups or high > groups[-1][1]):
-            groups.append((low, high))
-    return groups
+def plot_matrices(
+    panels: Mapping[str, Float[np.ndarray, "N N"]],
+    names: Sequence[str],
+    *,
+    y_label: str,
+    x_label: str,
+    least: float = 0.1,
+    unfinished: bool = False,
+) -> Figure:
+    """Square matrices side by side as coloured tables, the larger the darker in each row.
+
+    Rows and columns are `names` in their order. A row whose numbers span less than `least` is
+    paler than others: small differences do not look like large ones.
+    """
+    size = len(names)
+    with matplotlib.rc_context(_RC):
+        figure = Figure(figsize=(7.2, 1.5 + 0.27 * size), layout="constrained")
+        grid = figure.subplots(1, len(panels), sharey=True, squeeze=False)
+        for axes, (title, values_NN) in zip(grid.flat, panels.items(), strict=True):
+            low_N1 = np.nanmin(values_NN, axis=1, keepdims=True)
+            span_N1 = np.nanmax(values_NN, axis=1, keepdims=True) - low_N1
+            shade_NN = (values_NN - low_N1) / np.maximum(span_N1, least)
+            axes.imshow(shade_NN, cmap="Blues", vmin=0.0, vmax=1.35, aspect="auto")
+            for row in range(size):
+                for column in range(size):
+                    axes.text(
+                        column,
+                        row,
+                        f"{values_NN[row, column]:.2f}".replace("-", "−"),
+                        ha="center",
+                        va="center",
+                        fontsize=8 if size <= 6 else 6.5,
+                        fontweight="bold" if row == column else "normal",
+                        color="white" if shade_NN[row, column] > 0.75 else _INK,
+                    )
+            shown = [name.replace("_", " ") for name in names]
+            axes.set_xticks(range(size), shown, rotation=40, ha="right", rotation_mode="anchor")
+            axes.set_yticks(range(size), shown)
+            axes.tick_params(length=0, labelfontfamily=_RC["font.family"])
+            axes.spines[:].set_visible(False)
+            axes.set(title=title, xlabel=x_label)
+            if unfinished:
+                _stamp(axes)
+        grid.flat[0].set_ylabel(y_label)
+    return figure
 
 
 def _draw(axes: Axes, curves: Sequence[Curve], hues: Mapping[str, str], size: float) -> None:
@@ -358,8 +417,7 @@ def _draw(axes: Axes, curves: Sequence[Curve], hues: Mapping[str, str], size: fl
 
 
 def _label(curve: Curve) -> str:
-    text = (curve.label or curve.name).replace("_", " ")
-    return f"{text} (published)" if curve.published else text
+    return (curve.label or curve.name).replace("_", " ")
 
 
 def _scale(axes: Axes, *, log_x: bool, log_y: bool, invert_y: bool) -> None:

@@ -22,6 +22,7 @@ from optformer.errors import StudyError
 from optformer.eval import statistics
 from optformer.eval.page import Figure, Section, Table, Text
 from optformer.eval.plots import Curve, plot_calibration, plot_curves, plot_histogram
+from optformer.model import predictive
 from optformer.progress import Progress, silent
 from optformer.study import ParameterType, Study
 
@@ -103,16 +104,16 @@ def evaluate(
         truth_N = (y_R[rows_N] - low) / (high - low)
         for name, predictor in predictors.items():
             probabilities_NQ = predictor.predict(study, (low, high), rows_N)
-            confidence_N, right_N = statistics.likeliest(probabilities_NQ, truth_N)
+            confidence_N, right_N = predictive.likeliest(probabilities_NQ, truth_N)
             parts[name].append(
                 {
                     "study_N": np.full(len(rows_N), number),
                     "seen_N": rows_N,
-                    "log_density_N": statistics.log_density(probabilities_NQ, truth_N),
-                    "pit_N": statistics.pit(probabilities_NQ, truth_N),
+                    "log_density_N": predictive.log_density(probabilities_NQ, truth_N),
+                    "pit_N": predictive.pit(probabilities_NQ, truth_N),
                     "confidence_N": confidence_N,
                     "right_N": right_N,
-                    "error_N": statistics.predicted_mean(probabilities_NQ) - truth_N,
+                    "error_N": predictive.predicted_mean(probabilities_NQ) - truth_N,
                 }
             )
         progress(number + 1, len(studies), study.name)
@@ -174,7 +175,7 @@ def table(predictions: Mapping[str, Predictions]) -> Table:
             _over_studies(made, measure, rng)
             for measure in (
                 lambda part: float(part.log_density_N.mean()),
-                lambda part: statistics.calibration_error(part.confidence_N, part.right_N),
+                lambda part: predictive.calibration_error(part.confidence_N, part.right_N),
                 lambda part: float(np.sqrt((part.error_N**2).mean())),
             )
         )
@@ -222,7 +223,7 @@ def sections(predictions: Mapping[str, Predictions]) -> list[Section]:
             f"predicted to hold it with this probability. {counted}.",
             picture=plot_calibration(
                 {
-                    name: statistics.calibration_curve(made.pit_N)
+                    name: predictive.calibration_curve(made.pit_N)
                     for name, made in predictions.items()
                 },
                 names=names,

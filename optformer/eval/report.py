@@ -86,6 +86,16 @@ _SCALES = {
     "bbob": "The score is the best noiseless value so far on a scale where 0 is what one random "
     "trial finds in the median and 1 is the optimum, or the best value known where the optimum "
     "is not (optformer/eval/bbob.py).",
+    "tables": "The score is the best mean over training seeds so far, on a scale where 0 is what "
+    "one random configuration has in the median and 1 is the table's best (optformer/eval/"
+    "tables.py); a trial measures one seed. 1 − score is the regret to the table's optimum.",
+    "coco": "The score is the best value so far on a scale where 0 is what one random trial finds "
+    "in the median and 1 is the optimum (optformer/eval/coco.py). COCO's own report, by its own "
+    "measures, is ppdata/index.html; its observer's files are in exdata.",
+    hpob.DISCRETE: "The score is the best value so far among the recorded rows, normalized by the "
+    "smallest and largest recorded value, as HPO-B's official handler does. Trials exclude the 5 "
+    "initial points. Optimizers that cannot rank given points take the untried row that is "
+    "nearest to their suggestion.",
     hpob.PROTOCOL: "The score is the best value so far, normalized by the surrogate's smallest "
     "and largest value and clipped to [0, 1], as HPO-B's official handler does. Trials exclude "
     "the 5 initial points; unlike in the handler, the last trial counts.",
@@ -115,7 +125,10 @@ def write_report(
     """
     paths = [folders] if isinstance(folders, Path) else list(folders)
     results = merge([read(path) for path in paths])
-    view = View(results)
+    marked = {f"{name} (published)": curves for name, curves in (published or {}).items()}
+    if marked:
+        results = hpob.with_published(results, marked)
+    view = View(results, published=tuple(marked))
     sections: list[Section] = [Heading(title="Summary")]
     if results.missing:
         sections.append(
@@ -130,18 +143,17 @@ def write_report(
     if notes:
         sections.append(Text(paragraphs=tuple(notes)))
     sections += [_summary(view), Text(paragraphs=(_reading(view),))]
+    if len(paths) > 1:
+        sections += report_sections.twins(view)
     sections += report_sections.failures(results)
     sections += [Heading(title="Curves"), *report_sections.curves(view)]
-    if results.protocol == hpob.PROTOCOL:
-        sections += [
-            Heading(title="HPO-B means"),
-            *report_sections.hpob_means(view, published or {}),
-        ]
+    if results.protocol in (hpob.PROTOCOL, hpob.DISCRETE):
+        sections += [Heading(title="HPO-B means"), *report_sections.hpob_means(view)]
     if len(results.optimizers) > 1:
         sections += [Heading(title="Ranks"), *report_sections.ranks(view)]
         sections += [Heading(title="Differences"), *report_sections.differences(view)]
     sections += [Heading(title="Cost"), *report_sections.cost(view), *extra]
-    sections += [Heading(title="How to reproduce"), *_reproduce(view, paths, command)]
+    sections += [Heading(title="How to reproduce"), *reproduce(view, paths, command)]
     page = Page(title=title, lead=_lead(view), sections=sections)
     _write_curves(view, out.parent / "curves.csv")
     return write_page(page, out)
@@ -212,7 +224,8 @@ def _reading(view: View) -> str:
     )
 
 
-def _reproduce(view: View, paths: Sequence[Path], command: str) -> list[Section]:
+def reproduce(view: View, paths: Sequence[Path], command: str) -> list[Section]:
+    """What was typed, what is where, and the versions of what ran."""
     results = view.results
     versions = {
         package: importlib.metadata.version(package)

@@ -3,7 +3,7 @@
 import os
 import re
 import textwrap
-from collections.abc import Mapping
+from collections.abc import Collection
 
 import numpy as np
 from jaxtyping import Bool, Float64
@@ -12,6 +12,7 @@ from optformer.eval import hpob, statistics
 from optformer.eval.page import Cell, Figure, Section, Table, Text, number
 from optformer.eval.plots import (
     Curve,
+    Ranking,
     plot_critical_difference,
     plot_curves,
     plot_intervals,
@@ -23,10 +24,15 @@ BASELINE = "random_search"
 
 
 class View:
-    """What all sections of a report are made of, computed once."""
+    """What all sections of a report are made of, computed once.
 
-    def __init__(self, results: Results) -> None:
+    Args:
+      published: which of the optimizers are others' published results; they are drawn dashed.
+    """
+
+    def __init__(self, results: Results, published: Collection[str] = ()) -> None:
         self.results = results
+        self.published = published
         # Only what all optimizers have ended is compared: means over different tasks mislead.
         self.common_KS: Bool[np.ndarray, "K S"] = np.all(results.ended_OKS, axis=0)
         self.scores_OKST = np.where(self.common_KS[None, :, :, None], results.scores(), np.nan)
@@ -73,7 +79,13 @@ class View:
             mean_T=band.mean_OT[row, self.first :],
             low_T=band.low_OT[row, self.first :],
             high_T=band.high_OT[row, self.first :],
+            published=self.names[row] in self.published,
         )
+
+    @property
+    def unfinished(self) -> bool:
+        """Whether runs are missing, which every plot must say."""
+        return self.results.missing > 0
 
 
 def failures(results: Results) -> list[Section]:
@@ -106,7 +118,6 @@ def failures(results: Results) -> list[Section]:
 
 def curves(view: View) -> list[Section]:
     """Scores by trial: all tasks, what is left to find, and that by family."""
-    unfinished = view.results.missing > 0
     best_first = [view.curve(row, view.band) for row in view.order]
     sections: list[Section] = [
         Figure(
@@ -116,14 +127,14 @@ def curves(view: View) -> list[Section]:
                 x_label="trials",
                 y_label="score",
                 names=view.names,
-                unfinished=unfinished,
+                unfinished=view.unfinished,
             ),
             name="curves",
         )
     ]
     gap_caption = (
-        "What is left to find, 1 − score, on a logarithmic axis: differences near the optimum show "
-        f"here. What is below {_FLOOR:g} is drawn there."
+        "Normalized regret, 1 − score: what is left to find, on a logarithmic axis, where "
+        f"differences near the optimum show. What is below {_FLOOR:g} is drawn there."
     )
     sections.append(
         Figure(
@@ -131,10 +142,10 @@ def curves(view: View) -> list[Section]:
             picture=plot_curves(
                 [_gap(curve) for curve in best_first],
                 x_label="trials",
-                y_label="1 − score",
+                y_label="normalized regret",
                 log_y=True,
                 names=view.names,
-                unfinished=unfinished,
+                unfinished=view.unfinished,
             ),
             name="gap",
         )
@@ -147,16 +158,16 @@ def curves(view: View) -> list[Section]:
         }
         sections.append(
             Figure(
-                caption="What is left to find, by family. The bands are 95 % intervals over runs, "
+                caption="Normalized regret by family. The bands are 95 % intervals over runs, "
                 "since a family has few tasks.",
                 picture=plot_panels(
                     panels,
                     x_label="trials",
-                    y_label="1 − score",
+                    y_label="normalized regret",
                     log_y=True,
                     names=view.names,
                     columns=2 if len(families) <= 8 else 4,
-                    unfinished=unfinished,
+                    unfinished=view.unfinished,
                 ),
                 name="families",
             )
@@ -192,38 +203,46 @@ def ranks(view: View) -> list[Section]:
                 y_label="mean rank",
                 invert_y=True,
                 names=view.names,
-                unfinished=view.results.missing > 0,
+                unfinished=view.unfinished,
             ),
             name="ranks",
         )
     ]
     tasks = int(view.common_KS.any(1).sum())
     if len(view.names) > 2 and tasks >= 5:
-        at = [trial for trial in (25, 50, 100) if trial < view.last] + [view.last]
-        critical = statistics.critical_difference(len(view.names), tasks)
-        task_ranks_OKT = statistics.ranks(statistics.over_seeds(view.scores_OKST)[:, :, None, :])[
-            :, :, 0
-        ]
-        sections.append(
-            Figure(
-                caption="Critical-difference diagrams (Demšar 2006): mean ranks of each task's "
-                "mean score; optimizers joined by a bar do not differ by Nemenyi's test at 5 %, "
-                f"which asks for {number(critical, 3)} with {many(tasks, 'task')}.",
-                picture=plot_critical_difference(
-                    {
-                        f"after {trial}": {
-                            name: float(np.nanmean(task_ranks_OKT[row, :, trial]))
-                            for row, name in enumerate(view.names)
-                        }
-                        for trial in at
-                    },
-                    critical,
-                    names=view.names,
-                ),
-                name="critical_difference",
-            )
-        )
+        sections.append(_critical_difference(view, tasks))
     return sections
+
+
+def _critical_difference(view: View, tasks: int) -> Figure:
+    """The diagrams at HPO-B's trials, of those tasks that all optimizers have."""
+    at = [trial for trial in (25, 50, 100) if trial < view.last] + [view.last]
+    scores_OKT = statistics.over_seeds(view.scores_OKST)
+    ranks_OKT = statistics.ranks(scores_OKT[:, :, None, :])[:, :, 0]
+    panels, tests = {}, []
+    for trial in at:
+        known_K = ~np.isnan(scores_OKT[:, :, trial]).any(0)
+        scores_OK, mean_O = scores_OKT[:, known_K, trial], ranks_OKT[:, known_K, trial].mean(1)
+        p_value = statistics.friedman(scores_OK)
+        tests.append(f"{trial}: p {'=' if p_value >= 1e-4 else '<'} {max(p_value, 1e-4):.2g}")
+        # Where Friedman's test sees no difference at all, no pair is tested.
+        p_OO = (
+            statistics.pairwise_p_values(scores_OK)
+            if p_value < 0.05
+            else np.ones((len(mean_O), len(mean_O)))
+        )
+        panels[f"after {trial} trials"] = Ranking(
+            ranks=dict(zip(view.names, mean_O.tolist(), strict=True)),
+            groups=[[view.names[row] for row in group] for group in statistics.alike(mean_O, p_OO)],
+        )
+    return Figure(
+        caption="Critical-difference diagrams, as HPO-B draws them: mean ranks of each task's mean "
+        "score; optimizers joined by a bar do not differ at 5 % by Wilcoxon's signed-rank test "
+        f"with Holm's correction for all pairs. Friedman's test after {'; '.join(tests)}. "
+        f"{many(tasks, 'task')}.",
+        picture=plot_critical_difference(panels, names=view.names, unfinished=view.unfinished),
+        name="critical_difference",
+    )
 
 
 def differences(view: View) -> list[Section]:
@@ -259,6 +278,43 @@ def differences(view: View) -> list[Section]:
     ]
 
 
+def twins(view: View) -> list[Section]:
+    """Optimizers that two folders both have, compared with themselves."""
+    same: dict[str, list[int]] = {}
+    for row, name in enumerate(view.names):
+        folder, _, optimizer = name.rpartition("/")
+        if folder:
+            same.setdefault(optimizer, []).append(row)
+    pairs = [(name, *rows) for name, rows in same.items() if len(rows) == 2]
+    if not pairs:
+        return []
+    gaps = [compare(view, first, second) for _, first, second in pairs]
+    adjusted = statistics.holm([gap.p_value for gap in gaps])
+    rows = [
+        (
+            name.replace("_", " "),
+            interval(view.band, first, view.last),
+            interval(view.band, second, view.last),
+            _signed(gap.mean, gap.low, gap.high),
+            f"{gap.wins} / {gap.ties} / {gap.losses}",
+            number(p_value, 2),
+        )
+        for (name, first, second), gap, p_value in zip(pairs, gaps, adjusted, strict=True)
+    ]
+    folders = [view.names[row].rpartition("/")[0] for row in pairs[0][1:]]
+    return [
+        Table(
+            caption=f"Optimizers in both folders: score after {view.last} trials, and the "
+            "difference, first − second, paired by task; each with its 95 % interval. Tasks won, "
+            "tied and lost by the first. p of Wilcoxon's signed-rank test after Holm's correction "
+            f"for {many(len(rows), 'comparison')}. {view.counts[0].upper()}{view.counts[1:]}.",
+            header=("optimizer", *folders, "difference", "won / tied / lost", "p (Holm)"),
+            rows=rows,
+            name="twins",
+        )
+    ]
+
+
 def cost(view: View) -> list[Section]:
     """How long suggestions took."""
     rows: dict[str, tuple[float, float, float]] = {}
@@ -283,60 +339,51 @@ def cost(view: View) -> list[Section]:
                 log_x=True,
                 names=view.names,
                 tick=seconds_shown,
+                unfinished=view.unfinished,
             ),
             name="cost",
         )
     ]
 
 
-def hpob_means(view: View, published: Mapping[str, hpob.Curves]) -> list[Section]:
-    """HPO-B's own means, ours beside published ones on the same tasks."""
-    ours = {name: hpob.curves(view.results, name) for name in view.names}
-    like = ours[view.names[0]]
-    elsewhere = {name: hpob.restrict(given, like) for name, given in published.items()}
-    if view.results.missing:
+def hpob_means(view: View) -> list[Section]:
+    """HPO-B's own means of normalized performance."""
+    if view.unfinished:
         return [Text(paragraphs=("Means follow when all runs have ended.",))]
-    everyone = [(name, given, False) for name, given in ours.items()]
-    everyone += [(name, given, True) for name, given in elsewhere.items() if given]
+    curves = {name: hpob.curves(view.results, name) for name in view.names}
     at = [trial for trial in (5, 10, 20, 50, 100) if trial <= view.last]
+    order = sorted(view.order, key=lambda row: -hpob.macro_mean(curves[view.names[row]])[at[-1]])
     rows: list[list[Cell]] = []
-    for name, given, was_published in everyone:
-        macro_T, flat_T = hpob.macro_mean(given), hpob.flat_mean(given)
-        tasks = sum(len(datasets) for datasets in given.values())
+    drawn: list[Curve] = []
+    for row in order:
+        given = curves[view.names[row]]
+        mean_T, low_T, high_T = hpob.macro_band(given, np.random.default_rng(0))
         rows.append(
             [
-                name.replace("_", " ") + (" (published)" if was_published else ""),
-                *(f"{macro_T[trial]:.4f}" for trial in at),
-                f"{flat_T[at[-1]]:.4f}",
+                view.shown(row),
+                *(f"{mean_T[trial]:.4f}" for trial in at[:-1]),
+                f"{mean_T[at[-1]]:.4f} [{low_T[at[-1]]:.4f}, {high_T[at[-1]]:.4f}]",
+                f"{hpob.flat_mean(given)[at[-1]]:.4f}",
                 len(given),
-                tasks,
+                sum(len(datasets) for datasets in given.values()),
                 sum(len(runs) for datasets in given.values() for runs in datasets.values()),
             ]
         )
-    rows.sort(key=lambda row: str(row[len(at)]), reverse=True)
-    drawn = [
-        Curve(
-            name=name,
-            x_T=np.arange(len(hpob.macro_mean(given)), dtype=np.float64),
-            mean_T=hpob.macro_mean(given),
-            published=was_published,
+        drawn.append(
+            Curve(
+                name=view.names[row],
+                x_T=view.trials_T,
+                mean_T=mean_T[view.first :],
+                low_T=low_T[view.first :],
+                high_T=high_T[view.first :],
+                published=view.names[row] in view.published,
+            )
         )
-        for name, given, was_published in everyone
-    ]
-    told = (
-        "Macro means: over initialisations, then datasets, then search spaces. Flat: over all runs."
-    )
-    if elsewhere:
-        told += (
-            " Published curves were made on the official surrogates and are shown on the same "
-            "tasks; on other surrogates they compare only roughly. Curves that start elsewhere "
-            "than ours were made from other initial points: all five repeats of OptFormer's own "
-            "start from the first initialisation."
-        )
-    return [
+    sections: list[Section] = [
         Table(
-            caption=f"Macro mean of normalized performance after a number of trials, and flat mean "
-            f"after {at[-1]}.",
+            caption="Macro mean of normalized performance after a number of trials, with the last "
+            f"one's 95 % interval over tasks within their spaces, and flat mean after {at[-1]}. "
+            "Macro: over initialisations, then datasets, then search spaces. Flat: over all runs.",
             header=(
                 "optimizer",
                 *(f"@{trial}" for trial in at),
@@ -349,16 +396,20 @@ def hpob_means(view: View, published: Mapping[str, hpob.Curves]) -> list[Section
             name="hpob",
         ),
         Figure(
-            caption=told,
+            caption="Macro mean by trial; the bands are 95 % intervals over tasks within their "
+            "spaces.",
             picture=plot_curves(
                 drawn,
                 x_label="trials after the 5 initial points",
                 y_label="normalized performance, macro mean",
-                names=[name for name, _, _ in everyone],
+                names=view.names,
             ),
             name="hpob_curves",
         ),
     ]
+    if view.published:
+        sections.append(Text(paragraphs=(hpob.ABOUT_PUBLISHED,)))
+    return sections
 
 
 def compare(view: View, first: int, second: int) -> statistics.Difference:

@@ -165,12 +165,10 @@ def merge(parts: Sequence[Results]) -> Results:
             f"{'seeds' if common else 'tasks'} in common."
         )
     used = [name for part in parts for name in part.optimizers]
+    labels = _labels([part.folder for part in parts])
     names = [
-        tuple(
-            f"{part.folder.name}/{name}" if used.count(name) > 1 else name
-            for name in part.optimizers
-        )
-        for part in parts
+        tuple(f"{label}/{name}" if used.count(name) > 1 else name for name in part.optimizers)
+        for part, label in zip(parts, labels, strict=True)
     ]
 
     def joined(field: str) -> np.ndarray:
@@ -201,6 +199,24 @@ def merge(parts: Sequence[Results]) -> Results:
             if failure.task in kept and failure.seed in seeds
         ),
     )
+
+
+def _labels(folders: Sequence[Path]) -> list[str]:
+    """What tells folders apart: their names, with as many of those above as it takes."""
+    for depth in range(1, 1 + max(len(folder.resolve().parts) for folder in folders)):
+        labels = ["/".join(folder.resolve().parts[-depth:]) for folder in folders]
+        if len(set(labels)) == len(labels):
+            break
+    return labels
+
+
+def protocol_of(folder: Path) -> str:
+    """The protocol of a results folder.
+
+    Raises:
+      SourceError: it is none.
+    """
+    return str(_read_plan(folder)["protocol"])
 
 
 def write_plan(

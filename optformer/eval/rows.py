@@ -17,7 +17,16 @@ from jaxtyping import Float64, Int8
 from optformer.data.problems import to_units
 from optformer.data.spaces import number_of_levels
 from optformer.errors import StudyError
-from optformer.eval.task import LockstepFactory, OptimizerFactory, Start, Task
+from optformer.eval.task import (
+    Chooser,
+    LockstepFactory,
+    Optimizer,
+    OptimizerFactory,
+    Pool,
+    Start,
+    Task,
+    nearest,
+)
 from optformer.study import Parameter, ParameterType, Problem, State
 
 _SCHEMA = pa.schema(
@@ -46,6 +55,10 @@ class Rows:
         self.seed = seed
         self.sign = task.problem.objectives[0].sign
         self.rows: list[dict[str, object]] = []
+        self.left: list[int] = []  # rows of the task's pool that can still be tried
+        if task.pool is not None:
+            taken = set(task.pool.started.get(seed, np.empty(0, np.int64)).tolist())
+            self.left = [row for row in range(len(task.pool.exact_N)) if row not in taken]
         self.best = self.exact_best = float("nan")
 
     def fill(self, factory: OptimizerFactory) -> "list[dict[str, object]]":
@@ -62,16 +75,25 @@ class Rows:
         except Exception as error:
             self.add_error(1, 0.0, error)
             return self.rows
+        pool = self.task.pool
         for trial in range(1, self.task.trials + 1):
+            if pool is not None and self.exact_best >= pool.exact_N.max():
+                self._add(trial, np.empty(0), float("nan"), float("nan"), float("nan"))
+                continue
             began = time.perf_counter()
             try:
-                values_1P = optimizer.suggest(1)
+                row = -1 if pool is None else self._choose(optimizer, pool)
+                values_1P = optimizer.suggest(1) if pool is None else pool.values_NP[[row]]
                 seconds = time.perf_counter() - began
                 values_1P = _checked(problem, values_1P)
             except Exception as error:
                 self.add_error(trial, time.perf_counter() - began, error)
                 return self.rows
-            metric_1, exact = self._evaluate(values_1P, trial)
+            if pool is None:
+                metric_1, exact = self._evaluate(values_1P, trial)
+            else:
+                exact = float(pool.exact_N[row])
+                metric_1 = np.array([self.sign * exact])
             began = time.perf_counter()
             failure: Exception | None = None
             try:
@@ -84,6 +106,17 @@ class Rows:
                 self.add_error(trial + 1, 0.0, failure)
                 return self.rows
         return self.rows
+
+    def _choose(self, optimizer: Optimizer, pool: Pool) -> int:
+        """The pool's row that the optimizer tries next; takes it out of those left."""
+        left_NP = pool.values_NP[self.left]
+        if isinstance(optimizer, Chooser):
+            place = optimizer.choose(left_NP)
+        else:
+            parameters = self.task.problem.parameters
+            wish_1P = to_units(parameters, optimizer.suggest(1))
+            place = nearest(to_units(parameters, left_NP), wish_1P[0])
+        return self.left.pop(place)
 
     def _evaluate(
         self, values_1P: Float64[np.ndarray, "1 P"], trial: int

@@ -12,6 +12,7 @@ of runs. The group changes a run's numbers by no more than floating-point roundi
 """
 
 import dataclasses
+import itertools
 import os
 import re
 import zlib
@@ -24,7 +25,7 @@ from pathlib import Path
 from optformer.errors import ConfigError, OptFormerError
 from optformer.eval.results import Results, read, write_plan
 from optformer.eval.rows import Rows, fill_together, write
-from optformer.eval.task import LockstepFactory, OptimizerFactory, Task
+from optformer.eval.task import FreshFactory, LockstepFactory, OptimizerFactory, Task
 from optformer.progress import Progress, silent
 
 
@@ -36,7 +37,6 @@ def run(
     *,
     protocol: str,
     workers: int = 1,
-    fresh_processes: bool = False,
     progress: Progress = silent,
 ) -> Results:
     """Runs what is missing in `out` and returns all results there.
@@ -44,11 +44,10 @@ def run(
     Args:
       protocol: what kind of results these are, "bbob" or "hpob"; a folder holds one kind.
       workers: processes; 1 runs in this one.
-      fresh_processes: a new process for every run, for optimizers that leak memory or may kill
-        their process. Such a death is recorded as that run's error.
       progress: called after each run.
 
-    With several workers or fresh processes, factories and tasks are pickled.
+    With several workers, and for optimizers that want fresh processes (`FreshFactory`), factories
+    and tasks are pickled. A process that dies is recorded as its run's error.
 
     Raises:
       ConfigError: the folder holds another protocol, another task under the same name, or an
@@ -76,12 +75,13 @@ def run(
     ]
     waiting = [job for job in jobs if not job.part.exists()]
     done = len(jobs) - len(waiting)
-    groups = [(job,) for job in waiting] if fresh_processes else _groups(waiting)
-    if workers == 1 and not fresh_processes:
-        ended: Iterator[_Job] = (job for group in groups for job in _run_group(group))
+    shared = _groups([job for job in waiting if not _wants_fresh(job)])
+    fresh = [(job,) for job in waiting if _wants_fresh(job)]
+    if workers == 1:
+        ended: Iterator[_Job] = (job for group in shared for job in _run_group(group))
     else:
-        ended = _run_in_processes(groups, workers, fresh_processes)
-    for job in ended:
+        ended = _run_in_processes(shared, workers, fresh=False)
+    for job in itertools.chain(ended, _run_in_processes(fresh, workers, fresh=True)):
         done += 1
         progress(done, len(jobs), f"{job.optimizer} on {job.task.name}, seed {job.seed}")
     return read(out)
@@ -99,11 +99,15 @@ class _Job:
 _Group = tuple[_Job, ...]
 
 
+def _wants_fresh(job: _Job) -> bool:
+    return isinstance(job.factory, FreshFactory) and job.factory.fresh_process
+
+
 def _groups(jobs: Sequence[_Job]) -> list[_Group]:
     """Jobs that run together: of one optimizer that can, with as many trials. Low seeds first."""
     alike: dict[tuple[object, ...], list[_Job]] = {}
     for job in jobs:
-        if isinstance(job.factory, LockstepFactory):
+        if isinstance(job.factory, LockstepFactory) and job.task.pool is None:
             key: tuple[object, ...] = (job.optimizer, job.task.trials)
         else:
             key = (job.optimizer, job.seed, job.task.name)

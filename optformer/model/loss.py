@@ -26,6 +26,20 @@ def loss_and_metrics(
     loss: LossConfig,
     soft_bins: Float[Array, ""] | float = 0.0,
     dropout: PRNGKeyArray | None = None,
+    *,
+    rematerialize: bool = False,
+) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
+    """The mean loss of a batch in nats a token, and sums for its metrics: see `of_logits`."""
+    logits_BTO = output_logits(weights, config, ids, batch, dropout, rematerialize=rematerialize)
+    return of_logits(logits_BTO, ids, batch, loss, soft_bins)
+
+
+def of_logits(
+    logits_BTO: Float[Array, "B T O"],
+    ids: Ids,
+    batch: Batch,
+    loss: LossConfig,
+    soft_bins: Float[Array, ""] | float = 0.0,
 ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
     """The mean loss of a batch in nats a token, and sums for its metrics.
 
@@ -35,15 +49,9 @@ def loss_and_metrics(
 
     Returns:
       The loss, and for `parameter` and `value` tokens the summed one-hot cross entropy in nats
-      (`*_nats`) and the number of tokens (`*_tokens`).
+      (`*_nats`) and the number of tokens (`*_tokens`); `weight` is what the mean divides by.
     """
-    hidden_BTD = hidden_states(weights, config, ids, batch, dropout)
     is_value_BT = batch.roles_BT == Role.VALUE
-    logits_BTO = jnp.where(
-        is_value_BT[..., None],
-        transformer.value_logits(weights, ids, hidden_BTD),
-        transformer.token_logits(weights, ids, hidden_BTD),
-    )
     normalizer_BT = jax.nn.logsumexp(logits_BTO, axis=-1)
     target_BT = jnp.clip(batch.targets_BT - ids.first_output, 0, ids.outputs - 1)
     hard_BT = normalizer_BT - _at(logits_BTO, target_BT)
@@ -56,12 +64,48 @@ def loss_and_metrics(
     weights_BT = batch.weights_BT * jnp.where(is_value_BT, loss.value_weight, 1.0)
     total = jnp.maximum(weights_BT.sum(), 1.0)
     mean = ((nats_BT + loss.z_loss * normalizer_BT**2) * weights_BT).sum() / total
-    metrics = {}
+    metrics = {"weight": total}
     for name, role_BT in (("parameter", batch.roles_BT == Role.PARAMETER), ("value", is_value_BT)):
         counted_BT = role_BT * batch.weights_BT
         metrics[f"{name}_nats"] = (hard_BT * counted_BT).sum()
         metrics[f"{name}_tokens"] = counted_BT.sum()
     return mean, metrics
+
+
+def output_logits(
+    weights: Weights,
+    config: ModelConfig,
+    ids: Ids,
+    batch: Batch,
+    dropout: PRNGKeyArray | None = None,
+    *,
+    rematerialize: bool = False,
+) -> Float[Array, "B T O"]:
+    """Log-odds of each target, from the output layer of its kind."""
+    hidden_BTD = hidden_states(weights, config, ids, batch, dropout, rematerialize=rematerialize)
+    is_value_BT = batch.roles_BT == Role.VALUE
+    return jnp.where(
+        is_value_BT[..., None],
+        transformer.value_logits(weights, ids, hidden_BTD),
+        transformer.token_logits(weights, ids, hidden_BTD),
+    )
+
+
+def bin_measures(
+    logits_BTO: Float[Array, "B T O"], targets_BT: Int[AnyArray, "B T"], ids: Ids
+) -> tuple[Float[Array, "B T"], Float[Array, "B T"]]:
+    """What a predicted distribution over the bins is worth at its target, where that is a bin.
+
+    Returns:
+      The log density per unit of the bins' axis, for which uniform predictions score 0, and the
+      probability integral transform at the middle of the target's bin (`model.predictive`).
+    """
+    bins_BTQ = jax.nn.log_softmax(logits_BTO[..., ids.first_bin : ids.first_bin + ids.bins])
+    bin_BT = jnp.clip(targets_BT - ids.first_output - ids.first_bin, 0, ids.bins - 1)
+    log_shares_BT = _at(bins_BTQ, bin_BT)
+    below_BTQ = jnp.arange(ids.bins) < bin_BT[..., None]
+    pit_BT = (jnp.exp(bins_BTQ) * below_BTQ).sum(-1) + jnp.exp(log_shares_BT) / 2
+    return log_shares_BT + np.log(ids.bins), jnp.clip(pit_BT, 0.0, 1.0)
 
 
 def hidden_states(
@@ -70,6 +114,8 @@ def hidden_states(
     ids: Ids,
     batch: Batch,
     dropout: PRNGKeyArray | None = None,
+    *,
+    rematerialize: bool = False,
 ) -> Float[Array, "B T D"]:
     """The hidden state that predicts each target of a batch."""
     return transformer.forward(
@@ -83,10 +129,9 @@ def hidden_states(
         input_slots_BT=batch.input_slots_BT,
         target_slots_BT=batch.target_slots_BT,
         segments_BT=batch.segments_BT,
-        places_T=batch.places_T
-        if config.position == "trial"
-        else jnp.arange(batch.inputs_BT.shape[1]),
+        trials_T=batch.trials_T,
         dropout=dropout,
+        rematerialize=rematerialize,
     )
 
 

@@ -2,48 +2,56 @@
 
     config.toml     the resolved configuration
     metrics.jsonl   one line a report
-    state/          weights, optimizer and step (Orbax), from which a run goes on after any end
+    state/          weights, optimizer and step, from which a run goes on (`states`)
     checkpoint/     the latest weights, for `optformer.load`
     best/           the weights with the lowest validation loss so far
+    programs/       what was compiled, so that a run that goes on starts at once
 
-Started again on the same folder, a run continues where its last state was saved.
+and, where asked for, `events/` for TensorBoard and `profile/`. Started again on the same folder, a
+run continues where its last state was saved. Several processes may train as one: then each runs
+all of this, and the first one writes.
 """
 
+import contextlib
 import dataclasses
-import functools
-import itertools
+import signal
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
-import orbax.checkpoint as ocp
-from jaxtyping import Array, Float
 
 from optformer import checkpoint
 from optformer.checkpoint import Checkpoint
-from optformer.config import OptimizerConfig, RunConfig, TrainConfig, load_config, save_config
-from optformer.data import augment
-from optformer.data.batches import Batch, Batches, Source, StudySource, is_held, pack
+from optformer.config import RunConfig, TrainConfig, load_config, save_config
+from optformer.data.batches import Batch, Batches, Source, StudySource, is_held
 from optformer.data.mixture import GeneratedSource
 from optformer.errors import ConfigError, OptFormerError, StudyError, make_folder
-from optformer.model import loss, transformer
-from optformer.model.config import LossConfig, ModelConfig, most_parameters
+from optformer.model import running, sharding
+from optformer.model.config import most_parameters
+from optformer.model.events import Events
 from optformer.model.reports import Clock, Log, Report, Totals
-from optformer.model.transformer import Ids, Weights
+from optformer.model.states import States, writing
+from optformer.model.step import in_half, learning_rate, make_step, start
+from optformer.model.transformer import Ids
+from optformer.model.validation import make_evaluate, validation_batches
 from optformer.settings import flat_tree
 from optformer.study import Study
 from optformer.tokenization.tokenizer import StudyTokenizer
 
-State = dict
-"""weights, average (of the weights), optimizer, step, best (validation loss), seconds."""
-
-MOST_VALIDATION_BATCHES = 16
-
-MAY_CHANGE = ("train.steps", "train.seconds", "train.evaluate_every", "train.checkpoint_every")
+MAY_CHANGE = (
+    "train.steps",
+    "train.seconds",
+    "train.evaluate_every",
+    "train.checkpoint_every",
+    "train.rematerialize",
+    "train.devices",
+    "train.tensor_parallel",
+    "train.distributed",
+    "train.tensorboard",
+)
 """Settings that a run may go on with other values of."""
 
 
@@ -69,48 +77,64 @@ def train(
     generated: Source | None = None,
     report: Callable[[Report], None] = lambda report: None,
     report_seconds: float = 1.0,
+    say: Callable[[str], None] = lambda text: None,
+    profile: int = 0,
 ) -> TrainResult:
     """Trains a model, or goes on with the run in `folder`.
+
+    The first Ctrl-C or SIGTERM saves the state before it ends the run.
 
     Args:
       studies: to train on; a share of them, chosen by name, is kept for validation. Those that
         such a model cannot learn from are left out and counted.
       generated: studies made beforehand, in place of `config.data.generate`.
       report: called about every `report_seconds`, and after each evaluation.
+      say: is told, in a line, where the run goes on or stops.
+      profile: how many steps to trace.
 
     Raises:
-      ConfigError: the folder holds another run, or there is nothing to train on.
-      CheckpointError: `config.init` cannot be loaded.
+      ConfigError: the folder holds another run, there is nothing to train on, or there are not the
+        devices that the settings ask for.
+      CheckpointError: `config.init` cannot be loaded, no saved state can be read, or one cannot be
+        written.
       TrainingError: the loss became NaN or infinite; the batch is kept in the folder.
     """
     settings = config.train
+    if settings.distributed:
+        sharding.join()
+    if not sharding.is_first():
+        report, say = (lambda report: None), (lambda text: None)
     init = checkpoint.load(Path(config.init)) if config.init else None
     if init is not None:
         options = init.tokenizer.options
         config = dataclasses.replace(config, model=init.config, tokenizer=options)
     tokenizer = init.tokenizer if init else StudyTokenizer(config.tokenizer)
+    mesh = sharding.make_mesh(settings, config.model)
     usable, skipped = sort_out(studies, tokenizer, config)
     kept, held = split(usable, settings.validation)
-    sources: list[tuple[Source, float]] = []
-    if kept and config.data.shards_weight > 0:
-        sources.append((StudySource(kept), config.data.shards_weight))
-    if config.data.generated_weight > 0:
-        made = generated or GeneratedSource(config.data.generate)
-        sources.append((made, config.data.generated_weight))
-    if not sources:
-        why = "; ".join(f"{reason} ({count} studies)" for reason, count in skipped.items())
-        raise ConfigError(
-            "there is nothing to train on. Name shards of studies, or set data.generated_weight."
-            + (f" Left out: {why}." if why else "")
-        )
-    batches = Batches(sources, tokenizer, config.batch, settings.seed)
+    batches = Batches(
+        sources_of(kept, config, generated, skipped), tokenizer, config.batch, settings.seed
+    )
     validation = validation_batches(held, tokenizer, config)
-    claim(folder, config)
+    if sharding.is_first():
+        claim(folder, config)
+    sharding.wait_for_all("claimed")
 
     ids = Ids.of(tokenizer.vocabulary)
-    step_function = make_step(config.model, config.loss, config.optimizer, ids, settings.seed)
-    evaluate = make_evaluate(config.model, config.loss, ids)
-    state = start(config, ids, init)
+    half = in_half(settings.compute)
+    step_function = make_step(
+        config.model,
+        config.loss,
+        config.optimizer,
+        ids,
+        seed=settings.seed,
+        mesh=mesh,
+        accumulate=settings.accumulate,
+        half=half,
+        rematerialize=settings.rematerialize,
+    )
+    evaluate = make_evaluate(config.model, config.loss, ids, mesh=mesh, half=half)
+    state = sharding.place(start(config, ids, init), mesh)
     parameters = sum(leaf.size for leaf in jax.tree.leaves(state["weights"]))
     reports: list[Report] = []
     algorithms = algorithms_of(kept, config, init)
@@ -130,61 +154,72 @@ def train(
         saved = Checkpoint(
             config=config.model,
             tokenizer=tokenizer,
-            weights=to_numpy(weights),
+            weights=sharding.to_numpy(weights),
             algorithms=algorithms,
             tokens=config.batch.tokens,
             about=about,
         )
-        checkpoint.save(saved, folder / name)
+        if sharding.is_first():
+            with writing(f"the model {name!r}", folder):
+                checkpoint.save(saved, folder / name)
 
-    with ocp.CheckpointManager(
-        (folder / "state").absolute(), options=ocp.CheckpointManagerOptions(max_to_keep=2)
-    ) as manager:
-        if manager.latest_step() is not None:
-            state = manager.restore(
-                manager.latest_step(), args=ocp.args.StandardRestore(_abstract(state))
-            )
+    with contextlib.ExitStack() as around:
+        around.enter_context(running.kept_programs(folder / "programs"))
+        states = around.enter_context(States(folder))
+        state = states.restore(state, say)
         first = int(state["step"])
-        log = Log(folder / "metrics.jsonl", first)
-        clock = Clock(float(state["seconds"]))
-        totals = Totals()
+        write = around.enter_context(_writer(folder, first, settings))
+        trace = running.Trace(folder / "profile", profile, say)
+        around.callback(trace.close)
+        stopped = around.enter_context(running.signals())
+        seconds = float(state["seconds"])
+        clock, totals = Clock(seconds), Totals()
         over = progress(settings, first, clock.seconds) >= 1.0
-        for step, batch in batches.prefetch(first, first if over else settings.steps):
+        if over:
+            say(f"is over since step {first:,}; more train.steps or train.seconds make it longer")
+        elif first:
+            say(f"goes on from step {first:,}")
+        every = settings.accumulate
+        until = first if over else settings.steps
+        waiting = batches.prefetch(first * every, until * every)
+        for step in range(first, until):
+            taken = [batch for _, batch in (next(waiting) for _ in range(every))]
             totals.waited(clock.lap())
-            done = progress(settings, step, clock.seconds)
+            trace()
+            done = progress(settings, step, seconds)
             state, measured = step_function(
                 state,
-                batch,
+                taken,
                 learning_rate(config.optimizer, step, done),
                 settings.soft_bins_end + (settings.soft_bins - settings.soft_bins_end) * (1 - done),
             )
             totals.add(jax.device_get(measured))
             totals.worked(clock.lap())
             if not np.isfinite(totals.last_loss):
-                np.savez(folder / "bad_batch.npz", **batch._asdict())
-                raise TrainingError(
-                    f"the loss became {totals.last_loss} at step {step}. The batch is kept in "
-                    f"{folder / 'bad_batch.npz'}. Go on from the last saved state with a lower "
-                    "train.learning_rate."
-                )
-            done = progress(settings, step + 1, clock.seconds)
+                raise _no_number(folder, step, totals.last_loss, taken)
+            seconds, stops = sharding.agree(clock.seconds, bool(stopped()))
+            done = progress(settings, step + 1, seconds)
             last = done >= 1.0
             evaluates = bool(validation) and (last or (step + 1) % settings.evaluate_every == 0)
             if evaluates or last or totals.seconds >= report_seconds:
                 weights = state["average"] if config.optimizer.ema else state["weights"]
                 found = evaluate(weights, validation) if evaluates else None
-                reports.append(totals.report(step + 1, done, clock.seconds, found))
-                log.write(reports[-1])
+                reports.append(totals.report(step + 1, done, seconds, found))
+                write(reports[-1])
                 report(reports[-1])
                 totals = Totals()
                 if found is not None and found["loss"] < float(state["best"]):
-                    state["best"] = jnp.float32(found["loss"])
+                    state["best"] = jnp.full_like(state["best"], found["loss"])
                     save_model("best")
                 clock.lap()
-            if last or (step + 1) % settings.checkpoint_every == 0:
-                state["seconds"] = jnp.float32(clock.seconds)
-                manager.save(step + 1, args=ocp.args.StandardSave(state))
+            if last or stops or (step + 1) % settings.checkpoint_every == 0:
+                state["seconds"] = jnp.full_like(state["seconds"], seconds)
+                states.save(step + 1, state)
                 save_model("checkpoint")
+            if stops and not last:
+                say(f"stopped after step {step + 1:,}; the same command goes on from there")
+                states.close()
+                running.stop(stopped() or signal.SIGTERM)
             if last:
                 break
     if not (folder / "checkpoint").is_dir():
@@ -195,6 +230,75 @@ def train(
         parameters=parameters,
         skipped=skipped,
     )
+
+
+@contextlib.contextmanager
+def _writer(folder: Path, first: int, settings: TrainConfig) -> Iterator[Callable[[Report], None]]:
+    """Writes reports to where the settings say."""
+    if not sharding.is_first():
+        yield lambda report: None
+        return
+    log = Log(folder / "metrics.jsonl", first)
+    events = Events(folder / "events") if settings.tensorboard else None
+
+    def write(report: Report) -> None:
+        with writing("a report", folder):
+            log.write(report)
+            if events:
+                events.write(report)
+
+    try:
+        yield write
+    finally:
+        if events:
+            events.close()
+
+
+def _no_number(folder: Path, step: int, loss: float, batches: Sequence[Batch]) -> TrainingError:
+    """Keeps the batches, and says what to do."""
+    path = folder / "bad_batch.npz"
+    if sharding.is_first():
+        many = len(batches) > 1
+        np.savez(
+            path,
+            **{
+                f"{name}_{number}" if many else name: array
+                for number, batch in enumerate(batches)
+                for name, array in batch._asdict().items()
+            },
+        )
+    return TrainingError(
+        f"the loss became {loss} at step {step}. The batch is kept in {path}. Go on from the last "
+        "saved state with a lower optimizer.learning_rate."
+    )
+
+
+def sources_of(
+    kept: Sequence[Study],
+    config: RunConfig,
+    generated: Source | None,
+    skipped: Mapping[str, int],
+) -> list[tuple[Source, float]]:
+    """Where studies come from, each source with its share of the batches.
+
+    Raises:
+      ConfigError: nowhere; says why studies were left out.
+    """
+    sources: list[tuple[Source, float]] = []
+    if kept and config.data.shards_weight > 0:
+        sources.append((StudySource(kept), config.data.shards_weight))
+    if config.data.generated_weight > 0:
+        made = generated or GeneratedSource(
+            config.data.generate, config.batch.rows, config.batch.tokens
+        )
+        sources.append((made, config.data.generated_weight))
+    if not sources:
+        why = "; ".join(f"{reason} ({count} studies)" for reason, count in skipped.items())
+        raise ConfigError(
+            "there is nothing to train on. Name shards of studies, or set data.generated_weight."
+            + (f" Left out: {why}." if why else "")
+        )
+    return sources
 
 
 def claim(folder: Path, config: RunConfig) -> None:
@@ -270,139 +374,7 @@ def split(studies: Sequence[Study], share: float) -> tuple[list[Study], list[Stu
     return [study for study in studies if not is_held(study, share)], held
 
 
-def validation_batches(
-    studies: Sequence[Study], tokenizer: StudyTokenizer, config: RunConfig
-) -> list[Batch]:
-    """The held studies as batches, unchanged; each layout has its turn before any has two."""
-    groups: dict[int, list] = {}
-    for study in studies:
-        example = augment.plain(study, tokenizer, config.batch.tokens)
-        if len(example[0].ids_S) <= config.batch.text_tokens:
-            groups.setdefault(example[0].layout.length, []).append(example)
-    # A row takes at least one study, so that none of a batch's is left out.
-    rows = config.batch.rows
-    rounds = itertools.zip_longest(
-        *(
-            [examples[first : first + rows] for first in range(0, len(examples), rows)]
-            for examples in groups.values()
-        )
-    )
-    parts = [part for one_round in rounds for part in one_round if part is not None]
-    return [pack(part, tokenizer, config.batch) for part in parts[:MOST_VALIDATION_BATCHES]]
-
-
-def make_optimizer(settings: OptimizerConfig) -> optax.GradientTransformation:
-    """The update direction; the step scales it by the learning rate."""
-    if settings.name == "adafactor":
-        direction = optax.adafactor(learning_rate=1.0, multiply_by_parameter_scale=True)
-        return optax.chain(optax.clip_by_global_norm(settings.clip), direction, optax.scale(-1.0))
-    return optax.chain(
-        optax.clip_by_global_norm(settings.clip),
-        optax.scale_by_adam(b1=0.9, b2=0.98),
-        optax.add_decayed_weights(settings.weight_decay, mask=_is_matrix),
-    )
-
-
-def learning_rate(settings: OptimizerConfig, step: int, done: float) -> float:
-    """Warm-up, then level, then down to a hundredth."""
-    warm = min(1.0, (step + 1) / settings.warmup) if settings.warmup else 1.0
-    left = (1.0 - done) / settings.cooldown if settings.cooldown else 1.0
-    return settings.learning_rate * warm * max(0.01, min(1.0, left))
-
-
 def progress(settings: TrainConfig, step: int, seconds: float) -> float:
     """The share of the run that is over, by steps or by time, whichever is further."""
     by_time = seconds / settings.seconds if settings.seconds else 0.0
     return min(1.0, max(step / settings.steps, by_time))
-
-
-def start(config: RunConfig, ids: Ids, init: Checkpoint | None = None) -> State:
-    """The state before the first step."""
-    if init is not None:
-        transformer.check_weights(init.weights, init.config, ids)
-        weights = jax.tree.map(jnp.asarray, init.weights)
-    else:
-        weights = transformer.init(config.model, ids, jax.random.key(config.train.seed))
-    return {
-        "weights": weights,
-        # A copy: the step reuses the memory of both.
-        "average": jax.tree.map(jnp.copy, weights) if config.optimizer.ema else {},
-        "optimizer": make_optimizer(config.optimizer).init(weights),
-        "step": jnp.int32(0),
-        "best": jnp.float32(np.inf),
-        "seconds": jnp.float32(0.0),
-    }
-
-
-@functools.lru_cache(maxsize=4)
-def make_step(
-    model: ModelConfig, loss_config: LossConfig, settings: OptimizerConfig, ids: Ids, seed: int
-) -> Callable[[State, Batch, float, float], tuple[State, dict[str, Array]]]:
-    """The compiled step: (state, batch, learning rate, soft bins) -> (state, measured).
-
-    Runs of one shape in one process share it, and what is compiled.
-    """
-    optimizer = make_optimizer(settings)
-
-    def step(
-        state: State, batch: Batch, rate: Float[Array, ""], soft_bins: Float[Array, ""]
-    ) -> tuple[State, dict[str, Array]]:
-        dropout = jax.random.fold_in(jax.random.key(seed + 1), state["step"])
-
-        def objective(weights: Weights) -> tuple[Float[Array, ""], dict[str, Array]]:
-            return loss.loss_and_metrics(
-                weights, model, ids, batch, loss_config, soft_bins, dropout
-            )
-
-        (mean, metrics), gradient = jax.value_and_grad(objective, has_aux=True)(state["weights"])
-        updates, moments = optimizer.update(gradient, state["optimizer"], state["weights"])
-        weights = jax.tree.map(lambda w, u: w - rate * u, state["weights"], updates)
-        average = state["average"]
-        if settings.ema:
-            # Short at first, so that the start is soon forgotten.
-            decay = jnp.minimum(settings.ema, (1 + state["step"]) / (10 + state["step"]))
-            average = jax.tree.map(lambda a, w: decay * a + (1 - decay) * w, average, weights)
-        new = state | {
-            "weights": weights,
-            "average": average,
-            "optimizer": moments,
-            "step": state["step"] + 1,
-        }
-        return new, metrics | {"loss": mean}
-
-    return jax.jit(step, donate_argnums=0)
-
-
-@functools.lru_cache(maxsize=4)
-def make_evaluate(
-    model: ModelConfig, loss_config: LossConfig, ids: Ids
-) -> Callable[[Weights, Sequence[Batch]], dict[str, float]]:
-    """(weights, batches) -> mean nats of parameter and value tokens, and their mean `loss`."""
-
-    @jax.jit
-    def measure(weights: Weights, batch: Batch) -> dict[str, Array]:
-        return loss.loss_and_metrics(weights, model, ids, batch, loss_config)[1]
-
-    def evaluate(weights: Weights, batches: Sequence[Batch]) -> dict[str, float]:
-        totals = Totals()
-        for batch in batches:
-            totals.add(jax.device_get(measure(weights, batch)) | {"loss": np.float32(0.0)})
-        means = totals.means()
-        value_weight = loss_config.value_weight
-        total = (means["parameter"] + value_weight * means["value"]) / (1 + value_weight)
-        return means | {"loss": total}
-
-    return evaluate
-
-
-def to_numpy(weights: Weights) -> Weights:
-    """The weights as numpy arrays on the host."""
-    return jax.tree.map(np.asarray, jax.device_get(weights))
-
-
-def _is_matrix(weights: Weights) -> Weights:
-    return jax.tree.map(lambda leaf: leaf.ndim > 1, weights)
-
-
-def _abstract(state: State) -> State:
-    return jax.tree.map(ocp.utils.to_shape_dtype_struct, state)

@@ -12,7 +12,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Float32, Int, PRNGKeyArray
+from jaxtyping import Array, Bool, Float, Float32, Int, PRNGKeyArray
 
 from optformer.errors import CheckpointError
 from optformer.model.config import ModelConfig
@@ -25,6 +25,9 @@ Weights = dict
 
 AttendSelf = Callable[[int, Array, Array, Array], Array]
 """(layer, query, key, value), each [..., T, H, K] -> what the layer reads, [..., T, H, K]."""
+
+SumTrials = Callable[[Array], Array]
+"""Vectors of tokens -> at each place the sum over its trial's tokens so far."""
 
 AttendCross = Callable[[int, Array], Array]
 """The same where key and value are the text's."""
@@ -139,6 +142,8 @@ def init(config: ModelConfig, ids: Ids, key: PRNGKeyArray) -> Weights:
     if config.slots:
         for name in ("encoder_slots", "input_slots", "target_slots"):
             weights[name] = normal(config.slots, width, std=1.0)
+    if config.trial_sum:
+        weights["slot_gates"] = normal(config.slots, width, std=1.0)
     return weights
 
 
@@ -165,15 +170,25 @@ def _shapes(weights: Weights) -> dict[str, tuple[int, ...]]:
 
 
 def value_features(bins: int) -> Float32[np.ndarray, "Q F"]:
-    """Each bin's value as waves from half a period over [0, 1] to one of a few bins."""
+    """Each bin's value as waves from half a period over [0, 1] to one of a few bins.
+
+    A wave's amplitude falls with its frequency, so that at the start vectors of near values are
+    near: with equal amplitudes, what lies a few bins apart would look unrelated.
+    """
     values_Q = (np.arange(bins) + 0.5) / bins
     waves_F = np.pi * np.geomspace(1.0, bins / 4, num=16)
     angles_QF = values_Q[:, None] * waves_F
-    columns = [2 * values_Q[:, None] - 1, np.cos(angles_QF), np.sin(angles_QF)]
+    scales_F = np.pi / waves_F
+    scales_F *= np.sqrt(len(scales_F) / np.sum(scales_F**2))
+    columns = [
+        2 * values_Q[:, None] - 1,
+        scales_F * np.cos(angles_QF),
+        scales_F * np.sin(angles_QF),
+    ]
     return np.concatenate(columns, axis=1).astype(np.float32)
 
 
-def number_rows(weights: Weights, ids: Ids) -> Float32[Array, "O D"]:
+def number_rows(weights: Weights, ids: Ids) -> Float[Array, "O D"]:
     """The row of each bin and status, in an embedding or an output layer.
 
     An output layer that writes text has rows of text before them.
@@ -181,7 +196,10 @@ def number_rows(weights: Weights, ids: Ids) -> Float32[Array, "O D"]:
     if "bins" in weights:
         rows_QD = weights["bins"]
     else:
-        rows_QD = jax.nn.gelu(value_features(ids.bins) @ weights["hidden"]) @ weights["out"]
+        # Neighbouring values would be one and the same in half precision.
+        hidden, out = (weights[name].astype(jnp.float32) for name in ("hidden", "out"))
+        rows_QD = jax.nn.gelu(value_features(ids.bins) @ hidden) @ out
+        rows_QD = rows_QD.astype(weights["out"].dtype)
     text = [weights["text"]] if "text" in weights else []
     return jnp.concatenate([*text, rows_QD, weights["statuses"]])
 
@@ -200,6 +218,8 @@ def encode(
     slots_BS: Int[AnyArray, "B S"],
     segments_BS: Int[AnyArray, "B S"],
     dropout: PRNGKeyArray | None = None,
+    *,
+    rematerialize: bool = False,
 ) -> Float[Array, "B S D"]:
     """The encoder's reading of the text. Segment 0 is padding; segments do not see each other."""
     x_BSD = embed(weights, ids, tokens_BS)
@@ -212,11 +232,18 @@ def encode(
     mask_B1SS = segment_mask(segments_BS, segments_BS)
     drop = Dropout(config.dropout, dropout)
     x_BSD = drop(x_BSD)
-    for layer in weights["encoder"]["layers"]:
+
+    def block(layer: Weights, x_BSD: Array, dropout: PRNGKeyArray | None) -> Array:
+        drop = Dropout(config.dropout, dropout)
         query, key, value = project(layer["self"], rms_norm(x_BSD, layer["self_norm"]))
         read = attend(query, key, value, bias_HSS + mask_B1SS)
         x_BSD += drop(merge(layer["self"], read))
-        x_BSD += drop(feed_forward(layer["ff"], rms_norm(x_BSD, layer["ff_norm"]), drop))
+        return x_BSD + drop(feed_forward(layer["ff"], rms_norm(x_BSD, layer["ff_norm"]), drop))
+
+    if rematerialize:
+        block = jax.checkpoint(block)
+    for layer in weights["encoder"]["layers"]:
+        x_BSD = block(layer, x_BSD, drop.split())
     return drop(rms_norm(x_BSD, weights["encoder"]["norm"]))
 
 
@@ -227,12 +254,37 @@ def decoder_inputs(
     tokens: Int[AnyArray, "*T"],
     input_slots: Int[AnyArray, "*T"],
     target_slots: Int[AnyArray, "*T"],
+    sum_trials: SumTrials,
 ) -> Float[Array, "*T D"]:
-    """What the decoder reads at each place: the token before it, and which slots both fill."""
-    x = embed(weights, ids, tokens)
+    """What the decoder reads at each place: the token before it, and which slots both fill.
+
+    With `config.trial_sum` also what `sum_trials` makes of the tokens: the sum of those of the
+    same trial up to here.
+    """
+    embedded = embed(weights, ids, tokens)
+    x = embedded
     if config.slots:
         x += weights["input_slots"][input_slots] + weights["target_slots"][target_slots]
+    if config.trial_sum:
+        x += sum_trials(embedded * weights["slot_gates"][input_slots])
     return x
+
+
+def sum_within_trials(
+    x: Float[Array, "B T D"],
+    trials: Int[AnyArray, "*rows T"],
+    segments_BT: Int[AnyArray, "B T"] | None = None,
+) -> Float[Array, "B T D"]:
+    """At each place the sum over the places of the same trial, and segment, up to it."""
+    places_T = jnp.arange(x.shape[1])
+    same_BTT = (places_T[:, None] >= places_T) & _equal(trials)
+    if segments_BT is not None:
+        same_BTT &= _equal(segments_BT)
+    return same_BTT.astype(x.dtype) @ x
+
+
+def _equal(numbers: Int[AnyArray, "*rows T"]) -> Bool[AnyArray, "*rows T T"]:
+    return numbers[..., :, None] == numbers[..., None, :]
 
 
 def decode(
@@ -241,17 +293,30 @@ def decode(
     attend_self: AttendSelf,
     attend_cross: AttendCross,
     drop: "Dropout | None" = None,
+    *,
+    rematerialize: bool = False,
 ) -> Float[Array, "*B T D"]:
-    """The decoder's body: the hidden state at each place, ready for an output layer."""
+    """The decoder's body: the hidden state at each place, ready for an output layer.
+
+    With `rematerialize`, gradients compute each layer again rather than keep what is within it.
+    """
     drop = drop or Dropout(0.0, None)
+    rate = drop.rate
     x = drop(x)
-    for index, layer in enumerate(weights["decoder"]["layers"]):
+
+    def block(index: int, layer: Weights, x: Array, dropout: PRNGKeyArray | None) -> Array:
+        drop = Dropout(rate, dropout)
         query, key, value = project(layer["self"], rms_norm(x, layer["self_norm"]))
         x += drop(merge(layer["self"], attend_self(index, query, key, value)))
         hidden = rms_norm(x, layer["cross_norm"])
         query = jnp.einsum("...D,DHK->...HK", hidden, layer["cross"]["query"])
         x += drop(merge(layer["cross"], attend_cross(index, query)))
-        x += drop(feed_forward(layer["ff"], rms_norm(x, layer["ff_norm"]), drop))
+        return x + drop(feed_forward(layer["ff"], rms_norm(x, layer["ff_norm"]), drop))
+
+    if rematerialize:
+        block = jax.checkpoint(block, static_argnums=0)
+    for index, layer in enumerate(weights["decoder"]["layers"]):
+        x = block(index, layer, x, drop.split())
     return drop(rms_norm(x, weights["decoder"]["norm"]))
 
 
@@ -270,12 +335,16 @@ def text_keys(
 
 def token_logits(weights: Weights, ids: Ids, hidden: Float[Array, "*T D"]) -> Float[Array, "*T O"]:
     """Log-odds of the next token where it is a parameter."""
-    return hidden @ number_rows(weights["token_head"], ids).T
+    return _logits(hidden, number_rows(weights["token_head"], ids))
 
 
 def value_logits(weights: Weights, ids: Ids, hidden: Float[Array, "*T D"]) -> Float[Array, "*T O"]:
     """Log-odds of the next token where it is a metric."""
-    return hidden @ number_rows(weights.get("value_head", weights["token_head"]), ids).T
+    return _logits(hidden, number_rows(weights.get("value_head", weights["token_head"]), ids))
+
+
+def _logits(hidden: Float[Array, "*T D"], rows_OD: Float[Array, "O D"]) -> Float32[Array, "*T O"]:
+    return jnp.matmul(hidden, rows_OD.T, preferred_element_type=jnp.float32)
 
 
 def forward(
@@ -290,37 +359,65 @@ def forward(
     input_slots_BT: Int[AnyArray, "B T"],
     target_slots_BT: Int[AnyArray, "B T"],
     segments_BT: Int[AnyArray, "B T"],
-    places_T: Int[AnyArray, " T"],
+    trials_T: Int[AnyArray, " T"],
     dropout: PRNGKeyArray | None = None,
+    rematerialize: bool = False,
 ) -> Float[Array, "B T D"]:
     """The hidden state that predicts each target, for whole trajectories at once.
 
-    Rows of a batch share `places_T`, the places whose distance the position bias sees: token or
-    trial numbers along the row. Only distances within a segment matter, so packed trajectories
-    share them as long as their trials are of one length.
+    Rows of a batch share `trials_T`, the number of each place's trial along the row. Only
+    distances within a segment matter, so packed trajectories share them as long as their trials
+    are of one length.
     """
     encoder_key, decoder_key = (None, None) if dropout is None else jax.random.split(dropout)
     encoded_BSD = encode(
-        weights, config, ids, text_BS, text_slots_BS, text_segments_BS, encoder_key
+        weights,
+        config,
+        ids,
+        text_BS,
+        text_slots_BS,
+        text_segments_BS,
+        encoder_key,
+        rematerialize=rematerialize,
     )
     keys = text_keys(weights, encoded_BSD)
+    places_T = trials_T if config.position == "trial" else jnp.arange(inputs_BT.shape[1])
     bias_HTT = position_bias(
         weights["decoder"]["position"], config, places_T[:, None], places_T, both_ways=False
     )
     cross_bias_B1TS = segment_mask(segments_BT, text_segments_BS)
-    x_BTD = decoder_inputs(weights, config, ids, inputs_BT, input_slots_BT, target_slots_BT)
+    x_BTD = decoder_inputs(
+        weights,
+        config,
+        ids,
+        inputs_BT,
+        input_slots_BT,
+        target_slots_BT,
+        lambda gated_BTD: sum_within_trials(gated_BTD, trials_T, segments_BT),
+    )
     return decode(
         weights,
         x_BTD,
         lambda _, query, key, value: attend_causally(query, key, value, bias_HTT, segments_BT),
         lambda index, query: attend(query, *keys[index], cross_bias_B1TS),
         Dropout(config.dropout, decoder_key),
+        rematerialize=rematerialize,
     )
+
+
+def half(weights: Weights) -> Weights:
+    """The weights in bfloat16: a model computes in its weights' precision.
+
+    Norms' means, attention's softmax and logits stay in single precision.
+    """
+    return jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), weights)
 
 
 def rms_norm(x: Float[Array, "*T D"], scale_D: Float[Array, " D"]) -> Float[Array, "*T D"]:
     """T5's layer norm: no mean, no offset, epsilon 1e-6."""
-    return x * jax.lax.rsqrt(jnp.mean(x * x, axis=-1, keepdims=True) + 1e-6) * scale_D
+    wide = x.astype(jnp.float32)
+    normed = wide * jax.lax.rsqrt(jnp.mean(wide * wide, axis=-1, keepdims=True) + 1e-6)
+    return normed.astype(x.dtype) * scale_D
 
 
 def feed_forward(
@@ -351,8 +448,11 @@ def attend(
     bias: Float[Array, "..."],
 ) -> Float[Array, "B T H K"]:
     """Softmax attention with a bias that broadcasts to [B, H, T, S]; no scaling, as in T5."""
-    logits_BHTS = jnp.einsum("BTHK,BSHK->BHTS", query_BTHK, key_BSHK) + bias
-    return jnp.einsum("BHTS,BSHK->BTHK", jax.nn.softmax(logits_BHTS, axis=-1), value_BSHK)
+    logits_BHTS = bias + jnp.einsum(
+        "BTHK,BSHK->BHTS", query_BTHK, key_BSHK, preferred_element_type=jnp.float32
+    )
+    shares_BHTS = jax.nn.softmax(logits_BHTS, axis=-1).astype(value_BSHK.dtype)
+    return jnp.einsum("BHTS,BSHK->BTHK", shares_BHTS, value_BSHK)
 
 
 def attend_causally(
@@ -426,8 +526,15 @@ class Dropout:
         self._key = key
 
     def __call__(self, x: Float[Array, "..."]) -> Float[Array, "..."]:
-        if self._key is None or self.rate == 0.0:
+        key = self.split()
+        if key is None:
             return x
-        self._key, key = jax.random.split(self._key)
         keep = jax.random.bernoulli(key, 1.0 - self.rate, x.shape)
         return jnp.where(keep, x / (1.0 - self.rate), 0.0)
+
+    def split(self) -> PRNGKeyArray | None:
+        """A key that nothing else has; None where nothing is dropped."""
+        if self._key is None or self.rate == 0.0:
+            return None
+        self._key, key = jax.random.split(self._key)
+        return key

@@ -58,6 +58,7 @@ class PolicyConfig:
       acquisition: what ranks the candidates; `prior` takes a sample of the model as it is.
       candidates: samples of the model that are ranked.
       uniform: random points that are ranked beside them.
+      local: points near the best trials so far that are ranked beside them.
       temperature: of the samples; below 1 they stay closer to the likeliest.
       value_temperature: of the predicted metric; above 1 it is less sure.
     """
@@ -66,6 +67,7 @@ class PolicyConfig:
     acquisition: Acquisition = "ei"
     candidates: int = 100
     uniform: int = 0
+    local: int = 0
     temperature: float = 1.0
     value_temperature: float = 1.0
 
@@ -73,9 +75,11 @@ class PolicyConfig:
         for field in ("temperature", "value_temperature"):
             if not getattr(self, field) > 0:
                 raise ConfigError(f"{field}={getattr(self, field)} must be above 0.")
-        if self.candidates < 0 or self.uniform < 0 or self.candidates + self.uniform < 1:
+        numbers = (self.candidates, self.uniform, self.local)
+        if min(numbers) < 0 or sum(numbers) < 1:
             raise ConfigError(
-                f"candidates={self.candidates} and uniform={self.uniform} leave nothing to rank."
+                f"candidates={self.candidates}, uniform={self.uniform} and local={self.local} "
+                "leave nothing to rank."
             )
 
 
@@ -255,17 +259,25 @@ class Session:
         ]
 
     def _update(self, encoded: Sequence[EncodedTrials]) -> None:
-        """Reads what is new; all of it again where something read has changed since."""
+        """Reads what is new, and those studies again of which something read has changed since."""
         engine = self._model.engine
         ids = [trials.ids_T for trials in encoded]
-        known = self._history is not None and all(
-            len(old_T) <= len(new_T) and np.array_equal(old_T, new_T[: len(old_T)])
-            for old_T, new_T in zip(self._read, ids, strict=True)
-        )
-        if not known:
+        changed = [
+            row
+            for row, (old_T, new_T) in enumerate(zip(self._read, ids, strict=False))
+            if not np.array_equal(old_T, new_T[: len(old_T)])
+        ]
+        if self._history is None or 2 * len(changed) > len(ids):
             self._history = engine.read(self._problems, encoded)
-        elif any(len(old) < len(new) for old, new in zip(self._read, ids, strict=True)):
-            assert self._history is not None
+            self._read = ids
+            return
+        if changed:
+            problems = [self._problems[row] for row in changed]
+            again = [encoded[row] for row in changed]
+            self._history = engine.reread(self._history, problems, again, changed)
+            for row in changed:
+                self._read[row] = ids[row]
+        if any(len(old) < len(new) for old, new in zip(self._read, ids, strict=True)):
             added = [
                 _after(trials, len(old)) for trials, old in zip(encoded, self._read, strict=True)
             ]
@@ -282,13 +294,19 @@ class Session:
         """One suggestion for each study."""
         ranked = policy.acquisition != "prior"
         sampled = policy.candidates if ranked else 1
-        total = sampled + (policy.uniform if ranked else 0)
+        total = sampled + (policy.uniform + policy.local if ranked else 0)
         most = max(len(problem.order_P) for problem in self._problems)
         given_BNP = np.full((len(studies), total, most), -1)
         tokenizer = self._model.tokenizer
         for row, problem in enumerate(self._problems):
             if total > sampled:
-                ids_NP = random_ids(problem, tokenizer, total - sampled, rngs[row])
+                units_NP = np.concatenate(
+                    [
+                        rngs[row].random((policy.uniform, len(problem.order_P))),
+                        units_near_best(studies[row], policy.local, rngs[row]),
+                    ]
+                )
+                ids_NP = ids_of_units(problem, tokenizer, units_NP)
                 given_BNP[row, sampled:, : ids_NP.shape[1]] = ids_NP
         assert self._history is not None
         seeds_B = np.array([rng.integers(2**31) for rng in rngs])
@@ -313,7 +331,7 @@ class Session:
 
 
 def load(path: str | Path) -> OptFormer:
-    """The model of a checkpoint folder.
+    """The model of a checkpoint folder, or of the name of one that comes with the package.
 
     Raises:
       CheckpointError: it is missing, damaged, or does not fit its vocabulary or this version.
@@ -391,14 +409,14 @@ def bin_probabilities(
     return shares_NO[:, : vocabulary.bins] / shares_NO.sum(axis=1, keepdims=True)
 
 
-def random_ids(
-    problem: EncodedProblem, tokenizer: StudyTokenizer, count: int, rng: np.random.Generator
+def ids_of_units(
+    problem: EncodedProblem, tokenizer: StudyTokenizer, units_NP: Float64[np.ndarray, "N P"]
 ) -> Int64[np.ndarray, "N P"]:
-    """Output tokens of uniformly random points; inactive parameters are left to the rules."""
+    """Output tokens of points of the unit cube; inactive parameters are left to the rules."""
     values_NP = np.stack(
         [
-            quantize.from_units(parameter, rng.random(count))
-            for parameter in problem.problem.parameters
+            quantize.from_units(parameter, units_N)
+            for parameter, units_N in zip(problem.problem.parameters, units_NP.T, strict=True)
         ],
         axis=1,
     )
@@ -406,6 +424,39 @@ def random_ids(
     active_NP = problem.problem.active(values_NP)
     inactive = tokenizer.vocabulary.inactive - tokenizer.vocabulary.first_output
     return np.where(active_NP, ids_NP, inactive)[:, problem.order_P]
+
+
+def units_near_best(
+    study: Study, count: int, rng: np.random.Generator
+) -> Float64[np.ndarray, "N P"]:
+    """Points of the unit cube around the best three completed trials; at random without any.
+
+    Each is moved by a normal step of its own size, from 0.003 to 0.3 of a parameter's range, in
+    about half of the parameters and at least one.
+    """
+    problem = study.problem
+    shape = count, len(problem.parameters)
+    goal = study.objective()
+    done_R = np.flatnonzero((study.states_R == State.COMPLETED) & np.isfinite(goal))
+    if not len(done_R):
+        return rng.random(shape)
+    best_K = done_R[np.argsort(-goal[done_R], kind="stable")[:3]]
+    from_KP = np.stack(
+        [
+            quantize.to_units(parameter, study.values_RP[best_K, column])
+            for column, parameter in enumerate(problem.parameters)
+        ],
+        axis=1,
+    )
+    # An inactive parameter has no place of its own.
+    from_KP = np.where(np.isfinite(study.values_RP[best_K]), from_KP, rng.random(from_KP.shape))
+    start_NP = from_KP[rng.integers(len(best_K), size=count)]
+    moved_NP = rng.random(shape) < 0.5
+    moved_NP[np.arange(count), rng.integers(shape[1], size=count)] = True
+    size_N1 = np.exp(rng.uniform(np.log(0.003), np.log(0.3), (count, 1)))
+    step_NP = np.where(moved_NP, size_N1 * rng.standard_normal(shape), 0.0)
+    # Reflected, so that borders get no more than their share.
+    return 1.0 - np.abs(1.0 - np.abs(start_NP + step_NP) % 2.0)
 
 
 def best_new(

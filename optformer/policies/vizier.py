@@ -6,26 +6,32 @@ _PRIOR. A study's metadata in the namespace "optformer" can set any field of `Po
     problem.metadata.ns("optformer")["candidates"] = "200"
 """
 
+import json
 import typing
 
 import jax
 from vizier import algorithms as vza
 from vizier import pythia
 from vizier import pyvizier as vz
+from vizier.interfaces import serializable
 
 from optformer import pyvizier
-from optformer.errors import ConfigError, did_you_mean
+from optformer.data import study_json
+from optformer.errors import ConfigError, StudyError, did_you_mean
 from optformer.policies.acquisition import ACQUISITIONS
 from optformer.policies.model import OptFormer, PolicyConfig
 from optformer.pyvizier import NAMESPACE
 from optformer.settings import from_tree
 
 PREFIX = "OPTFORMER"
+_TRIALS = "trials"  # the key of a designer's state
 ALGORITHMS = (PREFIX, *(f"{PREFIX}_{name.upper()}" for name in ACQUISITIONS))
 
 
-class OptFormerDesigner(vza.Designer):
+class OptFormerDesigner(vza.PartiallySerializableDesigner):
     """Vizier's in-process interface: told of trials, asked for suggestions.
+
+    Its state is the trials that it was told of.
 
     Args:
       seed: the same seed and trials give the same suggestions; None for other ones each time.
@@ -60,6 +66,50 @@ class OptFormerDesigner(vza.Designer):
             policy=self._policy,
             seed=None if self._seed is None else self._seed + len(trials),
         )
+
+    def dump(self) -> vz.Metadata:
+        """The state, for a designer that is made in the same way."""
+        rows = []
+        for index, trial in sorted((self._completed | self._active).items()):
+            ours = pyvizier.trial_from_vizier(self._problem, trial)
+            rows.append(
+                {
+                    "id": index,
+                    "parameters": ours.parameters,
+                    "metrics": ours.metrics,
+                    "state": ours.state.name,
+                }
+            )
+        metadata = vz.Metadata()
+        metadata.ns(NAMESPACE)[_TRIALS] = json.dumps(rows)
+        return metadata
+
+    def load(self, metadata: vz.Metadata) -> None:
+        """Takes the state from `dump`, in place of its own.
+
+        Raises:
+          HarmlessDecodeError: there is none, or it is damaged or of another problem.
+        """
+        text = metadata.ns(NAMESPACE).get(_TRIALS)
+        if text is None:
+            raise serializable.HarmlessDecodeError(
+                f"the metadata has no key {_TRIALS!r} in the namespace {NAMESPACE!r}."
+            )
+        try:
+            rows = json.loads(str(text))
+            numbers = [int(row.pop("id")) for row in rows]
+            trials = study_json.trials_from_json(self._problem, rows)
+        except (StudyError, ValueError, TypeError, AttributeError, KeyError) as error:
+            raise serializable.HarmlessDecodeError(
+                f"the designer's state is damaged, or of another problem: {error!r}"
+            ) from error
+        theirs = {
+            number: pyvizier.trial_to_vizier(self._problem, trial, uid=number)
+            for number, trial in zip(numbers, trials, strict=True)
+        }
+        done = {number for number, trial in theirs.items() if trial.is_completed}
+        self._completed = {number: theirs[number] for number in theirs.keys() & done}
+        self._active = {number: theirs[number] for number in theirs.keys() - done}
 
 
 class OptFormerPolicy(pythia.Policy):

@@ -7,22 +7,28 @@ with endpoint_of(database=Path("studies.db")) as endpoint:
 
 import dataclasses
 import enum
+import functools
 import re
 import socket
-import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from optformer.errors import ConfigError, SourceError, did_you_mean
 from optformer.study import Metric, Parameter, Problem, State, Value
 
 if TYPE_CHECKING:
     import grpc
+    from vizier._src.service import vizier_service_pb2_grpc
     from vizier.service import clients
     from vizier.service import pyvizier as vz
 
+    from optformer.service.tls import Certificates
+
 OWNER = "optformer"
+
+PATIENCE = 120.0
+"""Seconds that `patiently` waits for a service that is away: being restarted, or moved."""
 
 # Of Vizier's service, for suggesting the right one; it has others that need more packages.
 ALGORITHMS = (
@@ -35,9 +41,10 @@ ALGORITHMS = (
     "GAUSSIAN_PROCESS_BANDIT",
 )
 
-_ENDPOINT = threading.Lock()  # held while Vizier's global endpoint is ours
+_CONNECT_SECONDS = 10.0  # Vizier's own clients wait as long
 _SETTING = "setting "  # how the fact that a study has one of our policies' settings begins
 
+Answer = TypeVar("Answer")
 Values = Mapping[str, Value]
 Evaluate = Callable[[Values], float | None]  # the metric in its own units; None: infeasible
 
@@ -78,17 +85,21 @@ def open_study(
     name: str,
     owner: str = OWNER,
     policy: Mapping[str, str] | None = None,
+    tls: "Certificates | None" = None,
 ) -> "clients.Study":
     """The study of this name at the service, made if it is not there.
 
     Args:
       policy: how our policies suggest: fields of `PolicyConfig`.
+      tls: for a service with a certificate: whose signature it must have, and the client's own if
+        it asks for one. Vizier's own way to open a study knows plain text only.
 
     Raises:
       SourceError: nothing answers at the endpoint.
       ConfigError: the study is there with another search space, metric, algorithm or policy.
     """
     import grpc
+    from vizier._src.service import study_pb2, vizier_client, vizier_service_pb2
     from vizier.service import clients
     from vizier.service import pyvizier as vz
 
@@ -99,23 +110,109 @@ def open_study(
     if policy:
         config.metadata.ns(NAMESPACE).update(policy)
     _check_answers(endpoint)
+    request = vizier_service_pb2.CreateStudyRequest(
+        parent=f"owners/{owner}",
+        study=study_pb2.Study(display_name=name, study_spec=config.to_proto()),
+    )
     try:
-        # Vizier's client takes the endpoint from a global; a study keeps the one it was opened
-        # with.
-        with _ENDPOINT:
-            before = clients.environment_variables.server_endpoint
-            clients.environment_variables.server_endpoint = endpoint
-            try:
-                study = clients.Study.from_study_config(config, owner=owner, study_id=name)
-            finally:
-                clients.environment_variables.server_endpoint = before
+        # Vizier's clients take the endpoint from a global of the process; these get theirs.
+        stub = _stub(endpoint, tls)
+        made = patiently(lambda: stub.CreateStudy(request))
+        study = clients.Study(vizier_client.VizierClient(made.name, clients.UNUSED_CLIENT_ID, stub))
         found = study.materialize_study_config()
-    except (grpc.RpcError, grpc.FutureTimeoutError) as error:
+    except grpc.FutureTimeoutError as error:
+        wants = "another TLS certificate" if tls else "TLS"
+        raise SourceError(
+            f"what answers at {endpoint} is no Vizier service, or one that wants {wants}."
+        ) from error
+    except grpc.RpcError as error:
+        if error.code() == grpc.StatusCode.INVALID_ARGUMENT:
+            raise ConfigError(f"the service refuses the study: {error.details()}") from error
         raise SourceError(
             f"what answers at {endpoint} is no Vizier service, or a broken one: {error}"
         ) from error
     _check_same(found, config, name)
     return study
+
+
+@functools.lru_cache(maxsize=128)
+def _stub(endpoint: str, tls: "Certificates | None") -> "vizier_service_pb2_grpc.VizierServiceStub":
+    """One connection for all studies at an endpoint."""
+    import grpc
+    from vizier._src.service import vizier_service_pb2_grpc
+
+    channel = (
+        grpc.insecure_channel(endpoint)
+        if tls is None
+        else grpc.secure_channel(endpoint, tls.of_client())
+    )
+    try:
+        grpc.channel_ready_future(channel).result(timeout=_CONNECT_SECONDS)
+    except grpc.FutureTimeoutError:
+        channel.close()
+        raise
+    return vizier_service_pb2_grpc.VizierServiceStub(channel)
+
+
+def patiently(
+    call: Callable[[], Answer],
+    *,
+    patience: float = PATIENCE,
+    on_retry: Callable[[], None] = lambda: None,
+) -> Answer:
+    """What the call returns; while the service is away, the call is tried again.
+
+    A call that is tried again may have been done before the service went away: a suggestion is then
+    given a second time, and `complete` knows it too.
+
+    Raises:
+      grpc.RpcError: any other error, or the service did not come back for `patience` seconds.
+    """
+    import grpc
+
+    until = time.monotonic() + patience
+    wait = 0.1
+    while True:
+        try:
+            return call()
+        except grpc.RpcError as error:
+            if error.code() != grpc.StatusCode.UNAVAILABLE or time.monotonic() > until:
+                raise
+        on_retry()
+        time.sleep(wait)
+        wait = min(2 * wait, 2.0)
+
+
+def complete(
+    trial: "clients.Trial",
+    measurement: "vz.Measurement | None",
+    *,
+    infeasible: str | None = None,
+    on_retry: Callable[[], None] = lambda: None,
+) -> None:
+    """Completes a trial, also if the service goes away meanwhile; once is enough.
+
+    Args:
+      infeasible: why there is no measurement.
+
+    Raises:
+      grpc.RpcError: as `patiently`.
+    """
+    import grpc
+
+    tried = 0
+
+    def call() -> None:
+        nonlocal tried
+        tried += 1
+        try:
+            trial.complete(measurement, infeasible_reason=infeasible)
+        except grpc.RpcError as error:
+            # Done before, by a service that went away before it could say so.
+            if tried == 1 or error.code() != grpc.StatusCode.FAILED_PRECONDITION:
+                raise
+
+    patiently(call, on_retry=on_retry)
 
 
 def _check_same(found: "vz.StudyConfig", asked: "vz.StudyConfig", name: str) -> None:
@@ -186,6 +283,8 @@ def tune(
 ) -> list[Tried]:
     """Asks the study for this many trials, one after another, and tells it what they measured.
 
+    A service that goes away is waited for (`patiently`).
+
     A study that has trials already goes on: numbers and the best so far count those too.
 
     Raises:
@@ -210,10 +309,12 @@ def tune(
     for number in range(len(earlier) + 1, len(earlier) + trials + 1):
         start = time.perf_counter()
         try:
-            [trial] = study.suggest(count=1)
+            [trial] = patiently(lambda: study.suggest(count=1))
         except grpc.RpcError as error:
             raise ConfigError(f"the service suggests no trial: {_reason(error)}") from error
-        given = trial_from_vizier(problem, trial.materialize(include_all_measurements=False))
+        given = trial_from_vizier(
+            problem, patiently(functools.partial(trial.materialize, include_all_measurements=False))
+        )
         values = {
             parameter.name: parameter.from_number(
                 parameter.to_number(given.parameters[parameter.name])
@@ -226,9 +327,9 @@ def tune(
         end = time.perf_counter()
         improved = False
         if measured is None:
-            trial.complete(infeasible_reason="training failed")
+            complete(trial, None, infeasible="training failed")
         else:
-            trial.complete(vz.Measurement(metrics={metric.name: measured}))
+            complete(trial, vz.Measurement(metrics={metric.name: measured}))
             improved = best is None or metric.sign * measured > metric.sign * best
             best = measured if improved else best
         tried.append(

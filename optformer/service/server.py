@@ -1,21 +1,35 @@
 """Vizier's gRPC service with our algorithms beside Vizier's own, and studies in an SQL database."""
 
 import contextlib
+import dataclasses
 import logging
 import signal
 import threading
+import types
 from collections.abc import Iterator
+from concurrent import futures
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from optformer.errors import ConfigError
+from optformer.service.limits import Limits
 
 if TYPE_CHECKING:
+    import grpc
     from vizier import pythia
 
+    from optformer.service.observe import LogFormat, Metrics
+    from optformer.service.servicer import StudyService
+    from optformer.service.tls import Certificates
+
 MEMORY = "sqlite:///:memory:"
-GRACE_SECONDS = 5.0
-"""How long requests in flight may take when the service stops."""
+GRACE_SECONDS = 25.0
+"""How long requests in flight may take when the service stops. Most clusters kill after 30."""
+
+THREADS = 30
+"""How many requests are answered at the same time; more wait in line."""
+
+_LOCAL = ("localhost", "127.0.0.1", "[::1]")
 
 
 @contextlib.contextmanager
@@ -25,47 +39,93 @@ def running(
     port: int | None = None,
     database_url: str = MEMORY,
     policy_factory: "pythia.PolicyFactory | None" = None,
+    limits: Limits | None = None,
+    tls: "Certificates | None" = None,
+    metrics: "Metrics | None" = None,
 ) -> Iterator[str]:
     """A Vizier service in this process while the block runs; yields its `host:port`.
+
+    It also answers gRPC's standard health checks. At the end it takes no new requests and waits
+    for those in flight.
 
     Args:
       port: None for a free one.
       database_url: SQLAlchemy's; studies in it are there again after a restart.
       policy_factory: whose algorithms it offers; None for Vizier's own.
+      tls: its certificate; None for plain text.
+      metrics: where requests are counted.
 
     Raises:
       ConfigError: the port is taken, or the database cannot be opened.
     """
-    import grpc
     import jax
     import sqlalchemy
-    from vizier.service import servers
 
     from optformer.policies.vizier import VizierPolicyFactory
+    from optformer.service.servicer import StudyService
 
-    options: dict[str, object] = {"policy_factory": policy_factory or VizierPolicyFactory()}
-    if port is not None:
-        _check_free(host, port)
-        options["port"] = port
     # Starting a service turns JAX to 64 bits in the whole process, for Vizier's own algorithms.
     # `VizierPolicyFactory` gives them that; training in this process must not change.
     wide = jax.config.read("jax_enable_x64")  # type: ignore[no-untyped-call]
     try:
-        server = servers.DefaultVizierServer(host=host, database_url=database_url, **options)
+        service = StudyService(database_url, policy_factory or VizierPolicyFactory())
     except (sqlalchemy.exc.SQLAlchemyError, ImportError) as error:
         raise ConfigError(
-            f"the database {database_url} cannot be opened: {error}. Give a file or an SQLAlchemy "
-            "URL, like sqlite:///studies.db."
+            f"the database {_shown(database_url)} cannot be opened: "
+            f"{str(error).splitlines()[0]}. Give a file or an SQLAlchemy URL, like "
+            "sqlite:///studies.db."
         ) from error
-    except (grpc.RpcError, RuntimeError) as error:
-        raise ConfigError(f"cannot listen on {host}:{port}: {error}") from error
     finally:
         jax.config.update("jax_enable_x64", wide)  # type: ignore[no-untyped-call]
+    with contextlib.closing(service):
+        server, port = _listening(service, host, port or 0, limits or Limits(), tls, metrics)
+        try:
+            yield f"{host}:{port}"
+        finally:
+            server.stop(grace=GRACE_SECONDS).wait()
+
+
+def _listening(
+    service: "StudyService",
+    host: str,
+    port: int,
+    limits: Limits,
+    tls: "Certificates | None",
+    metrics: "Metrics | None",
+) -> "tuple[grpc.Server, int]":
+    import grpc
+    from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+    from vizier._src.service import vizier_service_pb2_grpc
+
+    from optformer.service import guard, observe
+
+    server = grpc.server(
+        futures.ThreadPoolExecutor(THREADS, "requests"),
+        interceptors=[guard.Guard(service, limits, metrics or observe.Metrics())],
+        options=[
+            ("grpc.max_receive_message_length", limits.message),
+            # Otherwise gRPC shares a taken port silently, and a client may reach the other server.
+            ("grpc.so_reuseport", 0),
+        ],
+    )
+    vizier_service_pb2_grpc.add_VizierServiceServicer_to_server(service, server)
+    checks = health.HealthServicer()
+    for name in ("", guard.SERVICE):
+        checks.set(name, health_pb2.HealthCheckResponse.SERVING)
+    health_pb2_grpc.add_HealthServicer_to_server(checks, server)
+    address = f"{host}:{port}"
     try:
-        yield server.endpoint
-    finally:
-        # Vizier has no public way to stop its server, nor to let go of the database.
-        server._server.stop(grace=GRACE_SECONDS).wait()
+        if tls is None:
+            port = server.add_insecure_port(address)
+        else:
+            port = server.add_secure_port(address, tls.of_server())
+    except RuntimeError as error:
+        raise ConfigError(
+            f"cannot listen on {address}: is the port taken, or the host another machine's? "
+            "Choose another --port or --host."
+        ) from error
+    server.start()
+    return server, port
 
 
 @contextlib.contextmanager
@@ -107,7 +167,7 @@ def endpoint_of(
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     """Nothing from the service's loggers while the block runs; they are the process's own."""
-    loggers = [logging.getLogger(name) for name in ("absl", "grpc._server")]
+    loggers = [logging.getLogger(name) for name in ("absl", "grpc._server", "optformer.requests")]
     levels = [logger.level for logger in loggers]
     for logger in loggers:
         logger.setLevel(logging.CRITICAL)
@@ -118,31 +178,94 @@ def _quiet() -> Iterator[None]:
             logger.setLevel(level)
 
 
-def serve(checkpoint: Path, *, host: str, port: int, database_url: str) -> None:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Serving:
+    """How a model is served.
+
+    Attributes:
+      tls: the service's certificate; None for plain text.
+      metrics_port: where Prometheus reads, over HTTP at the same host; None for nowhere.
+    """
+
+    host: str = "localhost"
+    port: int = 28080
+    database_url: str = MEMORY
+    limits: Limits = dataclasses.field(default_factory=Limits)
+    tls: "Certificates | None" = None
+    metrics_port: int | None = None
+    log_format: "LogFormat" = "text"
+
+
+def serve(checkpoint: Path, serving: Serving) -> None:
     """Serves a model until the process is told to stop (SIGINT or SIGTERM).
+
+    Told so, it finishes the requests in flight; told so again, it ends at once.
 
     Raises:
       CheckpointError: the model cannot be loaded.
-      ConfigError: the port is taken, or the database cannot be opened.
+      ConfigError: a port is taken, or the database cannot be opened.
     """
     import optformer
     from optformer.policies.vizier import ALGORITHMS, OptFormerPolicyFactory
+    from optformer.service.observe import Metrics, start_log
 
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
-    for name in ("absl", "jax"):  # nothing in there is for who runs a service
-        logging.getLogger(name).setLevel(logging.WARNING)
+    start_log(serving.log_format)
     log = logging.getLogger("optformer.server")
     factory = OptFormerPolicyFactory(optformer.load(checkpoint))
     stop = threading.Event()
+
+    def told(number: int, frame: types.FrameType | None) -> None:
+        signal.signal(number, signal.SIG_DFL)
+        stop.set()
+
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: stop.set())
-    with running(
-        host=host, port=port, database_url=database_url, policy_factory=factory
-    ) as endpoint:
-        log.info("serving %s on %s, studies in %s", checkpoint, endpoint, database_url)
+        signal.signal(number, told)
+    metrics = Metrics()
+    with (
+        _exported(metrics, serving.host, serving.metrics_port),
+        running(
+            host=serving.host,
+            port=serving.port,
+            database_url=serving.database_url,
+            policy_factory=factory,
+            limits=serving.limits,
+            tls=serving.tls,
+            metrics=metrics,
+        ) as endpoint,
+    ):
+        log.info("serving %s on %s", checkpoint, endpoint)
+        log.info("studies are kept in %s", _shown(serving.database_url))
         log.info("algorithms: %s, and Vizier's own", ", ".join(ALGORITHMS))
+        if serving.tls is None and serving.host not in _LOCAL:
+            log.warning("everybody who reaches %s can use it: there is no --tls-cert", endpoint)
         stop.wait()
-        log.info("stopping")
+        log.info("stopping: no new requests; those in flight have %.0f s", GRACE_SECONDS)
+    log.info("stopped")
+
+
+@contextlib.contextmanager
+def _exported(metrics: "Metrics", host: str, port: int | None) -> Iterator[None]:
+    """The numbers on an HTTP port while the block runs, if there is one."""
+    import prometheus_client
+
+    if port is None:
+        yield
+        return
+    try:
+        server, thread = prometheus_client.start_http_server(
+            port, addr=host, registry=metrics.registry
+        )
+    except OSError as error:
+        raise ConfigError(
+            f"cannot listen on {host}:{port}: {error.strerror}. Choose another --metrics-port."
+        ) from error
+    logging.getLogger("optformer.server").info("metrics on http://%s:%d/metrics", host, port)
+    try:
+        yield
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
 
 
 def default_algorithm(server: str, checkpoint: Path | None) -> str:
@@ -164,15 +287,11 @@ def database_url(database: str) -> str:
     return database if "://" in database else f"sqlite:///{Path(database).resolve()}"
 
 
-def _check_free(host: str, port: int) -> None:
-    """gRPC shares a taken port silently, and then a client may reach the other server."""
-    import socket
+def _shown(url: str) -> str:
+    """The URL without its password."""
+    import sqlalchemy
 
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-        except OSError as error:
-            raise ConfigError(
-                f"cannot listen on {host}:{port}: {error.strerror}. Choose another --port."
-            ) from error
+    try:
+        return sqlalchemy.make_url(url).render_as_string(hide_password=True)
+    except sqlalchemy.exc.ArgumentError:
+        return "URL"

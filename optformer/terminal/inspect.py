@@ -52,8 +52,8 @@ def describe(
       CheckpointError: a checkpoint that is damaged, or of another version.
       StudyError: there is no study of that name; suggests names.
     """
-    place = Path(path)
-    if (place / checkpoint.WEIGHTS).is_file():
+    place = checkpoint.find(path)
+    if (place / checkpoint.WEIGHTS).is_file() or checkpoint.is_t5x(place):
         return _fields(f"{path}: a checkpoint", _of_checkpoint(place))
     if (place / "metrics.jsonl").is_file():
         return _fields(f"{path}: a training run", _of_run(place))

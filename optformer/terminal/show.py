@@ -4,7 +4,9 @@ Results go to standard output, bars and errors to standard error.
 """
 
 import contextlib
+import math
 import statistics
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -154,17 +156,40 @@ def imported(report: "importers.ImportReport", folder: Path) -> None:
         out.print(f"  [yellow]{escape(str(example))}[/yellow]")
 
 
-def training_progress(progress: Progress) -> "Callable[[Report], None]":
-    """Shows the share of the run that is over, and the loss."""
+def training_progress(
+    progress: Progress, *, every: float = 60.0, clock: Callable[[], float] = time.monotonic
+) -> "Callable[[Report], None]":
+    """Shows the share of the run that is over, and the loss.
+
+    Where standard error is not a terminal, by a line at first, at the end, and every so many
+    seconds between.
+    """
+    said = -math.inf
 
     def update(at: "Report") -> None:
-        progress(
-            round(1000 * at.done),
-            1000,
-            f"step {at.step:,}, loss {at.loss:.3f}, {at.tokens_per_second:,.0f} tokens/s",
-        )
+        nonlocal said
+        note = f"step {at.step:,}, loss {at.loss:.3f}, {at.tokens_per_second:,.0f} tokens/s"
+        progress(round(1000 * at.done), 1000, note)
+        if not err.is_terminal and (at.done >= 1.0 or clock() - said >= every):
+            said = clock()
+            left = at.seconds * (1 - at.done) / at.done
+            more = f", about {duration(left)} left" if at.done < 1.0 else ""
+            err.print(f"{at.done:.0%}: {note}{more}")
 
     return update
+
+
+def training_note(text: str) -> None:
+    """A line about a run: that it goes on, or stops."""
+    err.print(f"The run {escape(text)}.")
+
+
+def duration(seconds: float) -> str:
+    """`45 s`, `12 min`, `3 h 20 min`"""
+    minutes = round(seconds / 60)
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60} min"
 
 
 def trained(result: "TrainResult") -> None:
@@ -179,8 +204,17 @@ def trained(result: "TrainResult") -> None:
     }
     measured = [report.validation for report in result.reports if report.validation]
     if measured:
-        found = [f"{each['loss']:.3f}" for each in measured]
-        pairs["validation loss"] = " -> ".join(dict.fromkeys([found[0], found[-1]]))
+        names = {
+            "validation loss": "loss",
+            "  parameters": "parameter",
+            "  values": "value",
+            "log density": "log_density",
+            "quantile error": "quantile_error",
+        }
+        for title, name in names.items():
+            found = [f"{each[name]:.3f}" for each in measured if name in each]
+            if found:
+                pairs[title] = " -> ".join(dict.fromkeys([found[0], found[-1]]))
     if result.skipped:
         pairs["studies left out"] = counted(result.skipped)
     fields(pairs)

@@ -6,6 +6,7 @@ import pytest
 from optformer.data.augment import AugmentConfig, augment
 from optformer.data.batches import BatchConfig, Batches, StudySource, pack
 from optformer.errors import SourceError
+from optformer.study import Study
 from optformer.tokenization.tokenizer import StudyTokenizer
 from optformer.tokenization.trajectory import Role
 from tests.studies import MIXED, plane, random_study
@@ -51,9 +52,9 @@ def test_inputs_are_targets_one_place_later_within_a_study(tokenizer: StudyToken
 def test_places_count_trials() -> None:
     batch = batches(config=BatchConfig(rows=1, tokens=96, text_tokens=256))[0]
     length = int(np.argmax(batch.roles_BT[0] == Role.VALUE)) + 1
-    assert batch.places_T[0] == 0
-    np.testing.assert_array_equal(batch.places_T[1 : 1 + length], 1)
-    assert batch.places_T[1 + length] == 2
+    assert batch.trials_T[0] == 0
+    np.testing.assert_array_equal(batch.trials_T[1 : 1 + length], 1)
+    assert batch.trials_T[1 + length] == 2
 
 
 def test_rows_line_up_where_something_stands_before_the_first_trial() -> None:
@@ -67,7 +68,7 @@ def test_rows_line_up_where_something_stands_before_the_first_trial() -> None:
             value = start + int(np.argmax(roles_T[start:] == Role.VALUE))
             # Until its value is predicted, everything that is read is of the first trial.
             np.testing.assert_array_equal(
-                batch.places_T[start + 2 : value + 1], batch.places_T[start] + 1
+                batch.trials_T[start + 2 : value + 1], batch.trials_T[start] + 1
             )
             assert weights_T[start] == 0
             assert (inputs_T[start], roles_T[start]) == (0, Role.NOTHING)
@@ -117,3 +118,20 @@ def test_only_the_optimum_itself_is_imitated_under_its_prompt() -> None:
         counts_T = (trials.weights_T > 0) & (trials.roles_T == Role.PARAMETER)
         assert np.flatnonzero(counts_T).tolist() == imitated
         assert (trials.weights_T[trials.roles_T == Role.VALUE] == 1).all()
+
+
+def test_rows_are_as_short_as_their_studies_and_as_many_as_fill_the_batch() -> None:
+    """The longest study decides; what the batch holds stays the same."""
+    short, long = (random_study(plane(2), n, np.random.default_rng(0)) for n in (7, 30))
+    config = BatchConfig(rows=2, tokens=96, text_tokens=256)
+
+    def shape(*studies: Study) -> tuple[int, ...]:
+        problems = [TOKENIZER.encode_problem(study.problem, "") for study in studies]
+        examples = [
+            (problem, TOKENIZER.encode_trials(study, problem))
+            for problem, study in zip(problems, studies, strict=True)
+        ]
+        return pack(examples, TOKENIZER, config).inputs_BT.shape
+
+    assert shape(*[short] * 8) == (8, 24)
+    assert shape(*[short] * 8, long) == (2, 96)

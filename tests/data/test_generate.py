@@ -93,15 +93,16 @@ def test_every_teacher_leaves_valid_studies(problems: str, teacher: str) -> None
         assert (study.predictive_R2 is not None) == (problems == "gaussian_process")
 
 
-def test_architectures_have_a_teacher_that_knows_their_cost() -> None:
-    part = Part(problems="layered", teachers=("layernas",), trials=(40,))
+@pytest.mark.parametrize("teacher", ["layernas", "training_aware_evolution"])
+def test_architectures_have_teachers_that_know_their_cost(teacher: str) -> None:
+    part = Part(problems="layered", teachers=(teacher,), trials=(40,))
     studies = generate_block(GenerateConfig(mixture=(part,), block=5), 0, 0)
-    assert {study.algorithm for study in studies} == {"layernas"}
+    assert {study.algorithm for study in studies} == {teacher}
     for study in studies:
         validate(study)
         assert (study.states_R == State.COMPLETED).any()
     with pytest.raises(ConfigError, match='needs a cost, which problems="bbob" do not have'):
-        Part(teachers=("layernas",))
+        Part(teachers=(teacher,))
 
 
 def test_past_studies_are_problems_unless_they_are_held_out(tmp_path: Path) -> None:
@@ -159,6 +160,19 @@ def test_shards_do_not_depend_on_the_number_of_workers(tmp_path: Path) -> None:
     assert all(map(_same, one, two))
     stream = [study for index in range(8) for study in generate_block(SMALL, 3, index)]
     assert all(map(_same, one, stream[:30]))
+
+
+def test_a_ray_cluster_makes_the_same_shards(tmp_path: Path) -> None:
+    pytest.importorskip("ray", reason="Ray is an extra: pip install 'optformer[ray]'")
+    here = generate(SMALL, tmp_path / "here", seed=3, studies=30)
+    there = generate(SMALL, tmp_path / "there", seed=3, studies=30, cluster="local")
+    assert here == there
+    files = [
+        {path.name: path.read_bytes() for path in folder.glob("*")}
+        for folder in (tmp_path / "here", tmp_path / "there")
+    ]
+    assert len(files[0]) == 5
+    assert files[0] == files[1]
 
 
 def test_the_manifest_counts_what_the_shards_hold(tmp_path: Path) -> None:

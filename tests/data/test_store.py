@@ -31,6 +31,7 @@ NAN = float("nan")
 def assert_same(ours: Study, theirs: Study) -> None:
     assert ours.problem == theirs.problem
     assert ours.algorithm == theirs.algorithm
+    assert ours.notes == theirs.notes
     np.testing.assert_array_equal(ours.values_RP, theirs.values_RP)
     np.testing.assert_array_equal(ours.metrics_RM, theirs.metrics_RM)
     np.testing.assert_array_equal(ours.states_R, theirs.states_R)
@@ -110,6 +111,7 @@ def odd() -> Study:
         ),
         metrics_RM=np.array([[-1e300, NAN], [NAN, NAN], [NAN, 1.0]]),
         states_R=np.array([0, 1, 2], np.int8),
+        notes=({"машина": "a7"}, {}, {"": '"\n'}),
     )
 
 
@@ -235,6 +237,27 @@ def test_columns_read_well_elsewhere(tmp_path: Path) -> None:
     assert row["predictive"] is None
     assert json.loads(row["metadata"]) == {"ключ": "значение", "": ""}
     assert json.loads(row["space"])["parameters"][0]["name"] == "lr"
+
+
+def test_pandas_polars_and_duckdb_read_shards(tmp_path: Path) -> None:
+    pandas, polars, duckdb = map(pytest.importorskip, ("pandas", "polars", "duckdb"))
+    store.write([plain("a"), odd()], tmp_path, source="test")
+    (path,) = store.shard_paths(tmp_path)
+
+    frame = pandas.read_parquet(path)
+    assert frame["trials"].tolist() == [3, 3]
+    best = polars.read_parquet(path).select(
+        polars.col("name"),
+        polars.col("metrics").list.eval(polars.element().list.first()).list.max().alias("best"),
+    )
+    assert best["best"].to_list() == [plain("a").metrics_RM.max(), -1e300]
+    query = (
+        f"SELECT algorithm, sum(trials), any_value(notes[1]) FROM '{path}' GROUP BY 1 ORDER BY 1"
+    )
+    assert duckdb.sql(query).fetchall() == [
+        ("", 3, '{"машина":"a7"}'),
+        ("random_search", 3, None),
+    ]
 
 
 def _truncate(path: Path) -> None:

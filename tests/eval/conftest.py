@@ -10,7 +10,7 @@ import pytest
 from optformer import checkpoint
 from optformer.model import transformer
 from optformer.model.config import MICRO
-from optformer.model.train import to_numpy
+from optformer.model.sharding import to_numpy
 from optformer.model.transformer import Ids
 from optformer.tokenization.tokenizer import StudyTokenizer
 
@@ -31,7 +31,7 @@ def save_model() -> SaveModel:
             config=config,
             tokenizer=tokenizer,
             weights=to_numpy(weights),
-            algorithms=("random_search",),
+            algorithms=("random_search", "hill_climbing", "optimum"),
         )
         checkpoint.save(saved, folder)
         return folder

@@ -120,6 +120,19 @@ class Counting:
         return Recorder(problem, seed)
 
 
+@dataclasses.dataclass(frozen=True)
+class Processes:
+    """Leaves a file with the number of the process of every run."""
+
+    folder: Path
+    fresh_process: bool = False
+
+    def __call__(self, problem, seed):
+        count = len(list(self.folder.iterdir()))
+        (self.folder / f"{self.fresh_process}-{os.getpid()}-{count}").touch()
+        return Recorder(problem, seed)
+
+
 class Chorus:
     """Several `Recorder`s in lockstep; notes how many. Those with a seed in `broken` raise."""
 

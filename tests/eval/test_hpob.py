@@ -4,7 +4,7 @@ import shutil
 import numpy as np
 import pytest
 
-from optformer.errors import SourceError
+from optformer.errors import ConfigError, SourceError
 from optformer.eval import hpob
 from optformer.eval.runner import run
 
@@ -119,10 +119,29 @@ def test_published_first_values_are_those_of_the_initial_points(shared_data):
         np.testing.assert_allclose(first_S, published[space][dataset][:, 0], atol=1e-6)
 
 
-def test_restricting_keeps_common_tasks_only():
-    curves = {"a": {"x": np.zeros((1, 1)), "y": np.zeros((1, 1))}, "b": {"z": np.zeros((1, 1))}}
-    kept = hpob.restrict(curves, {"a": {"y": np.zeros((1, 1))}})
-    assert {space: list(datasets) for space, datasets in kept.items()} == {"a": ["y"]}
+def test_published_curves_become_optimizers_of_the_same_runs(release, tmp_path):
+    (task,) = hpob.tasks(release[0], trials=3)
+    results = run({"s": Sweep}, [task], [1, 3], tmp_path / "out", protocol=hpob.PROTOCOL)
+    runs_ST = np.linspace(0, 1, 5 * 9).reshape(5, 9)
+    both = hpob.with_published(results, {"theirs": {"1": {"2": runs_ST}}})
+    assert both.optimizers == ("s", "theirs") and both.missing == 0
+    np.testing.assert_array_equal(hpob.curves(both, "theirs")["1"]["2"], runs_ST[[1, 3], :4])
+    np.testing.assert_array_equal(hpob.curves(both, "s")["1"]["2"], both.exact_best_OKST[0, 0])
+    for bad in ({"1": {}}, {"1": {"2": runs_ST[:3]}}, {"1": {"2": runs_ST[:, :3]}}):
+        with pytest.raises(ConfigError, match=r"'theirs' have . initialisations and . trials"):
+            hpob.with_published(results, {"theirs": bad})
+
+
+def test_macro_bands_resample_tasks_within_their_spaces():
+    rng = np.random.default_rng(0)
+    sure = {"a": {"x": np.full((2, 3), 0.2)}, "b": {"y": np.full((2, 3), 0.6)}}
+    for part_T in hpob.macro_band(sure, rng):
+        np.testing.assert_allclose(part_T, 0.4)
+    spread = {"a": {f"{k}": np.full((2, 1), k / 10) for k in range(11)}}
+    mean_T, low_T, high_T = hpob.macro_band(spread, rng)
+    assert mean_T == pytest.approx([0.5])
+    # The standard error of the mean of 11 equally spaced values.
+    assert high_T[0] - low_T[0] == pytest.approx(2 * 1.96 * np.sqrt(0.1 / 11), rel=0.1)
 
 
 def test_missing_files_say_where_the_release_is(release, tmp_path):
@@ -135,3 +154,67 @@ def test_missing_files_say_where_the_release_is(release, tmp_path):
     (partial / "saved-surrogates" / "surrogate-1-2.json").unlink()
     with pytest.raises(SourceError, match="surrogate-1-2"):
         hpob.tasks(partial)
+
+
+class Greedy:
+    """Chooses the row with the largest first coordinate; keeps what it is told."""
+
+    def __init__(self, problem, seed):
+        self.told = []
+
+    def choose(self, values_NP):
+        return int(values_NP[:, 0].argmax())
+
+    def suggest(self, count):
+        raise AssertionError("it was to choose")
+
+    def update(self, values_NP, metrics_NM, states_N):
+        self.told += metrics_NM[:, 0].tolist()
+
+
+def official_discrete(x, y, initial, trials):
+    """The handler's loop for `Greedy`, in a few lines."""
+    y = (y - y.min()) / (y.max() - y.min())
+    pending, current = [row for row in range(len(x)) if row not in initial], list(initial)
+    best = [y[current].max()]
+    for _ in range(trials):
+        current.append(pending.pop(int(x[pending, 0].argmax())))
+        best.append(y[current].max())
+        if y.max() in best:
+            break
+    return best + [y.max()] * (trials - len(best) + 1)
+
+
+def test_discrete_runs_follow_the_official_handler(release, tmp_path):
+    folder = shutil.copytree(release[0], tmp_path / "release")
+    rng = np.random.default_rng(1)
+    x = np.round(rng.random((60, 2)), 1)  # many rows are repeated, with other values
+    y = x[:, 0] - 2 * (x[:, 1] - 0.4) ** 2 + 0.1 * rng.random(60)
+    data = {"1": {"2": {"X": x.tolist(), "y": y[:, None].tolist()}}}
+    (folder / "hpob-data" / "meta-test-dataset.json").write_text(json.dumps(data))
+    (task,) = hpob.discrete_tasks(folder, trials=12)
+    results = run({"g": Greedy}, [task], hpob.SEEDS, tmp_path / "out", protocol=hpob.DISCRETE)
+    assert not results.failures
+    runs_ST = hpob.curves(results, "g")["1"]["2"]
+    for seed in hpob.SEEDS:
+        want_T = official_discrete(x, y, list(range(5 * seed, 5 * seed + 5)), 12)
+        np.testing.assert_allclose(runs_ST[seed], want_T, atol=1e-12)
+    # One run finds the best early and stays there; one with another order does not.
+    assert (runs_ST[:, -1] == 1.0).any() and (runs_ST[:, 1] < 1.0).any()
+
+
+def test_optimizers_that_cannot_choose_take_the_nearest_untried_row(release, tmp_path):
+    folder = shutil.copytree(release[0], tmp_path / "release")
+    x = np.stack([np.arange(40) / 40, np.arange(40) / 40], axis=1)
+    data = {"1": {"2": {"X": x.tolist(), "y": (-x[:, :1]).tolist()}}}
+    (folder / "hpob-data" / "meta-test-dataset.json").write_text(json.dumps(data))
+    (task,) = hpob.discrete_tasks(folder, trials=3)
+    run({"s": Sweep}, [task], [1], tmp_path / "out", protocol=hpob.DISCRETE)
+    tried = [values_NP[0, 0] for values_NP, _ in Sweep.last.told[1:]]
+    # Rows 5 to 9 are starting points: 0.1 is row 4, the nearest left is 0.075 or 0.25 = row 10.
+    assert tried == pytest.approx([4 / 40, 10 / 40, 12 / 40])
+
+
+def test_a_release_with_initial_points_only_cannot_be_chosen_among(release):
+    with pytest.raises(SourceError, match="only the 25 initial points of 1/2"):
+        hpob.discrete_tasks(release[0])

@@ -28,18 +28,12 @@ def test_labels_that_are_apart_stay_where_they_are():
     assert plots._apart([0.1, 0.5, 0.9], 0.06) == pytest.approx([0.1, 0.5, 0.9])
 
 
-def test_cliques_are_the_largest_groups_within_the_critical_difference():
-    assert plots._cliques([1.0, 1.5, 2.2, 4.0], 1.0) == [(1.0, 1.5), (1.5, 2.2)]
-    assert plots._cliques([1.0, 1.2, 1.4], 1.0) == [(1.0, 1.4)]
-    assert plots._cliques([1.0, 3.0], 1.0) == []
-
-
-def test_published_curves_are_dashed_and_say_so():
+def test_published_curves_are_dashed():
     x_T = np.arange(5.0)
     figure = plots.plot_curves(
         [
             plots.Curve(name="ours", x_T=x_T, mean_T=x_T),
-            plots.Curve(name="theirs", x_T=x_T, mean_T=x_T + 1, published=True),
+            plots.Curve(name="theirs (published)", x_T=x_T, mean_T=x_T + 1, published=True),
         ],
         x_label="x",
         y_label="y",
@@ -50,3 +44,18 @@ def test_published_curves_are_dashed_and_say_so():
     assert lines["theirs (published)"].is_dashed() and not lines["ours"].is_dashed()
     texts = {text.get_text() for text in axes.texts}
     assert texts == {"ours", "theirs (published)", "UNFINISHED RUN"}
+
+
+def test_rankings_and_matrices_are_drawn_for_many_names():
+    names = [f"name_{index}" for index in range(12)]
+    ranking = plots.Ranking(
+        ranks={name: 1.0 + index for index, name in enumerate(names)}, groups=[names[:3], names[2:]]
+    )
+    figure = plots.plot_critical_difference({"a": ranking, "b": ranking}, unfinished=True)
+    for axes in figure.axes:
+        texts = [text.get_text() for text in axes.texts]
+        assert "name 11  12.00" in texts and "UNFINISHED RUN" in texts
+    figure = plots.plot_matrices(
+        {"one": np.eye(12), "two": np.zeros((12, 12))}, names, x_label="x", y_label="y"
+    )
+    assert len(figure.axes[0].texts) == 144

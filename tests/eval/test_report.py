@@ -87,6 +87,8 @@ def test_two_folders_are_compared_in_one_report(folder, tmp_path):
     page = write_report([folder, other], tmp_path / "report.html", title="t")
     assert "4 tasks, 4 runs an optimizer" in page.read_text()
     assert "other/corner" in page.read_text()
+    (row,) = table(tmp_path / "twins.csv")
+    assert row["optimizer"] == "corner" and row["won / tied / lost"] == "0 / 4 / 0"
     run({"corner": Corner}, [task()], [0], tmp_path / "third", protocol="else")
     with pytest.raises(ConfigError, match="cannot be compared"):
         write_report([folder, tmp_path / "third"], tmp_path / "report.html", title="t")
@@ -110,6 +112,6 @@ def test_published_curves_stand_beside_ours_on_the_same_tasks(tmp_path):
     published = {"GP": {"a": {"1": rising, "9": rising * 0}, "b": {"1": rising}, "c": {}}}
     page = write_report(tmp_path / "runs", tmp_path / "report.html", title="t", published=published)
     rows = {row["optimizer"]: row for row in table(tmp_path / "hpob.csv")}
-    assert rows["GP (published)"]["@5"] == "0.7500"
+    assert rows["GP (published)"]["@5"] == "0.7500 [0.7500, 0.7500]"
     assert (rows["GP (published)"]["spaces"], rows["GP (published)"]["tasks"]) == ("2", "2")
     assert "Published curves" in page.read_text()

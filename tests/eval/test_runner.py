@@ -1,3 +1,5 @@
+import os
+
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
@@ -7,7 +9,17 @@ from optformer.eval.results import merge, read
 from optformer.eval.runner import run
 from optformer.eval.task import Start, random_start
 from optformer.study import Goal, State
-from tests.eval.quadratic import Breaks, Chorus, Corner, Counting, Kills, Quadratic, Recorder, task
+from tests.eval.quadratic import (
+    Breaks,
+    Chorus,
+    Corner,
+    Counting,
+    Kills,
+    Processes,
+    Quadratic,
+    Recorder,
+    task,
+)
 
 UNTIMED = ["optimizer", "task", "seed", "trial", "values", "metric", "exact", "best", "error"]
 
@@ -226,3 +238,16 @@ def test_an_error_in_a_group_is_that_of_the_run_that_has_it_alone(tmp_path):
     assert {(failure.task, failure.seed) for failure in results.failures} == {("a", 1), ("b", 1)}
     assert chorus.groups == [4, 1, 1, 1, 1]
     assert results.missing == 0
+
+
+def test_optimizers_that_leak_get_a_process_for_each_run(tmp_path):
+    folder = tmp_path / "marks"
+    folder.mkdir()
+    optimizers = {"fresh": Processes(folder, fresh_process=True), "kept": Processes(folder)}
+    run(optimizers, [task("a"), task("b")], [0], tmp_path / "out", protocol="test")
+    by_kind = {
+        kind: {path.name.split("-")[1] for path in folder.glob(f"{kind}-*")}
+        for kind in ("True", "False")
+    }
+    assert by_kind["False"] == {str(os.getpid())}
+    assert len(by_kind["True"]) == 2 and str(os.getpid()) not in by_kind["True"]

@@ -6,72 +6,6 @@ from optformer.eval import statistics
 RNG = np.random.default_rng
 
 
-def predictions(rng, count=6000, bins=200):
-    """Bell-shaped distributions of many widths, and a truth drawn from each."""
-    centre_N1, width_N1 = rng.random((count, 1)), rng.uniform(0.01, 0.3, (count, 1))
-    middle_Q = (np.arange(bins) + 0.5) / bins
-    weights_NQ = np.exp(-(((middle_Q - centre_N1) / width_N1) ** 2) / 2)
-    probabilities_NQ = weights_NQ / weights_NQ.sum(1, keepdims=True)
-    bin_N = (np.cumsum(probabilities_NQ, 1) < rng.random((count, 1))).sum(1)
-    return probabilities_NQ, (np.minimum(bin_N, bins - 1) + rng.random(count)) / bins
-
-
-def test_right_predictions_are_calibrated():
-    probabilities_NQ, truth_N = predictions(RNG(0))
-    assert statistics.expected_calibration_error(probabilities_NQ, truth_N) < 0.015
-    pit_N = statistics.pit(probabilities_NQ, truth_N)
-    shares, _ = np.histogram(pit_N, 10, (0, 1))
-    np.testing.assert_allclose(shares / len(pit_N), 0.1, atol=0.015)
-    levels_C, observed_C = statistics.calibration_curve(pit_N)
-    np.testing.assert_allclose(observed_C, levels_C, atol=0.02)
-
-
-def test_too_sure_predictions_are_found_out():
-    probabilities_NQ, truth_N = predictions(RNG(0))
-    sharp_NQ = probabilities_NQ**4
-    sharp_NQ /= sharp_NQ.sum(1, keepdims=True)
-    assert statistics.expected_calibration_error(sharp_NQ, truth_N) > 0.03
-    levels_C, observed_C = statistics.calibration_curve(statistics.pit(sharp_NQ, truth_N))
-    assert (observed_C[1:-1] < levels_C[1:-1]).all()
-    # A proper score: the truth's own distribution beats any other.
-    sharp = statistics.log_density(sharp_NQ, truth_N).mean()
-    assert sharp < statistics.log_density(probabilities_NQ, truth_N).mean()
-
-
-@pytest.mark.parametrize("bins", [1, 100, 1000])
-def test_uniform_predictions_have_log_density_zero_and_the_truth_as_pit(bins):
-    truth_N = RNG(0).random(50)
-    uniform_NQ = np.full((50, bins), 1 / bins)
-    np.testing.assert_allclose(statistics.log_density(uniform_NQ, truth_N), 0.0, atol=1e-12)
-    np.testing.assert_allclose(statistics.pit(uniform_NQ, truth_N), truth_N, atol=1e-9)
-
-
-def test_log_density_does_not_depend_on_how_finely_a_density_is_cut():
-    coarse_NQ, truth_N = predictions(RNG(1), count=200, bins=100)
-    fine_NQ = np.repeat(coarse_NQ, 10, axis=1) / 10
-    for measure in (statistics.log_density, statistics.pit):
-        np.testing.assert_allclose(measure(fine_NQ, truth_N), measure(coarse_NQ, truth_N))
-    assert statistics.expected_calibration_error(fine_NQ, truth_N) == pytest.approx(
-        statistics.expected_calibration_error(coarse_NQ, truth_N)
-    )
-
-
-def test_predictions_at_the_ends_count_as_the_last_bins():
-    probabilities_NQ = np.array([[0.25, 0.75], [0.25, 0.75]])
-    density_N = statistics.log_density(probabilities_NQ, np.array([0.0, 1.0]))
-    np.testing.assert_allclose(density_N, np.log([0.5, 1.5]))
-    np.testing.assert_allclose(statistics.pit(probabilities_NQ, np.array([0.0, 1.0])), [0.0, 1.0])
-    assert statistics.log_density(np.array([[1.0, 0.0]]), np.array([0.9]))[0] == -np.inf
-
-
-def test_ece_by_hand():
-    # Confidences 0.75 (right), 0.75 (wrong): gap 0.25; and 0.95 (right): gap 0.05.
-    confidence_N = np.array([0.75, 0.75, 0.95])
-    right_N = np.array([True, False, True])
-    want = (2 * 0.25 + 1 * 0.05) / 3
-    assert statistics.calibration_error(confidence_N, right_N) == pytest.approx(want)
-
-
 def test_means_are_over_seeds_then_tasks_and_leave_nan_out():
     scores_OKST = np.array([[[[0.0], [1.0]], [[0.2], [np.nan]]]])
     band = statistics.mean_band(scores_OKST, RNG(0))
@@ -130,7 +64,50 @@ def test_holm_by_hand():
     assert statistics.holm([0.04, 0.01, 0.02]) == pytest.approx([0.04, 0.03, 0.04])
 
 
-@pytest.mark.parametrize(("optimizers", "q"), [(2, 1.960), (5, 2.728), (10, 3.164)])
-def test_critical_difference_is_that_of_demsars_table_5(optimizers, q):
-    want = q * np.sqrt(optimizers * (optimizers + 1) / (6 * 20))
-    assert statistics.critical_difference(optimizers, 20) == pytest.approx(want, abs=1e-3)
+def test_friedman_sees_an_order_and_nothing_in_equal_scores():
+    ordered_OK = np.arange(3.0)[:, None] + 0.1 * RNG(0).random((3, 12))
+    assert statistics.friedman(ordered_OK) < 1e-4
+    assert statistics.friedman(np.ones((3, 12))) == 1.0
+    assert statistics.friedman(RNG(1).random((3, 12))) > 0.05
+
+
+def test_pairwise_p_values_are_symmetric_and_corrected():
+    scores_OK = RNG(0).random((3, 12))
+    scores_OK[0] += 2.0
+    p_OO = statistics.pairwise_p_values(scores_OK)
+    np.testing.assert_array_equal(p_OO, p_OO.T)
+    assert p_OO[0, 1] == pytest.approx(3 * 2 / 2**12)  # all 12 pairs one way, three comparisons
+    assert p_OO[1, 2] > 0.05
+    np.testing.assert_array_equal(statistics.pairwise_p_values(np.ones((2, 6))), 1.0)
+
+
+def test_alike_are_neighbours_in_rank_of_which_no_pair_differs():
+    ranks_O = np.array([3.0, 1.0, 2.0, 4.0])  # the order is 1, 2, 0, 3
+    p_OO = np.ones((4, 4))
+    assert statistics.alike(ranks_O, p_OO) == [(1, 2, 0, 3)]
+    p_OO[1, 0] = p_OO[0, 1] = 0.01
+    p_OO[1, 3] = p_OO[3, 1] = 0.01
+    assert statistics.alike(ranks_O, p_OO) == [(1, 2), (2, 0, 3)]
+    assert statistics.alike(ranks_O, np.eye(4)) == []
+
+
+def test_distance_of_seeds_is_how_far_values_must_move():
+    first_KST = np.array([[[0.0], [1.0]]])
+    assert statistics.seed_distance(first_KST, first_KST[:, ::-1]) == pytest.approx(0.0)
+    assert statistics.seed_distance(first_KST, first_KST + 0.3) == pytest.approx(0.3)
+    assert statistics.seed_distance(first_KST, np.array([[[0.5], [0.5]]])) == pytest.approx(0.5)
+
+
+def test_two_sample_test_holds_its_level_and_finds_a_shift():
+    rng = RNG(0)
+    hard_K11 = 5 * rng.normal(size=(8, 1, 1))  # tasks differ much more than algorithms
+    p_values = []
+    for _ in range(60):
+        first_KST, second_KST = hard_K11 + rng.normal(size=(2, 8, 4, 1))
+        p_T, chance_T = statistics.same_distribution(first_KST, second_KST, rng, permutations=99)
+        p_values.append(p_T[0])
+        assert chance_T[0] > 0
+    assert np.mean(np.array(p_values) <= 0.1) < 0.25
+    p_T, chance_T = statistics.same_distribution(first_KST, second_KST + 2.0, rng, permutations=499)
+    assert p_T[0] == pytest.approx(1 / 500)
+    assert statistics.seed_distance(first_KST, second_KST + 2.0).mean() > chance_T[0]

@@ -20,7 +20,9 @@ from tests.tokenization.released import released_tokenizer
 TOKENIZER = StudyTokenizer()
 IDS = Ids.of(TOKENIZER.vocabulary)
 TINY = dataclasses.replace(MICRO, decoder_layers=2)
-T5 = dataclasses.replace(TINY, position="token", slots=0, value_head=False, number_embedding="row")
+T5 = dataclasses.replace(
+    TINY, position="token", slots=0, trial_sum=False, value_head=False, number_embedding="row"
+)
 CONFIGS = {
     "default": (TINY, TOKENIZER),
     "t5": (T5, TOKENIZER),
@@ -145,7 +147,7 @@ def test_sampling_frequencies_equal_the_models_probabilities() -> None:
     tokens_BNP, _ = engine.rollout(history, rules, np.full((1, draws, 4), -1), 1.0, np.array([3]))
     logits_O = np.asarray(transformer.token_logits(weights, IDS, history.hidden_BD))[0]
     choices = np.flatnonzero(legal.tokens_PO[0])
-    share = np.exp(logits_O[choices] - logits_O[choices].max())
+    share = np.exp((logits_O[choices] - logits_O[choices].max()).astype(np.float64))
     observed = [(tokens_BNP[0, :, 0] == choice).sum() for choice in choices]
     assert sum(observed) == draws
     assert scipy.stats.chisquare(observed, draws * share / share.sum()).pvalue > 1e-4

@@ -1,6 +1,5 @@
 """Training learns, resumes exactly, and stops when it must."""
 
-import dataclasses
 from pathlib import Path
 
 import jax
@@ -15,37 +14,8 @@ from optformer.model import train as training
 from optformer.model.reports import Report, read_log
 from optformer.model.train import TrainingError
 from optformer.study import Metric, Parameter, ParameterType, Problem
-from tests.studies import MIXED, plane, random_study
-
-SMALL = [
-    "model.width=32",
-    "model.heads=2",
-    "model.head_size=16",
-    "model.feed_forward=64",
-    "model.encoder_layers=1",
-    "model.decoder_layers=1",
-    "batch.rows=4",
-    "batch.tokens=64",
-    "batch.text_tokens=128",
-    "batch.augment.names=0",
-    "batch.augment.values=0",
-    "optimizer.warmup=5",
-    "train.evaluate_every=10",
-    "train.checkpoint_every=5",
-    "train.validation=0.2",
-]
-STUDIES = [
-    dataclasses.replace(
-        random_study(problem, 12, np.random.default_rng(seed)),
-        problem=dataclasses.replace(problem, name=f"{problem.name}-{seed}", title=""),
-    )
-    for seed in range(12)
-    for problem in (MIXED, plane(2))
-]
-
-
-def run(folder: Path, *overrides: str, **options: object) -> training.TrainResult:
-    return training.train(load_config(None, [*SMALL, *overrides]), folder, STUDIES, **options)
+from tests.model.tiny import SMALL, STUDIES, run
+from tests.studies import plane, random_study
 
 
 def weights_of(folder: Path) -> dict[str, np.ndarray]:

@@ -12,7 +12,7 @@ from optformer import checkpoint, pyvizier
 from optformer.errors import ConfigError, StudyError
 from optformer.model import transformer
 from optformer.model.config import MICRO
-from optformer.model.train import to_numpy
+from optformer.model.sharding import to_numpy
 from optformer.model.transformer import Ids
 from optformer.policies.acquisition import ACQUISITIONS
 from optformer.policies.model import (
@@ -60,7 +60,7 @@ def test_the_released_format_goes_through_the_same_engine(tmp_path: Path) -> Non
     """Saved, loaded, and legal: separators are steps, and the decoder writes every id."""
     tokenizer = released_tokenizer()
     config = dataclasses.replace(
-        MICRO, decoder_layers=1, position="token", slots=0, value_head=False
+        MICRO, decoder_layers=1, position="token", slots=0, trial_sum=False, value_head=False
     )
     weights = transformer.init(config, Ids.of(tokenizer.vocabulary), jax.random.key(0))
     saved = checkpoint.Checkpoint(config=config, tokenizer=tokenizer, weights=to_numpy(weights))
@@ -172,6 +172,22 @@ def test_what_is_kept_of_a_study_does_not_change_what_is_suggested(model: OptFor
         got = kept.propose([part], 1, settings, rngs[0])[0]
         want = Session(model, keys).propose([part], 1, settings, rngs[1])[0]
         np.testing.assert_allclose(got, want, atol=1e-6)
+
+
+def test_studies_that_change_are_read_again_without_the_others(model: OptFormer) -> None:
+    """A new best value rescales one study of five; each goes on as it would alone."""
+    rng = np.random.default_rng(7)
+    studies = [random_study(plane(2), 9, rng) for _ in range(5)]
+    studies[3].metrics_RM[5] = 100.0
+    keys = [(study.problem, "random_search") for study in studies]
+    together, alone = Session(model, keys), [Session(model, [key]) for key in keys]
+    for trials in range(2, 9):
+        parts = [study.rows(slice(0, trials + row % 2)) for row, study in enumerate(studies)]
+        rngs = [[np.random.default_rng(row) for row in range(5)] for _ in "12"]
+        got = together.propose(parts, 1, policy("mean"), rngs[0])
+        for row, part in enumerate(parts):
+            want = alone[row].propose([part], 1, policy("mean"), [rngs[1][row]])[0]
+            np.testing.assert_allclose(got[row], want, atol=1e-6)
 
 
 def test_studies_of_different_shapes_go_together_as_they_do_alone(model: OptFormer) -> None:

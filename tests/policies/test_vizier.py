@@ -1,5 +1,6 @@
 """The model behind Vizier's interfaces, with Vizier's own client and server."""
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import pytest
 from vizier import algorithms as vza
 from vizier import pythia
 from vizier import pyvizier as vz
+from vizier.interfaces import serializable
 from vizier.service import clients
 from vizier.service import pyvizier as service_vz
 
@@ -50,6 +52,60 @@ def test_the_designer_tunes(model: OptFormer) -> None:
     assert again.suggest(1) == designer.suggest(1)
 
 
+def told(model: OptFormer) -> OptFormerDesigner:
+    """A designer that knows a completed, an infeasible and an active trial."""
+    designer = OptFormerDesigner(statement(), model, seed=0)
+    trials = [each.to_trial(index) for index, each in enumerate(designer.suggest(3), start=1)]
+    trials[0].complete(vz.Measurement(metrics={"accuracy": 0.1 + 0.2}))
+    trials[1].complete(vz.Measurement(), infeasibility_reason="out of memory")
+    designer.update(vza.CompletedTrials(trials[:2]), vza.ActiveTrials(trials[2:]))
+    return designer
+
+
+def test_a_designers_state_goes_on_in_another(model: OptFormer) -> None:
+    designer = told(model)
+    again = OptFormerDesigner(statement(), model, seed=0)
+    again.load(designer.dump())
+    assert again.dump() == designer.dump()
+    assert again.suggest(2) == designer.suggest(2)
+    # A completed trial moves from the active ones.
+    extra = designer._active[3]
+    extra.complete(vz.Measurement(metrics={"accuracy": 0.5}))
+    again.update(vza.CompletedTrials([extra]), vza.ActiveTrials())
+    assert (sorted(again._completed), sorted(again._active)) == ([1, 2, 3], [])
+
+
+@pytest.mark.parametrize("text", [None, "{", "[3]", '[{"id": 1, "parameters": {"no": 1}}]', "[{}]"])
+def test_a_damaged_state_leaves_a_designer_as_it_was(model: OptFormer, text: str | None) -> None:
+    designer = told(model)
+    before = designer.dump()
+    metadata = vz.Metadata()
+    if text is not None:
+        metadata.ns("optformer")["trials"] = text
+    with pytest.raises(serializable.HarmlessDecodeError):
+        designer.load(metadata)
+    assert designer.dump() == before
+
+
+def test_viziers_benchmarks_keep_the_designer_as_metadata(model: OptFormer) -> None:
+    """Vizier's policy hands on only new trials, and finds the others in the state."""
+    policy = vza.PartiallySerializableDesignerPolicy(
+        statement(),
+        supporter := pythia.InRamPolicySupporter(statement()),
+        lambda problem, **options: OptFormerDesigner(problem, model, seed=0),
+    )
+    for number in range(1, 4):
+        (trial,) = supporter.SuggestTrials(policy, 1)
+        assert trial.id == number
+        trial.complete(vz.Measurement(metrics={"accuracy": measure(trial)}))
+    assert [row["id"] for row in _rows_in(supporter.study_config.metadata)] == [1, 2]
+
+
+def _rows_in(metadata: vz.Metadata) -> list[dict]:
+    (text,) = [value for _, key, value in metadata.all_items() if key == "trials"]
+    return json.loads(text)
+
+
 def test_the_algorithms_name_and_metadata_set_the_policy() -> None:
     problem = statement()
     assert policy_config("OPTFORMER", problem).acquisition == "ei"
@@ -66,6 +122,8 @@ def test_the_algorithms_name_and_metadata_set_the_policy() -> None:
 @pytest.mark.parametrize(
     ("algorithm", "metadata", "says"),
     [
+        ("OPTFORMER", {"acquisition": "e"}, "optformer.acquisition='e' must be one of ei, ts"),
+        ("OPTFORMER", {"temperature": "-1"}, "temperature=-1.0 must be above 0"),
         ("OPTFORMER_EE", {}, "no algorithm 'OPTFORMER_EE'.*Did you mean OPTFORMER_EI"),
         ("OPTFORMER", {"candidate": "7"}, "Did you mean optformer.candidates"),
         ("OPTFORMER", {"candidates": "many"}, "optformer:candidates='many' must be of type int"),

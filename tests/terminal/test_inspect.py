@@ -17,7 +17,7 @@ from optformer.eval.optimizers import optimizer
 from optformer.eval.runner import run
 from optformer.model import transformer
 from optformer.model.config import MICRO
-from optformer.model.train import to_numpy
+from optformer.model.sharding import to_numpy
 from optformer.model.transformer import Ids
 from optformer.study import Study
 from optformer.terminal.inspect import describe

@@ -15,7 +15,8 @@ class Privacy:
     """What to remove from studies. The names of algorithms always stay: they are the prompts.
 
     Attributes:
-      drop_text: number the studies instead of naming them; drop titles and metadata.
+      drop_text: number the studies instead of naming them; drop titles, metadata and the notes
+        of trials.
       hash_names: names of studies, parameters, metrics and categories become hashes: the same
         name has the same hash under one key, and cannot be found by guessing without it.
       key: the secret of the hashes.
@@ -34,6 +35,7 @@ class Privacy:
             problem = dataclasses.replace(
                 problem, name=f"study-{number:06d}", title="", metadata=()
             )
+            study = dataclasses.replace(study, notes=None)
         return dataclasses.replace(study, problem=problem)
 
     def hash(self, text: str) -> str:

@@ -5,6 +5,7 @@ Their formulas are those of Hansen et al., "Real-Parameter Black-Box Optimizatio
 """
 
 import dataclasses
+import operator
 from collections.abc import Sequence
 
 import numpy as np
@@ -31,6 +32,8 @@ class Noise:
     additive: float = 0.0
 
 
+_SETTINGS = operator.attrgetter("gaussian", "uniform", "cauchy", "cauchy_frequency", "additive")
+
 NOISES: dict[str, Noise] = {
     "NO_NOISE": Noise(),
     "MODERATE_GAUSSIAN": Noise(gaussian=0.01),
@@ -53,21 +56,18 @@ def apply(
 ) -> Float64[np.ndarray, "B N"]:
     """Noisy versions of values that are to be minimized, each row under its own setting."""
 
-    def column(field: str) -> Float64[np.ndarray, "B 1"]:
-        return np.array([[getattr(noise, field)] for noise in noises])
-
+    settings = np.array(list(map(_SETTINGS, noises)))[:, :, None]
+    gaussian_B1, shrink_B1, strength_B1, frequency_B1, additive_B1 = settings.swapaxes(0, 1)
     shape = values_BN.shape
     # One at a time: all that is off multiplies by 1 or adds 0.
-    noisy_BN = values_BN * np.exp(column("gaussian") * rng.standard_normal(shape))
-    shrink_B1 = column("uniform")
+    noisy_BN = values_BN * np.exp(gaussian_B1 * rng.standard_normal(shape))
     if shrink_B1.any():
         amplify_B1 = shrink_B1 * (0.49 + 1.0 / parameters)
         larger_BN = (1e9 / np.maximum(values_BN, TARGET)) ** (amplify_B1 * rng.random(shape))
         noisy_BN *= rng.random(shape) ** shrink_B1 * np.maximum(1.0, larger_BN)
-    strength_B1 = column("cauchy")
     if strength_B1.any():
-        seldom_BN = rng.random(shape) < column("cauchy_frequency")
+        seldom_BN = rng.random(shape) < frequency_B1
         offset_BN = 1000.0 + seldom_BN * rng.standard_cauchy(shape)
         noisy_BN += strength_B1 * np.maximum(0.0, offset_BN)
     stable_BN = np.where(values_BN >= TARGET, noisy_BN, values_BN)
-    return stable_BN + column("additive") * rng.standard_normal(shape)
+    return stable_BN + additive_B1 * rng.standard_normal(shape)

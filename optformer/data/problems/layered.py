@@ -2,9 +2,10 @@
 
 The space is a stack of inverted bottlenecks, as in MobileNetV2, TuNAS and EfficientNetV2: each
 stage has a width, each of its layers a kernel size and an expansion, and all but the first of a
-stage can be skipped. Cost is counted in multiply-adds. Accuracy is a random model of how real
-spaces behave: more capacity helps less and less, some layers matter more than others, and
-neighbouring decisions interact. `burger` is a toy that fits on a page.
+stage can be skipped. Cost is counted in multiply-adds, of which depthwise ones take longer in a
+training step. Accuracy is a random model of how real spaces behave: more capacity helps less and
+less, some layers matter more than others, and neighbouring decisions interact. `burger` is a toy
+that fits on a page.
 
 Array dimensions: B studies, N points, P parameters (decisions), L levels.
 """
@@ -23,10 +24,28 @@ from optformer.study import Metric, Parameter, ParameterType, Problem
 
 Index = Int64[np.ndarray, "B N P"]
 Values = Float64[np.ndarray, "B N"]
-Reward = Literal["budget", "absolute", "product"]
+Reward = Literal["budget", "absolute", "product", "training"]
 
-REWARDS: tuple[Reward, ...] = ("budget", "absolute", "product")
+REWARDS: tuple[Reward, ...] = ("budget", "absolute", "product", "training")
 ENUMERATED = 4096  # spaces up to this many architectures have a known optimum
+# Ours: how many others one multiply-add of a depthwise convolution takes as long as. Accelerators
+# cannot make full use of these (EfficientNetV2, section 3.2).
+DEPTHWISE = 8.0
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class Resources:
+    """What architectures need, (B, N) each.
+
+    Attributes:
+      cost_BN: multiply-adds, in the units of a block's `budget_B`.
+      step_time_BN: of a training step, in multiply-adds that are not depthwise.
+      size_BN: weights.
+    """
+
+    cost_BN: Values
+    step_time_BN: Values
+    size_BN: Values
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -36,7 +55,9 @@ class LayeredConfig:
     Attributes:
       rewards: each study has one of these with equal chance. With accuracy a, cost c, budget t and
         the penalty w below, "budget" is a where c <= t and infeasible elsewhere (LayerNAS),
-        "absolute" is a + w|c/t - 1| (TuNAS), "product" is a (c/t)^w (MnasNet, EfficientNetV2).
+        "absolute" is a + w|c/t - 1| (TuNAS), "product" is a (c/t)^w (MnasNet). "training" is
+        a s^w p^v (EfficientNetV2): s is the time of a training step and p the size, relative to
+        typical ones, and v is the size penalty.
       fewest_stages, most_stages, most_layers: layers are a stage's; a block has one layout.
       noise: standard deviation of accuracy, which lies in [0, 1], between trainings; log-uniform
         from a tenth of it.
@@ -44,6 +65,7 @@ class LayeredConfig:
 
     rewards: tuple[Reward, ...] = REWARDS
     penalty: float = -0.07
+    size_penalty: float = -0.05
     fewest_stages: int = 2
     most_stages: int = 4
     most_layers: int = 2
@@ -60,9 +82,10 @@ class LayeredConfig:
                 f"stages from {self.fewest_stages} to {self.most_stages} with up to "
                 f"{self.most_layers} layers: give at least one of each, the lower number first."
             )
-        if self.penalty > 0 or self.noise < 0:
+        if max(self.penalty, self.size_penalty) > 0 or self.noise < 0:
             raise ConfigError(
-                f"penalty {self.penalty} must not be positive, and noise {self.noise} not negative."
+                f"penalty {self.penalty} and size_penalty {self.size_penalty} must not be "
+                f"positive, and noise {self.noise} not negative."
             )
 
 
@@ -70,6 +93,7 @@ class LayeredBlock:
     """B architecture problems over the same decisions; an `ObjectiveBlock`.
 
     Attributes:
+      rewards: what each study's metric is.
       budget_B: the most that an architecture may, or the least that it should cost.
       optimum_B, optimum_BP: the best reward and its architecture where the space is small enough
         to look at all of it, otherwise NaN.
@@ -80,10 +104,11 @@ class LayeredBlock:
         *,
         problems: tuple[Problem, ...],
         accuracy: Callable[[Index], Values],
-        cost: Callable[[Index], Values],
+        resources: Callable[[Index], Resources],
         budget_B: Float64[np.ndarray, " B"],
         rewards: tuple[Reward, ...],
         penalty: float,
+        size_penalty: float,
         noise_B: Float64[np.ndarray, " B"],
     ) -> None:
         self.problems = problems
@@ -91,11 +116,13 @@ class LayeredBlock:
         self.budget_B = budget_B
         self.noise_B = noise_B
         self._levels_P = self.spaces.levels_BP[0]
-        self._accuracy, self._cost = accuracy, cost
-        self._hard_B1, self._absolute_B1, self._product_B1 = (
+        self._accuracy, self._resources = accuracy, resources
+        self.rewards = rewards
+        self._hard_B1, self._absolute_B1, self._product_B1, self._training_B1 = (
             np.array([[reward == name] for reward in rewards]) for name in REWARDS
         )
-        self._penalty = penalty
+        self._penalty, self._size_penalty = penalty, size_penalty
+        self._step_time_B1, self._size_B1 = self._typical()
         self.optimum_B = np.full(len(problems), np.nan)
         self.optimum_BP = np.full(self.spaces.levels_BP.shape, np.nan)
         if self._levels_P.prod() <= ENUMERATED:
@@ -118,7 +145,11 @@ class LayeredBlock:
 
     def costs(self, units_BNP: Float64[np.ndarray, "B N P"]) -> Float64[np.ndarray, "B N"]:
         """What architectures cost, in the units of `budget_B`."""
-        return self._cost(self._index(units_BNP))
+        return self.resources(units_BNP).cost_BN
+
+    def resources(self, units_BNP: Float64[np.ndarray, "B N P"]) -> Resources:
+        """All that architectures need."""
+        return self._resources(self._index(units_BNP))
 
     def accuracies(self, units_BNP: Float64[np.ndarray, "B N P"]) -> Float64[np.ndarray, "B N"]:
         """How good architectures are without noise, whatever they cost."""
@@ -126,10 +157,20 @@ class LayeredBlock:
 
     def _rewards(self, units_BNP: Float64[np.ndarray, "B N P"], noise_BN: Values) -> Values:
         accuracy_BN = self.accuracies(units_BNP) + noise_BN
-        share_BN = self.costs(units_BNP) / self.budget_B[:, None]
+        needs = self.resources(units_BNP)
+        share_BN = needs.cost_BN / self.budget_B[:, None]
         reward_BN = accuracy_BN + self._absolute_B1 * self._penalty * np.abs(share_BN - 1)
         reward_BN = np.where(self._product_B1, accuracy_BN * share_BN**self._penalty, reward_BN)
+        discount_BN = (needs.step_time_BN / self._step_time_B1) ** self._penalty
+        discount_BN *= (needs.size_BN / self._size_B1) ** self._size_penalty
+        reward_BN = np.where(self._training_B1, accuracy_BN * discount_BN, reward_BN)
         return np.where(self._hard_B1 & (share_BN > 1), np.nan, reward_BN)
+
+    def _typical(self) -> tuple[Float64[np.ndarray, "B 1"], Float64[np.ndarray, "B 1"]]:
+        """Step time and size in the middle of the space: every decision at its middle option."""
+        middle_BNP = self.spaces.snap(np.full((len(self.problems), 1, len(self._levels_P)), 0.5))
+        needs = self.resources(middle_BNP)
+        return needs.step_time_BN, needs.size_BN
 
     def _index(self, units_BNP: Float64[np.ndarray, "B N P"]) -> Index:
         levels_P = self._levels_P
@@ -151,13 +192,13 @@ def random_block(config: LayeredConfig, rng: np.random.Generator, studies: int) 
     layers = rng.integers(1, config.most_layers + 1, stages)
     decisions = _decisions(layers.tolist())
     parameters = tuple(_parameter(config, decision) for decision in decisions)
-    cost = _multiply_adds(config, rng, decisions, studies)
+    resources = _resources(config, rng, decisions, studies)
     accuracy = _accuracy_model(rng, decisions, parameters, studies)
     rewards = tuple(rng.choice(config.rewards, studies).tolist())
     levels_P = np.array([len(parameter.values) for parameter in parameters])
     # A budget that a good part of the space meets, but not the best of it.
     sample_BNP = rng.integers(levels_P, size=(studies, 256, len(levels_P)))
-    cost_BN = np.sort(cost(sample_BNP), axis=1)
+    cost_BN = np.sort(resources(sample_BNP).cost_BN, axis=1)
     budget_B = cost_BN[np.arange(studies), rng.integers(25, 180, studies)]
     return LayeredBlock(
         problems=tuple(
@@ -169,16 +210,17 @@ def random_block(config: LayeredConfig, rng: np.random.Generator, studies: int) 
             for reward, instance in zip(rewards, rng.integers(2**32, size=studies), strict=True)
         ),
         accuracy=accuracy,
-        cost=cost,
+        resources=resources,
         budget_B=budget_B,
         rewards=rewards,
         penalty=config.penalty,
+        size_penalty=config.size_penalty,
         noise_B=config.noise * 10 ** -rng.random(studies),
     )
 
 
-def burger() -> LayeredBlock:
-    """A burger from the bottom up: the tastiest within 1000 kcal, out of 216.
+def burger(studies: int = 1) -> LayeredBlock:
+    """A burger from the bottom up, for each study: the tastiest within 1000 kcal, out of 216.
 
     The tastiest of all, with two patties, bacon and everything, breaks the budget; bacon wants
     cheese.
@@ -203,6 +245,11 @@ def burger() -> LayeredBlock:
         match_BN = (index_BNP[..., 2] > 0) & (index_BNP[..., 3] > 0)
         return taste_PL[rows_P, index_BNP].sum(axis=2) + 0.07 * match_BN
 
+    def resources(index_BNP: Index) -> Resources:  # kcal are all that it needs
+        kcal_BN = kcal_PL[rows_P, index_BNP].sum(axis=2)
+        return Resources(cost_BN=kcal_BN, step_time_BN=kcal_BN, size_BN=kcal_BN)
+
+    rewards: tuple[Reward, ...] = ("budget",)
     return LayeredBlock(
         problems=(
             Problem(
@@ -213,13 +260,15 @@ def burger() -> LayeredBlock:
                 ),
                 metrics=(Metric(name="taste"),),
             ),
-        ),
+        )
+        * studies,
         accuracy=taste,
-        cost=lambda index_BNP: kcal_PL[rows_P, index_BNP].sum(axis=2),
-        budget_B=np.array([1000.0]),
-        rewards=("budget",),
+        resources=resources,
+        budget_B=np.full(studies, 1000.0),
+        rewards=rewards * studies,
         penalty=0.0,
-        noise_B=np.zeros(1),
+        size_penalty=0.0,
+        noise_B=np.zeros(studies),
     )
 
 
@@ -246,10 +295,10 @@ def _parameter(config: LayeredConfig, decision: _Decision) -> Parameter:
     return Parameter(name=name, type=ParameterType.DISCRETE, values=values)
 
 
-def _multiply_adds(
+def _resources(
     config: LayeredConfig, rng: np.random.Generator, decisions: list[_Decision], studies: int
-) -> Callable[[Index], Values]:
-    """The cost of inverted bottlenecks: expand 1x1, depthwise kxk, project 1x1 (MobileNetV2)."""
+) -> Callable[[Index], Resources]:
+    """What inverted bottlenecks need: expand 1x1, depthwise kxk, project 1x1 (MobileNetV2)."""
     stages = 1 + decisions[-1].stage
     resolution_B1 = rng.choice([16.0, 28.0, 56.0], (studies, 1))
     base_BS = rng.choice([16.0, 24.0, 32.0], (studies, 1)) * 1.6 ** np.arange(stages)
@@ -260,8 +309,8 @@ def _multiply_adds(
     }
     column = {(d.what, d.stage, d.layer): p for p, d in enumerate(decisions)}
 
-    def cost(index_BNP: Index) -> Values:
-        total_BN = np.zeros(index_BNP.shape[:2])
+    def resources(index_BNP: Index) -> Resources:
+        cost_BN, step_time_BN, size_BN = np.zeros((3, *index_BNP.shape[:2]))
         before_BN: Values | Float64[np.ndarray, "B 1"] = base_BS[:, :1]
         for (what, stage, layer), p in column.items():
             if what == "width":
@@ -276,11 +325,15 @@ def _multiply_adds(
             # A stage's first layer halves the resolution, after it has expanded.
             expand_B1 = 4 * after_B1 if first and stage else after_B1
             adds_BN = hidden_BN * (expand_B1 * input_BN + after_B1 * (kernel_BN**2 + width_BN))
-            total_BN += adds_BN if first else adds_BN * (index_BNP[..., p - 2] == 0)
+            there_BN = 1.0 if first else index_BNP[..., p - 2] == 0
+            cost_BN += adds_BN * there_BN
+            slow_BN = hidden_BN * after_B1 * kernel_BN**2
+            step_time_BN += (adds_BN + (DEPTHWISE - 1) * slow_BN) * there_BN
+            size_BN += hidden_BN * (input_BN + kernel_BN**2 + width_BN) * there_BN
             before_BN = width_BN
-        return total_BN
+        return Resources(cost_BN=cost_BN, step_time_BN=step_time_BN, size_BN=size_BN)
 
-    return cost
+    return resources
 
 
 def _accuracy_model(

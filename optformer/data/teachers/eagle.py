@@ -80,12 +80,28 @@ class EagleStrategy:
             1.0,
         )
         self._only_categories_B = self._categorical_BP.all(axis=1)
+        # Where `_pulled` finds each parameter's kind in a flat (B, T).
+        self._place_of_kind_BP = 3 * self._rows_B[:, None] + kind_BP
+        self._levels = _Levels(levels_BP) if (levels_BP > 0).any() else None
 
     def suggest(self) -> Float64[np.ndarray, "B P"]:
         full_B = np.all(self._fly_BC >= 0, axis=1)
         place_B = self._next_fly()
-        moving_BP = self._perturbed(self._pulled(place_B), place_B)
-        units_BP = np.where(full_B[:, None], moving_BP, self._initial.suggest())
+        capacity, parameters = self._units_BCP.shape[1:]
+        # Drawn whether needed or not: a study's numbers do not depend on its neighbours.
+        order_BC = np.argsort(self._streams.uniform(capacity), axis=1)
+        choice_BCP = self._streams.uniform(capacity, parameters)
+        step_B3P = self._streams.uniform(3, parameters)
+        if full_B.any():
+            pulled_BP = self._pulled(place_B, order_BC, choice_BCP)
+            units_BP = self._perturbed(pulled_BP, place_B, step_B3P)
+        if full_B.all():
+            self._initial.skip()
+        else:
+            initial_BP = self._initial.suggest()
+            units_BP = (
+                np.where(full_B[:, None], units_BP, initial_BP) if full_B.any() else initial_BP
+            )
         fly_B = np.where(full_B, self._fly_BC[self._rows_B, place_B], self._flies_B)
         self._last_B = np.where(full_B, fly_B, self._last_B)
         self._flies_B = self._flies_B + ~full_B
@@ -116,8 +132,9 @@ class EagleStrategy:
         self._perturbation_BC[rows_B, places_B] = PERTURBATION
 
         # ... and otherwise belongs to the nearest fly, if it is better than that one.
-        nearest_B = self._nearest(units_BP)
-        parent_B = np.where(has_parent_B, np.argmax(own_BC, axis=1), nearest_B)
+        parent_B = np.argmax(own_BC, axis=1)
+        if not (has_parent_B | room_B).all():
+            parent_B = np.where(has_parent_B, parent_B, self._nearest(units_BP))
         improves_B = values_B > self._values_BC[self._rows_B, parent_B]  # False for NaN
         adopted_B = ~has_parent_B & ~room_B & improves_B
         same_B = close(units_BP, self._units_BCP[self._rows_B, parent_B])
@@ -180,40 +197,61 @@ class EagleStrategy:
         turn_BC = np.where(self._fly_BC > self._last_B[:, None], self._fly_BC, 2**40 + self._fly_BC)
         return np.argmin(np.where(self._fly_BC >= 0, turn_BC, 2**50), axis=1)
 
-    def _pulled(self, place_B: Int64[np.ndarray, " B"]) -> Float64[np.ndarray, "B P"]:
-        """Where the other flies, in random order, pull and push a fly."""
-        capacity, parameters = self._units_BCP.shape[1:]
-        order_BC = np.argsort(self._streams.uniform(capacity), axis=1)
-        choice_BCP = self._streams.uniform(capacity, parameters)
-        others_BCP = np.take_along_axis(self._units_BCP, order_BC[:, :, None], axis=1)
+    def _pulled(
+        self,
+        place_B: Int64[np.ndarray, " B"],
+        order_BC: Int64[np.ndarray, "B C"],
+        choice_BCP: Float64[np.ndarray, "B C P"],
+    ) -> Float64[np.ndarray, "B P"]:
+        """Where the other flies, in a random order, pull and push a fly one after another.
+
+        The arrays are so small that each call of numpy costs the same: there are few, and they
+        write into arrays that are there already.
+        """
+        others_CBP = self._units_BCP[self._rows_B, order_BC.T]
+        choice_CBP = np.ascontiguousarray(choice_BCP.transpose(1, 0, 2))
         values_BC = np.take_along_axis(self._values_BC, order_BC, axis=1)
         brighter_BC = values_BC > self._values_BC[self._rows_B, place_B][:, None]
-        direction_BC = np.where(brighter_BC, GRAVITY, -NEGATIVE_GRAVITY)
+        direction_CB1 = np.where(brighter_BC, GRAVITY, -NEGATIVE_GRAVITY).T[:, :, None]
         units_BP = self._units_BCP[self._rows_B, place_B]
-        discrete = bool((self._spaces.levels_BP > 0).any())
-        for turn in range(capacity):
-            other_BP = others_BCP[:, turn]
-            difference_BP = other_BP - units_BP
-            apart_BP = np.square(difference_BP / self._span_BP)
-            if discrete:
-                apart_BP = np.where(self._categorical_BP, difference_BP != 0.0, apart_BP)
-            distance_BT = np.einsum("BP,BPT->BT", apart_BP, self._kind_BPT)
-            pull_BT = np.exp(self._sight_BT * distance_BT) * direction_BC[:, turn, None]
-            pull_BP = np.einsum("BT,BPT->BP", pull_BT, self._kind_BPT)
-            moved_BP = units_BP + pull_BP * difference_BP
-            if discrete:
-                taken_BP = np.where(choice_BCP[:, turn] < pull_BP, other_BP, units_BP)
-                moved_BP = np.where(self._categorical_BP, taken_BP, moved_BP)
-                units_BP = snap(self._spaces, moved_BP)
-            else:
-                units_BP = np.clip(moved_BP, 0.0, 1.0)
+        categorical_BP, span_BP = self._categorical_BP, self._span_BP
+        some_categories = bool(categorical_BP.any())
+        difference_BP, apart_BP, pull_BP = np.empty((3, *units_BP.shape))
+        distance_BT = np.empty_like(self._sight_BT)
+        taken_BP = np.empty(units_BP.shape, dtype=bool)
+        for other_BP, choose_BP, direction_B1 in zip(
+            others_CBP, choice_CBP, direction_CB1, strict=True
+        ):
+            np.subtract(other_BP, units_BP, out=difference_BP)
+            np.divide(difference_BP, span_BP, out=apart_BP)
+            np.square(apart_BP, out=apart_BP)
+            if some_categories:
+                np.not_equal(difference_BP, 0.0, out=taken_BP)
+                np.copyto(apart_BP, taken_BP, where=categorical_BP)
+            np.einsum("BP,BPT->BT", apart_BP, self._kind_BPT, out=distance_BT)
+            np.multiply(self._sight_BT, distance_BT, out=distance_BT)
+            np.exp(distance_BT, out=distance_BT)
+            np.multiply(distance_BT, direction_B1, out=distance_BT)
+            distance_BT.take(self._place_of_kind_BP, out=pull_BP, mode="clip")
+            if some_categories:
+                # A category is taken over with a chance of the pull, or stays.
+                np.less(choose_BP, pull_BP, out=taken_BP)
+                np.copyto(pull_BP, taken_BP, where=categorical_BP)
+            np.multiply(pull_BP, difference_BP, out=difference_BP)
+            np.add(units_BP, difference_BP, out=units_BP)
+            np.maximum(units_BP, 0.0, out=units_BP)
+            np.minimum(units_BP, 1.0, out=units_BP)
+            if self._levels is not None:
+                self._levels.snap(units_BP, apart_BP)
         return units_BP
 
     def _perturbed(
-        self, units_BP: Float64[np.ndarray, "B P"], place_B: Int64[np.ndarray, " B"]
+        self,
+        units_BP: Float64[np.ndarray, "B P"],
+        place_B: Int64[np.ndarray, " B"],
+        uniform_B3P: Float64[np.ndarray, "B 3 P"],
     ) -> Float64[np.ndarray, "B P"]:
         """The points after a random step in a random direction, as large as the fly still dares."""
-        uniform_B3P = self._streams.uniform(3, units_BP.shape[1])
         centred_BP = uniform_B3P[:, 0] - 0.5
         size_BP = np.minimum(np.abs(centred_BP), 0.5 - 1e-12)
         laplace_BP = -np.sign(centred_BP) * np.log1p(-2.0 * size_BP)
@@ -224,3 +262,23 @@ class EagleStrategy:
         stepped_BP = np.where(self._categorical_BP, units_BP, units_BP + step_BP)
         redrawn_BP = self._categorical_BP & (uniform_B3P[:, 1] < chance_BP)
         return snap(self._spaces, np.where(redrawn_BP, uniform_B3P[:, 2], stepped_BP))
+
+
+class _Levels:
+    """As `Spaces.snap`, in place."""
+
+    def __init__(self, levels_BP: Int64[np.ndarray, "B P"]) -> None:
+        self._there_BP = levels_BP > 0
+        self._steps_BP = np.maximum(levels_BP, 1).astype(np.float64)
+        self._last_BP = self._steps_BP - 1
+
+    def snap(
+        self, units_BP: Float64[np.ndarray, "B P"], buffer_BP: Float64[np.ndarray, "B P"]
+    ) -> None:
+        """Moves points of the unit cube to levels."""
+        np.multiply(units_BP, self._steps_BP, out=buffer_BP)
+        np.floor(buffer_BP, out=buffer_BP)
+        np.minimum(buffer_BP, self._last_BP, out=buffer_BP)
+        np.add(buffer_BP, 0.5, out=buffer_BP)
+        np.divide(buffer_BP, self._steps_BP, out=buffer_BP)
+        np.copyto(units_BP, buffer_BP, where=self._there_BP)

@@ -40,14 +40,21 @@ class QuasiRandom:
         ]
         self._round = max(1, min(budget, 128))
         self._ahead_NBP = np.empty((0, *spaces.levels_BP.shape))
+        self._drawn = 0  # so far from the sequences, of which the last are ahead
         self._next = 0
 
     def suggest(self) -> Float64[np.ndarray, "B P"]:
-        if self._next == len(self._ahead_NBP):
+        if self._next >= self._drawn:
+            for sequence in self._sequences:
+                sequence.fast_forward(self._next - self._drawn)
             self._ahead_NBP = np.stack([s.random(self._round) for s in self._sequences], axis=1)
-            self._next = 0
+            self._drawn = self._next + self._round
         self._next += 1
-        return snap(self._spaces, self._ahead_NBP[self._next - 1])
+        return snap(self._spaces, self._ahead_NBP[self._next - 1 - self._drawn])
+
+    def skip(self) -> None:
+        """As `suggest`, for points that nobody wants."""
+        self._next += 1
 
     def observe(
         self, units_BP: Float64[np.ndarray, "B P"], values_B: Float64[np.ndarray, " B"]

@@ -51,6 +51,7 @@ def trials(name: str) -> list[Trial]:
             },
             metrics={} if state == State.INFEASIBLE else {"accuracy": ord(name[0]) / 256 + row},
             state=state,
+            notes={"host": f"hidden-{row}"},
         )
         for row, state in enumerate(STATES)
     ]
@@ -68,7 +69,12 @@ def _document(name: str) -> dict[str, object]:
         "metadata": {"team": f"hidden-{name}"},
         **SPEC,
         "trials": [
-            {"parameters": dict(t.parameters), "metrics": dict(t.metrics), "state": t.state.name}
+            {
+                "parameters": dict(t.parameters),
+                "metrics": dict(t.metrics),
+                "state": t.state.name,
+                "notes": dict(t.notes),
+            }
             for t in trials(name)
         ],
     }
@@ -135,6 +141,7 @@ def vizier_protos(name: str) -> tuple[study_pb2.Study, list[study_pb2.Trial]]:
                 parameters=dict(trial.parameters),
                 final_measurement=None if infeasible else vz.Measurement(dict(trial.metrics)),
                 infeasibility_reason="diverged" if infeasible else None,
+                metadata=vz.Metadata(dict(trial.notes)),
             )
         )
         proto.name = f"{resource}/trials/{number}"
@@ -205,6 +212,7 @@ def _optuna_studies(storage: optuna.storages.BaseStorage, good: bool) -> None:
                     state=optuna.trial.TrialState.FAIL
                     if failed
                     else optuna.trial.TrialState.COMPLETE,
+                    user_attrs=dict(trial.notes),
                 )
             )
 

@@ -55,14 +55,19 @@ def test_the_burger_on_the_page() -> None:
 
 def test_rewards_are_their_papers() -> None:
     for reward in REWARDS:
-        block = _block(rewards=(reward,), penalty=-0.1)
+        block = _block(rewards=(reward,), penalty=-0.1, size_penalty=-0.2)
         units_BNP = _points(block)
         accuracy_BN = block.accuracies(units_BNP)
         share_BN = block.costs(units_BNP) / block.budget_B[:, None]
+        needs = block.resources(units_BNP)
+        middle = block.resources(block.spaces.snap(np.full_like(units_BNP[:, :1], 0.5)))
         want_BN = {
             "budget": np.where(share_BN <= 1, accuracy_BN, np.nan),
             "absolute": accuracy_BN - 0.1 * np.abs(share_BN - 1),
             "product": accuracy_BN * share_BN**-0.1,
+            "training": accuracy_BN
+            * (needs.step_time_BN / middle.step_time_BN) ** -0.1
+            * (needs.size_BN / middle.size_BN) ** -0.2,
         }[reward]
         np.testing.assert_allclose(block.evaluate_exact(units_BNP), want_BN)
         # Some architectures meet the budget, and some do not.
@@ -127,6 +132,19 @@ def test_one_bottleneck_costs_its_multiply_adds() -> None:
     np.testing.assert_allclose(costs[4, 0, 0] - costs[3, 0, 0], costs[1, 0, 0] - costs[0, 0, 0])
 
 
+def test_a_depthwise_multiply_add_takes_eight_times_as_long_and_no_more_weights() -> None:
+    block = _block(fewest_stages=1, most_stages=1, most_layers=1)
+    three, five = (
+        block.resources(np.tile(np.array([0.5, (kernel + 0.5) / 3, 0.5]), (9, 1, 1)))
+        for kernel in (0, 1)
+    )
+    time_B1 = five.step_time_BN - three.step_time_BN
+    np.testing.assert_allclose(time_B1, 8 * (five.cost_BN - three.cost_BN))
+    # A weight is used once at each place of the picture.
+    places_B1 = (five.cost_BN - three.cost_BN) / (five.size_BN - three.size_BN)
+    np.testing.assert_allclose(three.cost_BN, places_B1 * three.size_BN)
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
@@ -134,6 +152,7 @@ def test_one_bottleneck_costs_its_multiply_adds() -> None:
         ({"fewest_stages": 3, "most_stages": 2}, "from 3 to 2"),
         ({"most_layers": 0}, "0 layers"),
         ({"penalty": 0.1}, "penalty 0.1"),
+        ({"size_penalty": 0.1}, "size_penalty 0.1"),
     ],
 )
 def test_wrong_settings_are_refused(settings: dict[str, object], message: str) -> None:

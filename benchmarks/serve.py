@@ -1,0 +1,316 @@
+"""A service under load, killed in the middle of it, and over many suggestions.
+
+    python benchmarks/serve.py load      64 clients, each on a study of its own: p50 and p99
+    python benchmarks/serve.py faults    the same; the server dies (kill -9) and comes back
+    python benchmarks/serve.py memory    the server's memory over 5,000 suggestions
+
+Clients are threads of one process with Vizier's own client; the server is `optformer serve` in
+another, on loopback, with an SQLite file. Each run checks what the server has at the end against
+what its clients saw. Without --checkpoint the model is a micro one with random weights: what it
+suggests means nothing, what it costs is what a trained one of that shape costs.
+"""
+
+import argparse
+import contextlib
+import dataclasses
+import logging
+import os
+import shutil
+import signal
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+from vizier import pyvizier as vz
+from vizier.service import clients
+
+from optformer.service.client import complete, open_study, patiently
+from optformer.study import Metric, Parameter, ParameterType, Problem, Scale
+
+PARAMETERS = 6
+PATIENCE = 60.0  # seconds that a client keeps trying to reach the server
+
+
+def problem(study: int) -> Problem:
+    """Six numbers in [0, 1]; the title tells studies apart."""
+    return Problem(
+        name=f"study-{study}",
+        title=f"load {study}",
+        parameters=tuple(
+            Parameter(
+                name=f"x{index}", type=ParameterType.DOUBLE, scale=Scale.LINEAR, bounds=(0.0, 1.0)
+            )
+            for index in range(PARAMETERS)
+        ),
+        metrics=(Metric(name="y"),),
+    )
+
+
+def random_checkpoint(folder: Path, shape: str) -> Path:
+    """A checkpoint of this shape that has learned nothing."""
+    import jax
+
+    from optformer import checkpoint
+    from optformer.model import transformer
+    from optformer.model.config import MODELS
+    from optformer.model.transformer import Ids
+    from optformer.tokenization.tokenizer import StudyTokenizer
+
+    tokenizer = StudyTokenizer()
+    ids = Ids.of(tokenizer.vocabulary)
+    shapes = jax.eval_shape(lambda: transformer.init(MODELS[shape], ids, jax.random.key(0)))
+    rng = np.random.default_rng(0)
+    weights = jax.tree.map(lambda a: rng.normal(0, 0.05, a.shape).astype(a.dtype), shapes)
+    saved = checkpoint.Checkpoint(
+        config=MODELS[shape],
+        tokenizer=tokenizer,
+        weights=weights,
+        algorithms=("random_search",),
+        tokens=1024,
+    )
+    checkpoint.save(saved, folder)
+    return folder
+
+
+class Server:
+    """`optformer serve` as a process that can be killed and started again."""
+
+    def __init__(self, checkpoint: Path, folder: Path) -> None:
+        with socket.socket() as probe:
+            probe.bind(("localhost", 0))
+            self.port = probe.getsockname()[1]
+        self.endpoint = f"localhost:{self.port}"
+        self.log = folder / "server.log"
+        self._words = [
+            "optformer", "serve", str(checkpoint),
+            "--port", str(self.port), "--database", str(folder / "studies.db"),
+        ]  # fmt: skip
+        self.start()
+
+    def start(self) -> None:
+        """Starts it and waits until it answers."""
+        code = "import sys; from optformer import cli; cli.main()"
+        with self.log.open("a") as log:
+            self._process = subprocess.Popen(
+                [sys.executable, "-c", code, *self._words[1:]], stdout=log, stderr=log
+            )
+        until = time.monotonic() + PATIENCE
+        while time.monotonic() < until:
+            if self._process.poll() is not None:
+                raise SystemExit(f"the server ended:\n{self.log.read_text()[-2000:]}")
+            with contextlib.suppress(OSError):
+                socket.create_connection(("localhost", self.port), timeout=1.0).close()
+                return
+            time.sleep(0.1)
+        raise SystemExit(f"no answer from the server:\n{self.log.read_text()[-2000:]}")
+
+    def stop(self, number: int) -> float:
+        """Sends a signal and waits for the end; returns the seconds that it took."""
+        start = time.perf_counter()
+        self._process.send_signal(number)
+        self._process.wait()
+        return time.perf_counter() - start
+
+    @property
+    def resident(self) -> float:
+        """MiB of memory."""
+        status = Path(f"/proc/{self._process.pid}/status").read_text()
+        line = next(line for line in status.splitlines() if line.startswith("VmRSS"))
+        return int(line.split()[1]) / 1024
+
+    @property
+    def cpu(self) -> float:
+        """Seconds of processor time so far."""
+        fields = Path(f"/proc/{self._process.pid}/stat").read_text().rpartition(") ")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+@dataclasses.dataclass
+class Seen:
+    """What one client saw of its study."""
+
+    study: int
+    completed: dict[int, float] = dataclasses.field(default_factory=dict)
+    waited: list[float] = dataclasses.field(default_factory=list)
+    retries: int = 0
+
+
+def client(
+    endpoint: str, study: int, trials: int, algorithm: str, on_trial: Callable[[], None]
+) -> tuple[clients.Study, Seen]:
+    """Tunes one study to its end; when the server is away, tries again until it is back."""
+    seen = Seen(study)
+    ours = problem(study)
+
+    def retried() -> None:
+        seen.retries += 1
+
+    opened = open_study(endpoint, ours, algorithm=algorithm, name=ours.name)
+    while len(seen.completed) < trials:
+        start = time.perf_counter()
+        [trial] = patiently(lambda: opened.suggest(count=1), on_retry=retried)
+        seen.waited.append(time.perf_counter() - start)
+        # In one call; `trial.parameters` takes two.
+        given = patiently(trial.materialize, on_retry=retried)
+        value = sum(given.parameters.get_value(p.name) for p in ours.parameters)
+        complete(trial, vz.Measurement({"y": value}), on_retry=retried)
+        seen.completed[trial.id] = value
+        on_trial()
+    return opened, seen
+
+
+def check(study: clients.Study, seen: Seen) -> list[str]:
+    """What is wrong with the study that the server has, given what its client saw."""
+    there = {trial.id: trial for trial in study.trials().get()}
+    wrong = []
+    for number, value in seen.completed.items():
+        trial = there.get(number)
+        if trial is None or trial.status != vz.TrialStatus.COMPLETED:
+            wrong.append(f"study {seen.study}: trial {number} is lost")
+        elif trial.final_measurement.metrics["y"].value != value:
+            wrong.append(f"study {seen.study}: trial {number} has another value")
+    extra = there.keys() - seen.completed.keys()
+    wrong += [f"study {seen.study}: trial {number} was given to nobody" for number in extra]
+    points = {tuple(sorted(trial.parameters.as_dict().items())) for trial in there.values()}
+    if len(points) != len(there):
+        wrong.append(f"study {seen.study}: {len(there) - len(points)} trials are duplicates")
+    return wrong
+
+
+def tune_all(
+    server: Server, options: argparse.Namespace, on_trial: Callable[[], None]
+) -> tuple[list[Seen], list[str], float]:
+    """All clients at once: what they saw, what is wrong, and the seconds it took."""
+    shares = [
+        options.suggestions // options.clients + (n < options.suggestions % options.clients)
+        for n in range(options.clients)
+    ]
+    start = time.perf_counter()
+    with ThreadPoolExecutor(options.clients) as threads:
+        ended = list(
+            threads.map(
+                lambda n: client(server.endpoint, n, shares[n], options.algorithm, on_trial),
+                range(options.clients),
+            )
+        )
+    seconds = time.perf_counter() - start
+    wrong = [line for study, seen in ended for line in check(study, seen)]
+    return [seen for _, seen in ended], wrong, seconds
+
+
+def load(server: Server, options: argparse.Namespace) -> list[tuple[str, str]]:
+    """Many clients, one server."""
+    client(server.endpoint, 1 << 20, 3, options.algorithm, lambda: None)  # compiles
+    before = server.cpu
+    seen, wrong, seconds = tune_all(server, options, lambda: None)
+    waited = sorted(1e3 * each for one in seen for each in one.waited)
+    cuts = statistics.quantiles(waited, n=100)
+    return [
+        ("suggestions", f"{len(waited):,}"),
+        ("lost, duplicate or wrong", str(len(wrong))),
+        *(("", line) for line in wrong[:5]),
+        ("a second", f"{len(waited) / seconds:.1f}"),
+        ("p50, p99, longest (ms)", f"{cuts[49]:.0f}, {cuts[98]:.0f}, {waited[-1]:.0f}"),
+        ("server's processor time each (ms)", f"{1e3 * (server.cpu - before) / len(waited):.1f}"),
+        ("server's memory (MiB)", f"{server.resident:.0f}"),
+        ("stopped by SIGTERM in (s)", f"{server.stop(signal.SIGTERM):.1f}"),
+    ]
+
+
+def faults(server: Server, options: argparse.Namespace) -> list[tuple[str, str]]:
+    """The server is killed at a third and at two thirds of the work."""
+    done = 0
+    lock = threading.Lock()
+    deaths = [options.suggestions // 3, 2 * options.suggestions // 3]
+    died: list[float] = []
+
+    def on_trial() -> None:
+        nonlocal done
+        with lock:
+            done += 1
+            if not deaths or done < deaths[0]:
+                return
+            deaths.pop(0)
+        server.stop(signal.SIGKILL)
+        start = time.perf_counter()
+        server.start()
+        died.append(time.perf_counter() - start)
+
+    seen, wrong, seconds = tune_all(server, options, on_trial)
+    server.stop(signal.SIGTERM)
+    return [
+        ("completed trials", f"{sum(len(one.completed) for one in seen):,} in {seconds:.0f} s"),
+        ("kill -9", f"{len(died)} times, back after {', '.join(f'{s:.1f}' for s in died)} s"),
+        ("calls tried again", f"{sum(one.retries for one in seen):,}"),
+        ("lost, duplicate or wrong", str(len(wrong))),
+        *(("", line) for line in wrong[:5]),
+        ("studies that ended", f"{len(seen)} of {options.clients}"),
+    ]
+
+
+def memory(server: Server, options: argparse.Namespace) -> list[tuple[str, str]]:
+    """Few clients after one another on studies of 100 trials."""
+    rows = []
+    per_study = 100
+    for study in range(options.suggestions // per_study):
+        client(server.endpoint, study, per_study, options.algorithm, lambda: None)
+        if (study + 1) % max(1, options.suggestions // per_study // 10) == 0:
+            rows.append((f"after {(study + 1) * per_study:,} (MiB)", f"{server.resident:.0f}"))
+    server.stop(signal.SIGTERM)
+    return rows
+
+
+RUNS = {"load": (load, 2000, 64), "faults": (faults, 640, 64), "memory": (memory, 5000, 1)}
+
+
+@contextlib.contextmanager
+def scratch() -> Iterator[Path]:
+    """A folder that is gone afterwards."""
+    folder = Path(tempfile.mkdtemp())
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder)
+
+
+def main() -> None:
+    """Prints a table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("run", choices=list(RUNS))
+    parser.add_argument("--checkpoint", type=Path, help="a model (default: random weights)")
+    parser.add_argument("--shape", default="micro", help="of the random model")
+    parser.add_argument("--clients", type=int)
+    parser.add_argument("--suggestions", type=int)
+    parser.add_argument("--algorithm", default="OPTFORMER_EI")
+    options = parser.parse_args()
+    run, suggestions, many = RUNS[options.run]
+    options.suggestions = options.suggestions or suggestions
+    options.clients = options.clients or many
+    logging.getLogger("absl").setLevel(logging.CRITICAL)
+    with scratch() as folder:
+        checkpoint = options.checkpoint or random_checkpoint(folder / "model", options.shape)
+        server = Server(checkpoint, folder)
+        try:
+            rows = run(server, options)
+        finally:
+            server.stop(signal.SIGKILL)
+    table = Table(title=f"{options.run}: {options.clients} clients, {options.algorithm}")
+    table.add_column("what")
+    table.add_column("measured", justify="right")
+    for row in rows:
+        table.add_row(*row)
+    Console(width=100).print(table)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,88 @@
+"""Who is compared: a model with its prompts and acquisitions, and optimizers by name."""
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+
+from optformer import checkpoint as checkpoints
+from optformer.errors import ConfigError, did_you_mean
+from optformer.eval.optimizers import optimizer
+from optformer.eval.task import OptimizerFactory
+from optformer.policies.acquisition import ACQUISITIONS
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Contestants:
+    """Optimizers, and a model: each acquisition with each prompt makes an optimizer of it.
+
+    Attributes:
+      acquisitions: how the model suggests.
+      prompts: the teachers that it is told to imitate; the best that it has seen if none.
+      optimizers: names, see `optimizers.names`.
+      together: how many studies share one pass through the model.
+    """
+
+    checkpoint: Path | None = None
+    acquisitions: Sequence[str] = ("ei", "prior")
+    prompts: Sequence[str] = ()
+    optimizers: Sequence[str] = ()
+    together: int = 32
+
+    def factories(self, trials: int) -> dict[str, OptimizerFactory]:
+        """The optimizers by name: `optformer_ei`, and `optformer_ei_as_tpe` with a prompt.
+
+        Args:
+          trials: how many trials an optimizer may plan for.
+
+        Raises:
+          ConfigError: an unknown optimizer, prompt or acquisition, or nobody to compare.
+          CheckpointError: the model cannot be loaded.
+        """
+        found = self._models()
+        found |= {name: optimizer(name, budget=trials) for name in self.optimizers}
+        if not found:
+            raise ConfigError("nobody to evaluate: give --checkpoint, or --optimizer.")
+        return found
+
+    def _models(self) -> dict[str, OptimizerFactory]:
+        if self.checkpoint is None:
+            if self.prompts:
+                raise ConfigError("--prompt is for a model: give --checkpoint.")
+            return {}
+        from optformer.eval.ours import ModelFactory
+        from optformer.policies.model import PolicyConfig
+
+        for name in self.acquisitions:
+            if name not in ACQUISITIONS:
+                raise ConfigError(
+                    f"there is no acquisition {name!r}. Known: {', '.join(ACQUISITIONS)}."
+                    f"{did_you_mean(name, ACQUISITIONS)}"
+                )
+        known = prompts_of(self.checkpoint)
+        for prompt in self.prompts:
+            if prompt not in known:
+                raise ConfigError(
+                    f"the model has not learned from the algorithm {prompt!r}, but from "
+                    f"{', '.join(known)}.{did_you_mean(prompt, known)}"
+                )
+        return {
+            f"optformer_{acquisition}" + (f"_as_{prompt}" if prompt else ""): ModelFactory(
+                checkpoint=self.checkpoint,
+                policy=PolicyConfig(
+                    algorithm=prompt,
+                    acquisition=acquisition,  # type: ignore[arg-type]  # checked above
+                ),
+                together=self.together,
+            )
+            for acquisition in self.acquisitions
+            for prompt in (self.prompts or (None,))
+        }
+
+
+def prompts_of(checkpoint: Path) -> tuple[str, ...]:
+    """Whom the model of a checkpoint has learned to imitate.
+
+    Raises:
+      CheckpointError: the model cannot be loaded; says so before anything runs.
+    """
+    return checkpoints.load(checkpoint).algorithms

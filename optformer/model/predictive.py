@@ -1,0 +1,135 @@
+"""How good predictions are. A predictive distribution is a row of probabilities over Q equal bins
+of [0, 1]; the truths are numbers there.
+
+Array dimensions: N predictions, Q bins, C levels, E edges.
+"""
+
+import numpy as np
+from jaxtyping import Bool, Float, Float64
+
+
+def log_density(
+    probabilities_NQ: Float[np.ndarray, "N Q"], truth_N: Float[np.ndarray, " N"]
+) -> Float64[np.ndarray, " N"]:
+    """Log predictive density at the truth, per unit of [0, 1]: uniform predictions score 0.
+
+    −inf where the truth's bin was given no probability.
+    """
+    bins = probabilities_NQ.shape[1]
+    with np.errstate(divide="ignore"):
+        return np.log(_at(probabilities_NQ, truth_N).astype(np.float64) * bins)
+
+
+def pit(
+    probabilities_NQ: Float[np.ndarray, "N Q"], truth_N: Float[np.ndarray, " N"]
+) -> Float64[np.ndarray, " N"]:
+    """Probability integral transforms: the predicted probability of a value below the truth.
+
+    Within a bin the density is constant. Sequential predictions that are right give independent
+    uniform numbers (Rosenblatt 1952).
+    """
+    return _cdf_at(probabilities_NQ, truth_N)
+
+
+def calibration_curve(
+    pit_N: Float[np.ndarray, " N"], levels: int = 20
+) -> tuple[Float64[np.ndarray, " C"], Float64[np.ndarray, " C"]]:
+    """How often the truth lay in the central interval of each probability: levels, frequencies.
+
+    Equal for calibrated predictions; frequencies below the levels mean overconfidence.
+    """
+    levels_C = np.linspace(0.0, 1.0, levels + 1)
+    depth_N = np.abs(2 * pit_N - 1)
+    return levels_C, (depth_N[:, None] <= levels_C).mean(0)
+
+
+def quantile_error(pit_N: Float[np.ndarray, " N"], levels: int = 20) -> float:
+    """The mean gap between a predicted quantile's level and how often the truth lay below it.
+
+    0 for calibrated predictions, at most 1/2.
+    """
+    levels_C = np.arange(1, levels) / levels
+    return float(np.abs((pit_N[:, None] <= levels_C).mean(0) - levels_C).mean())
+
+
+def expected_calibration_error(
+    probabilities_NQ: Float[np.ndarray, "N Q"],
+    truth_N: Float[np.ndarray, " N"],
+    *,
+    intervals: int = 100,
+    confidence_bins: int = 10,
+) -> float:
+    """ECE of Guo et al. 2017 with OptFormer's numbers: [0, 1] is cut into 100 equal intervals,
+    which are the classes, and predictions are grouped into 10 bins; see `calibration_error`.
+    """
+    confidence_N, right_N = likeliest(probabilities_NQ, truth_N, intervals=intervals)
+    return calibration_error(confidence_N, right_N, bins=confidence_bins)
+
+
+def likeliest(
+    probabilities_NQ: Float[np.ndarray, "N Q"],
+    truth_N: Float[np.ndarray, " N"],
+    *,
+    intervals: int = 100,
+) -> tuple[Float64[np.ndarray, " N"], Bool[np.ndarray, " N"]]:
+    """The probability of the likeliest of equal intervals of [0, 1], and whether it was right."""
+    classes_NQ = np.diff(_cdf(probabilities_NQ, np.linspace(0.0, 1.0, intervals + 1)), axis=1)
+    likeliest_N = classes_NQ.argmax(1)
+    confidence_N = classes_NQ[np.arange(len(classes_NQ)), likeliest_N]
+    return confidence_N, likeliest_N == _bin(truth_N, intervals)
+
+
+def calibration_error(
+    confidence_N: Float64[np.ndarray, " N"], right_N: Bool[np.ndarray, " N"], *, bins: int = 10
+) -> float:
+    """Predictions are grouped into equal bins of confidence; the mean gap between a group's
+    confidence and how often it was right, weighted by the groups' sizes."""
+    group_N = _bin(confidence_N, bins)
+    error = 0.0
+    for group in range(bins):
+        inside = group_N == group
+        if inside.any():
+            gap = abs(right_N[inside].mean() - confidence_N[inside].mean())
+            error += float(inside.mean() * gap)
+    return error
+
+
+def predicted_mean(probabilities_NQ: Float[np.ndarray, "N Q"]) -> Float64[np.ndarray, " N"]:
+    """Means of the predictive distributions, on [0, 1]."""
+    bins = probabilities_NQ.shape[1]
+    return probabilities_NQ.astype(np.float64) @ ((np.arange(bins) + 0.5) / bins)
+
+
+def _bin(truth_N: Float[np.ndarray, " N"], bins: int) -> np.ndarray:
+    return np.clip((truth_N * bins).astype(np.int64), 0, bins - 1)
+
+
+def _at(
+    probabilities_NQ: Float[np.ndarray, "N Q"], truth_N: Float[np.ndarray, " N"]
+) -> Float[np.ndarray, " N"]:
+    return probabilities_NQ[np.arange(len(truth_N)), _bin(truth_N, probabilities_NQ.shape[1])]
+
+
+def _cdf_at(
+    probabilities_NQ: Float[np.ndarray, "N Q"], truth_N: Float[np.ndarray, " N"]
+) -> Float64[np.ndarray, " N"]:
+    bins = probabilities_NQ.shape[1]
+    bin_N = _bin(truth_N, bins)
+    below_NQ = np.cumsum(probabilities_NQ, axis=1, dtype=np.float64)
+    rows = np.arange(len(truth_N))
+    inside_N = np.clip(truth_N * bins - bin_N, 0.0, 1.0)
+    return below_NQ[rows, bin_N] - (1.0 - inside_N) * probabilities_NQ[rows, bin_N]
+
+
+def _cdf(
+    probabilities_NQ: Float[np.ndarray, "N Q"], edges_E: Float64[np.ndarray, " E"]
+) -> Float64[np.ndarray, "N E"]:
+    """Cumulative probabilities at points of [0, 1]."""
+    bins = probabilities_NQ.shape[1]
+    below_NQ = np.pad(np.cumsum(probabilities_NQ, axis=1, dtype=np.float64), ((0, 0), (1, 0)))
+    place_E = edges_E * bins
+    # Edges that are meant to be the same may differ by a rounding error.
+    place_E = np.where(np.abs(place_E - np.round(place_E)) < 1e-9, np.round(place_E), place_E)
+    left_E = np.minimum(place_E.astype(np.int64), bins - 1)
+    share_E = place_E - left_E
+    return below_NQ[:, left_E] * (1 - share_E) + below_NQ[:, left_E + 1] * share_E

@@ -1,0 +1,362 @@
+"""T5X checkpoints in and out: T5 1.1 models, such as Google's released OptFormers.
+
+    checkpoint_700000/
+      checkpoint                              msgpack: the step, and where each array lies
+      target.decoder.layers_0.mlp.wo.kernel/  one of the model's arrays, zarr by TensorStore
+      state.param_states.…/                   the optimizer's, which nobody reads here
+      sentencepiece.model                     T5's vocabulary, which T5X keeps elsewhere: add it
+
+T5X's `examples.t5` network names arrays `decoder/layers_0/mlp/wo/kernel`. In its kernels heads are
+joined, [D, H·K], and one table holds the rows of all ids. Reading executes nothing.
+"""
+
+import contextlib
+import dataclasses
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from optformer.checkpoint import T5X, Checkpoint
+from optformer.errors import CheckpointError, ConfigError
+from optformer.model import transformer
+from optformer.model.config import T5_BASE, ModelConfig
+from optformer.model.transformer import AnyArray, Ids, Weights
+from optformer.tokenization.tokenizer import RELEASED, StudyTokenizer, vocabulary_of
+
+if TYPE_CHECKING:
+    import tensorstore
+
+VOCABULARY = "sentencepiece.model"
+
+VERSION = 3
+"""Of the format: T5X writes it since 2021."""
+
+ALGORITHMS = (
+    "designer_recursive_gp",
+    "designer_eagle_strategy",
+    "designer_reg_evo",
+    "designer_hill_climb",
+    "designer_random_search",
+    "designer_grid_search_shuffled",
+    "designer_grid_search",
+)
+"""Whom the released models imitate [google-research/optformer, neurips22]; the first is GP-UCB."""
+
+TOKENS = 1024
+"""How long trajectories may be: the HPO-B model's, which is the shorter of the released two."""
+
+EMBEDDING, HEAD = "token_embedder/embedding", "decoder/logits_dense/kernel"
+
+SHAPES = ("width", "heads", "head_size", "feed_forward", "encoder_layers", "decoder_layers")
+"""In these and in dropout T5 models may differ."""
+
+SELF = {"encoder": "attention", "decoder": "self_attention"}
+"""What a stack calls its self-attention."""
+
+FEED_FORWARD = {"gate": "wi_0", "up": "wi_1", "down": "wo"}
+
+
+def load(folder: Path) -> Checkpoint:
+    """A model that T5X trained in the released format, with the vocabulary in its folder.
+
+    Raises:
+      CheckpointError: something is missing, damaged, or not of such a model.
+    """
+    path = folder / VOCABULARY
+    if not path.is_file():
+        raise CheckpointError(
+            f"{folder} is a T5X checkpoint without its vocabulary. Put T5's {VOCABULARY} beside "
+            f"the file {T5X}: the one with 32,100 pieces, which T5 names cc_all.32000.100extra."
+        )
+    try:
+        vocabulary = vocabulary_of(RELEASED, path.read_bytes())
+    except ConfigError as error:
+        raise CheckpointError(f"{path} is damaged: {error}. Copy it again.") from error
+    weights, config = read(folder, Ids.of(vocabulary))
+    return Checkpoint(
+        config=config,
+        tokenizer=StudyTokenizer(RELEASED, vocabulary),
+        weights=weights,
+        algorithms=ALGORITHMS,
+        tokens=TOKENS,
+        about={"source": "T5X", "step": int(_contents(folder)["state"]["step"])},
+    )
+
+
+def save(saved: Checkpoint, folder: Path, step: int = 0) -> None:
+    """Writes a model in T5X's layout, so that T5X restores it and `load` reads it.
+
+    Algorithms and the longest trajectory are not written: T5X has no place for them.
+
+    Raises:
+      CheckpointError: its model or its tokens are not T5's, or the folder exists.
+    """
+    if saved.tokenizer.options != RELEASED:
+        raise CheckpointError(
+            "the tokenizer's options are not the released format's, which is what a T5X checkpoint "
+            "is read with. Train with tokenizer=released."
+        )
+    vocabulary = saved.tokenizer.vocabulary
+    write(saved.weights, saved.config, Ids.of(vocabulary), folder, step, vocabulary.text_model)
+
+
+def read(folder: Path, ids: Ids) -> tuple[Weights, ModelConfig]:
+    """The weights (numpy, float32) of a T5X checkpoint, and the model's shape.
+
+    Args:
+      ids: how the rows of its table divide.
+
+    Raises:
+      CheckpointError: the first array that is missing, damaged, too many, or of another shape.
+    """
+    arrays = _arrays(folder, _contents(folder)["target"])
+    config = _config(folder, arrays)
+    empty = jax.eval_shape(lambda: transformer.init(config, ids, jax.random.key(0)))
+    want = {name: leaf.shape for name, leaf in jax.eval_shape(to_t5x, empty).items()}
+    for name in sorted(want.keys() | arrays.keys()):
+        got = arrays[name].shape if name in arrays else "nothing"
+        if want.get(name) != got:
+            hint = f" Is {VOCABULARY} the one of its training?" if name in (EMBEDDING, HEAD) else ""
+            raise CheckpointError(
+                f"{folder} is no T5 1.1 model of {ids.text} pieces, {ids.bins} bins and "
+                f"{ids.statuses} rows of padding: {name} has shape {got}, but "
+                f"{want.get(name, 'nothing')} is called for.{hint}"
+            )
+    cuts = [ids.text, ids.text + ids.bins]
+    text_TD, bins_QD, unused = np.split(arrays[EMBEDDING], cuts)
+    head_text_TD, head_bins_QD, head_unused = np.split(arrays[HEAD].T, cuts)
+
+    def ours(path: tuple, leaf: jax.ShapeDtypeStruct) -> np.ndarray:
+        name = _path(path)
+        array = arrays[_name(name)]
+        return (array.T if name.endswith(".position") else array).reshape(leaf.shape)
+
+    stacks = {stack: empty[stack] for stack in SELF}
+    return jax.tree_util.tree_map_with_path(ours, stacks) | {
+        "text": text_TD,
+        "numbers": {"bins": bins_QD, "statuses": unused},
+        "token_head": {"text": head_text_TD, "bins": head_bins_QD, "statuses": head_unused},
+    }, config
+
+
+def write(
+    weights: Weights,
+    config: ModelConfig,
+    ids: Ids,
+    folder: Path,
+    step: int = 0,
+    text_model: bytes | None = None,
+) -> None:
+    """Writes the folder whole or not at all, without state of an optimizer.
+
+    Args:
+      text_model: the vocabulary's, to be put beside it.
+
+    Raises:
+      CheckpointError: the model is not T5's, or the folder exists.
+    """
+    import tensorstore
+    from flax import serialization, traverse_util
+
+    given, released = dataclasses.asdict(config), dataclasses.asdict(_like_t5(config))
+    wrong = [f"model.{k}={v!r} (T5: {released[k]!r})" for k, v in given.items() if v != released[k]]
+    if wrong or not ids.text_output:
+        raise CheckpointError(
+            f"T5X has no model with {', '.join(wrong) or 'a decoder that writes no text'}. "
+            "Train with model=t5-base and tokenizer=released, in any width and depth."
+        )
+    transformer.check_weights(weights, config, ids)
+    if folder.exists():
+        raise CheckpointError(f"{folder} exists. Remove it, or name another.")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    try:
+        specs, written = {}, []
+        for name, array in to_t5x(weights).items():
+            values = np.asarray(array, np.float32)
+            place = f"target/{name}".replace("/", ".")
+            specs[name] = {
+                "driver": "zarr",
+                "dtype": "float32",
+                "kvstore": {"driver": "file", "path": place},
+                "metadata": {
+                    "compressor": {"id": "gzip", "level": 1},
+                    "shape": list(values.shape),
+                    "chunks": list(values.shape),
+                },
+            }
+            kvstore = {"driver": "file", "path": str((temporary / place).resolve())}
+            store = tensorstore.open(specs[name] | {"kvstore": kvstore}, create=True).result()
+            written.append(store.write(values))
+        for future in written:
+            future.result()
+        target = traverse_util.unflatten_dict(specs, sep="/")  # type: ignore[no-untyped-call]
+        state = {"step": np.asarray(step, np.int32), "param_states": {}}
+        contents = {"version": VERSION, "optimizer": {"target": target, "state": state}}
+        (temporary / T5X).write_bytes(serialization.msgpack_serialize(contents))
+        if text_model is not None:
+            (temporary / VOCABULARY).write_bytes(text_model)
+        temporary.chmod(0o755)
+        os.replace(temporary, folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def to_t5x(weights: Weights) -> dict[str, AnyArray]:
+    """Our arrays by their names in T5X, in its layout."""
+    rows = [
+        [table[part] for part in ("text", "bins", "statuses")]
+        for table in ({"text": weights["text"]} | weights["numbers"], weights["token_head"])
+    ]
+    embedding_VD, head_VD = (jnp.concatenate(parts) for parts in rows)
+    theirs: dict[str, AnyArray] = {EMBEDDING: embedding_VD, HEAD: head_VD.T}
+    for path, leaf in jax.tree_util.tree_leaves_with_path({s: weights[s] for s in SELF}):
+        name = _path(path)
+        if name.endswith(".position"):
+            leaf = leaf.T
+        elif name.endswith((".query", ".key", ".value")):
+            leaf = leaf.reshape(leaf.shape[0], -1)
+        elif name.endswith(".out"):
+            leaf = leaf.reshape(-1, leaf.shape[2])
+        theirs[_name(name)] = leaf
+    return theirs
+
+
+def _contents(folder: Path) -> dict:
+    """What the msgpack file says: `target`, the model's arrays or where they lie, and `state`."""
+    from flax import serialization
+
+    path = folder / T5X
+    try:
+        contents = serialization.msgpack_restore(path.read_bytes())
+        optimizer = contents["optimizer"]
+        return {"target": dict(optimizer["target"]), "state": {"step": optimizer["state"]["step"]}}
+    except FileNotFoundError as error:
+        raise CheckpointError(f"there is no T5X checkpoint {path}.") from error
+    except Exception as error:  # any, from a parser of damaged bytes
+        raise CheckpointError(
+            f"{path} is damaged or no T5X checkpoint: {error!r}. Copy it again."
+        ) from error
+
+
+def _arrays(folder: Path, target: dict) -> dict[str, np.ndarray]:
+    """The arrays by their names in T5X, float32."""
+    from flax import traverse_util
+
+    leaves = traverse_util.flatten_dict(  # type: ignore[no-untyped-call]
+        target, is_leaf=lambda _, node: isinstance(node, dict) and "driver" in node, sep="/"
+    )
+    arrays, futures = {}, {}
+    for name, leaf in leaves.items():
+        with _reading(folder, name):
+            if isinstance(leaf, np.ndarray):
+                arrays[name] = leaf
+            else:
+                futures[name] = _open(folder, leaf).read()
+    for name, future in futures.items():
+        with _reading(folder, name):
+            arrays[name] = future.result()
+    for name, array in arrays.items():
+        with _reading(folder, name):
+            # T5X before 2021-06 wrote half precision as uint16.
+            if not jnp.issubdtype(array.dtype, jnp.floating):
+                raise ValueError(f"its numbers are {array.dtype}, not floating-point")
+    return {name: array.astype(np.float32, copy=False) for name, array in arrays.items()}
+
+
+def _open(folder: Path, placeholder: Mapping) -> "tensorstore.TensorStore":
+    """The array that a placeholder stands for, whatever storage T5X had written it to."""
+    import tensorstore
+
+    path = placeholder["kvstore"].get("path") or placeholder["path"]
+    place = str(path).rstrip("/")
+    if not re.fullmatch(r"\w[\w.]*", place):
+        raise ValueError(f"{path!r} is no folder of the checkpoint")
+    kvstore = {"driver": "file", "path": str(folder.resolve() / place)}
+    store = tensorstore.open({"driver": "zarr", "kvstore": kvstore}, open=True).result()
+    # TensorStore reads a missing chunk as zeros.
+    stored = store.storage_statistics(query_fully_stored=True).result().fully_stored
+    if store.fill_value is None and not stored:
+        raise ValueError("a part of it is missing")
+    return store
+
+
+@contextlib.contextmanager
+def _reading(folder: Path, name: str) -> Iterator[None]:
+    try:
+        yield
+    except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
+        raise CheckpointError(
+            f"the array {name} of {folder} is missing or damaged: {error}. Copy the folder again."
+        ) from error
+
+
+def _config(folder: Path, arrays: Mapping[str, np.ndarray]) -> ModelConfig:
+    """The shape of the model that has such arrays; `read` checks that each array has it."""
+    layers = {stack: {f"{stack}/layers_0"} for stack in SELF}
+    for name in arrays:
+        if match := re.match(r"(encoder|decoder)/layers_\d+", name):
+            layers[match[1]].add(match[0])
+    try:
+        heads, _ = arrays["decoder/relpos_bias/rel_embedding"].shape
+        width, inner = arrays["decoder/layers_0/self_attention/query/kernel"].shape
+        _, feed_forward = arrays["decoder/layers_0/mlp/wi_0/kernel"].shape
+    except (KeyError, ValueError) as error:
+        raise CheckpointError(
+            f"{folder} is no T5 1.1 encoder-decoder: {error} is missing or has another shape."
+        ) from error
+    return dataclasses.replace(
+        T5_BASE,
+        width=width,
+        heads=heads,
+        head_size=inner // heads,
+        feed_forward=feed_forward,
+        encoder_layers=len(layers["encoder"]),
+        decoder_layers=len(layers["decoder"]),
+    )
+
+
+def _like_t5(config: ModelConfig) -> ModelConfig:
+    """T5's model of this size."""
+    sizes = {name: getattr(config, name) for name in (*SHAPES, "dropout")}
+    return dataclasses.replace(T5_BASE, **sizes)
+
+
+def _path(path: tuple) -> str:
+    """The path of a leaf, such as `decoder.layers.3.cross.query`."""
+    return jax.tree_util.keystr(path, simple=True, separator=".")
+
+
+def _name(path: str) -> str:
+    """T5X's name of the array at a path, such as
+    `decoder/layers_3/encoder_decoder_attention/query/kernel`."""
+    stack, *parts = path.split(".")
+    match parts:
+        case ["position"]:
+            return f"{stack}/relpos_bias/rel_embedding"
+        case ["norm"]:
+            return f"{stack}/{stack}_norm/scale"
+        case ["layers", index, *inner]:
+            layer = f"{stack}/layers_{index}"
+    match inner:
+        case ["self_norm"]:
+            return f"{layer}/pre_{SELF[stack]}_layer_norm/scale"
+        case ["cross_norm"]:
+            return f"{layer}/pre_cross_attention_layer_norm/scale"
+        case ["ff_norm"]:
+            return f"{layer}/pre_mlp_layer_norm/scale"
+        case ["ff", part]:
+            return f"{layer}/mlp/{FEED_FORWARD[part]}/kernel"
+        case ["self", part]:
+            return f"{layer}/{SELF[stack]}/{part}/kernel"
+        case ["cross", part]:
+            return f"{layer}/encoder_decoder_attention/{part}/kernel"
+    raise AssertionError(f"T5 has no array {path}")

@@ -1,0 +1,40 @@
+"""Several objectives as one, by a random direction for every suggestion.
+
+Array dimensions: R trials, M objectives.
+"""
+
+import dataclasses
+
+import numpy as np
+
+from optformer.study import Metric, State, Study
+
+
+def scalarize(study: Study, rng: np.random.Generator) -> Study:
+    """The study with one metric: a random hypervolume scalarization of its objectives.
+
+    Objectives are scaled so that the worst completed trial is at 0 and the best at 1. With a
+    direction λ, uniform on the positive part of the sphere, a trial is worth min_m(y_m / λ_m); over
+    many directions, the expected maximum is the hypervolume that the trials dominate, up to the
+    power M, which changes no order (Zhang and Golovin, 2020). Safety metrics are left out.
+    """
+    problem = study.problem
+    columns = [problem.metrics.index(metric) for metric in problem.objectives]
+    signs_M = np.array([metric.sign for metric in problem.objectives])
+    gains_RM = study.metrics_RM[:, columns] * signs_M
+    completed_R = study.states_R == State.COMPLETED
+    worth_R = np.full(len(study), np.nan)
+    if completed_R.any():
+        low_M = gains_RM[completed_R].min(axis=0)
+        range_M = gains_RM[completed_R].max(axis=0) - low_M
+        units_RM = (gains_RM - low_M) / np.where(range_M > 0, range_M, 1.0)
+        direction_M = np.maximum(np.abs(rng.normal(size=len(columns))), 1e-6)
+        direction_M /= np.linalg.norm(direction_M)
+        worth_R = np.where(completed_R, (units_RM / direction_M).min(axis=1), np.nan)
+    name = " and ".join(metric.name for metric in problem.objectives)
+    return dataclasses.replace(
+        study,
+        problem=dataclasses.replace(problem, metrics=(Metric(name=name),)),
+        metrics_RM=worth_R[:, None],
+        predictive_R2=None,
+    )

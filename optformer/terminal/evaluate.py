@@ -1,0 +1,306 @@
+"""`optformer evaluate`: one command a protocol (`optformer.eval.suite`)."""
+
+import shlex
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from optformer.eval.contestants import Contestants
+    from optformer.eval.suite import Evaluated
+
+# ruff: noqa: B006 (Typer reads the defaults of lists and never changes them)
+
+app = typer.Typer(
+    help="Judge a model beside other optimizers, by the field's own protocols.",
+    no_args_is_help=True,
+)
+
+Out = Annotated[Path, typer.Argument(help="The folder for results and report. It goes on.")]
+Model = Annotated[
+    Path | None, typer.Option("--checkpoint", help="The model to evaluate.", show_default=False)
+]
+Acquisitions = Annotated[
+    list[str],
+    typer.Option("--acquisition", help="How the model suggests: ei, ts, prior ... Repeatable."),
+]
+Prompts = Annotated[
+    list[str],
+    typer.Option(
+        "--prompt", help="Whom the model imitates. Repeatable; the best it knows if none."
+    ),
+]
+Optimizers = Annotated[
+    list[str],
+    typer.Option(
+        "--optimizer",
+        help="Whom to compare with: a teacher, vizier_..., optuna_... (all: see the message for "
+        "an unknown name). Repeatable.",
+    ),
+]
+Functions = Annotated[
+    list[str],
+    typer.Option("--function", help="A BBOB function. Repeatable; all held-out ones if none."),
+]
+Parameters = Annotated[
+    list[int], typer.Option("--parameters", help="How many parameters. Repeatable.")
+]
+Trials = Annotated[int, typer.Option(min=1, help="How many trials a run has.")]
+Seeds = Annotated[int, typer.Option(min=1, help="How many paired runs on each task.")]
+Workers = Annotated[int, typer.Option(min=1, help="How many processes work at the same time.")]
+Together = Annotated[
+    int, typer.Option(min=1, help="How many studies share one pass through the model.")
+]
+
+
+@app.command()
+def bbob(
+    out: Out,
+    checkpoint: Model = None,
+    acquisitions: Acquisitions = ["ei", "prior"],
+    prompts: Prompts = [],
+    optimizers: Optimizers = ["random_search", "vizier_eagle"],
+    functions: Functions = [],
+    parameters: Parameters = [2, 4],
+    trials: Trials = 100,
+    seeds: Seeds = 5,
+    workers: Workers = 2,
+    together: Together = 32,
+) -> None:
+    """How soon optimizers find good values of randomized BBOB functions that nobody trained on."""
+    from optformer.eval import suite
+    from optformer.terminal import show
+
+    with show.bar("Evaluating") as progress:
+        done = suite.bbob(
+            out,
+            _who(checkpoint, acquisitions, prompts, optimizers, together),
+            suite.How(trials=trials, workers=workers, command=_command(), progress=progress),
+            families=functions,
+            parameters=parameters,
+            seeds=seeds,
+        )
+    _end(done)
+
+
+@app.command()
+def coco(
+    out: Out,
+    checkpoint: Model = None,
+    acquisitions: Acquisitions = ["ei"],
+    prompts: Prompts = [],
+    optimizers: Optimizers = ["random_search", "vizier_eagle"],
+    functions: Annotated[
+        list[int], typer.Option("--function", help="1 to 24. Repeatable; all if none.")
+    ] = [],
+    dimensions: Annotated[
+        list[int], typer.Option("--dimension", help="Repeatable; 2, 3, 5 and 10 if none.")
+    ] = [],
+    instances: Annotated[int, typer.Option(min=1, help="Instances of each function.")] = 5,
+    trials: Trials = 100,
+    workers: Workers = 2,
+    together: Together = 32,
+    postprocess: Annotated[
+        bool, typer.Option(help="Have cocopp write its report, in OUT/ppdata.")
+    ] = True,
+) -> None:
+    """COCO's official bbob suite: the observer's files, cocopp's report, and ours."""
+    from optformer.eval import suite
+    from optformer.terminal import show
+
+    with show.bar("Evaluating") as progress:
+        done = suite.coco(
+            out,
+            _who(checkpoint, acquisitions, prompts, optimizers, together),
+            suite.How(trials=trials, workers=workers, command=_command(), progress=progress),
+            functions=functions,
+            dimensions=dimensions,
+            instances=instances,
+            postprocess=postprocess,
+        )
+    if postprocess:
+        show.line(f"COCO's report: {out / 'ppdata' / 'index.html'}")
+    _end(done)
+
+
+@app.command()
+def hpob(
+    out: Out,
+    data: Annotated[
+        Path, typer.Option(help="The release: a folder with hpob-data and saved-surrogates.")
+    ],
+    discrete: Annotated[
+        bool, typer.Option("--discrete", help="Choose among recorded rows, without surrogates.")
+    ] = False,
+    checkpoint: Model = None,
+    acquisitions: Acquisitions = ["ei", "prior"],
+    prompts: Prompts = [],
+    optimizers: Optimizers = ["random_search", "vizier_eagle"],
+    spaces: Annotated[
+        list[str], typer.Option("--space", help="A search space. Repeatable; all found if none.")
+    ] = [],
+    published: Annotated[
+        Path | None,
+        typer.Option(
+            help="A folder of published results (JSON), drawn beside ours.", show_default=False
+        ),
+    ] = None,
+    trials: Trials = 100,
+    seeds: Annotated[int, typer.Option(min=1, max=5, help="How many initialisations.")] = 5,
+    workers: Workers = 2,
+    together: Together = 32,
+) -> None:
+    """HPO-B's continuous or discrete protocol, beside published results."""
+    from optformer.eval import suite
+    from optformer.terminal import show
+
+    with show.bar("Evaluating") as progress:
+        done = suite.hpob(
+            out,
+            _who(checkpoint, acquisitions, prompts, optimizers, together),
+            suite.How(trials=trials, workers=workers, command=_command(), progress=progress),
+            data=data,
+            discrete=discrete,
+            spaces=spaces,
+            published=published,
+            seeds=seeds,
+        )
+    _end(done)
+
+
+@app.command()
+def tables(
+    out: Out,
+    checkpoint: Model = None,
+    acquisitions: Acquisitions = ["ei", "prior"],
+    prompts: Prompts = [],
+    optimizers: Optimizers = ["random_search", "vizier_eagle"],
+    benchmarks: Annotated[
+        list[str],
+        typer.Option(
+            "--benchmark", help="hpobench, hpolib or nasbench201. Repeatable; all if none."
+        ),
+    ] = [],
+    trials: Trials = 100,
+    seeds: Seeds = 5,
+    workers: Workers = 2,
+    together: Together = 32,
+) -> None:
+    """Regret to the optimum of real tables: HPOBench's MLP, FCNet, NAS-Bench-201."""
+    from optformer.eval import suite
+    from optformer.terminal import show
+
+    with show.bar("Evaluating") as progress:
+        done = suite.tables(
+            out,
+            _who(checkpoint, acquisitions, prompts, optimizers, together),
+            suite.How(trials=trials, workers=workers, command=_command(), progress=progress),
+            benchmarks=benchmarks,
+            seeds=seeds,
+        )
+    _end(done)
+
+
+@app.command()
+def imitation(
+    out: Out,
+    checkpoint: Model = None,
+    teachers: Annotated[
+        list[str],
+        typer.Option("--teacher", help="Repeatable; all that the model has learned from if none."),
+    ] = [],
+    functions: Functions = [],
+    parameters: Parameters = [2, 4],
+    trials: Trials = 100,
+    seeds: Seeds = 5,
+    workers: Workers = 2,
+    together: Together = 32,
+) -> None:
+    """Does the model do what its prompt says? Each teacher beside the model that imitates it."""
+    from optformer.eval import suite
+    from optformer.terminal import show
+
+    with show.bar("Evaluating") as progress:
+        done = suite.imitation(
+            out,
+            suite.How(trials=trials, workers=workers, command=_command(), progress=progress),
+            checkpoint=checkpoint,
+            teachers=teachers,
+            families=functions,
+            parameters=parameters,
+            seeds=seeds,
+            together=together,
+        )
+    _end(done)
+
+
+@app.command()
+def prediction(
+    out: Out,
+    checkpoint: Model = None,
+    functions: Functions = [],
+    parameters: Parameters = [2, 4],
+    trials: Trials = 100,
+    instances: Annotated[int, typer.Option(min=1, help="Functions of each kind and size.")] = 5,
+) -> None:
+    """How well the model predicts values, beside a Gaussian process."""
+    from optformer.eval import suite
+    from optformer.terminal import show
+
+    with show.bar("Evaluating") as progress:
+        done = suite.prediction(
+            out,
+            checkpoint=checkpoint,
+            families=functions,
+            parameters=parameters,
+            trials=trials,
+            instances=instances,
+            command=_command(),
+            progress=progress,
+        )
+    _end(done)
+
+
+@app.command()
+def compare(
+    first: Annotated[Path, typer.Argument(help="A results folder.")],
+    second: Annotated[Path, typer.Argument(help="Another one of the same protocol.")],
+    out: Annotated[Path, typer.Option(help="The folder for the report.")] = Path("comparison"),
+) -> None:
+    """Two results folders in one report, paired by task and seed where they have both."""
+    from optformer.eval import suite
+
+    _end(suite.compare(first, second, out, command=_command()))
+
+
+def _who(
+    checkpoint: Path | None,
+    acquisitions: list[str],
+    prompts: list[str],
+    optimizers: list[str],
+    together: int,
+) -> "Contestants":
+    from optformer.eval.contestants import Contestants
+
+    return Contestants(
+        checkpoint=checkpoint,
+        acquisitions=acquisitions,
+        prompts=prompts,
+        optimizers=optimizers,
+        together=together,
+    )
+
+
+def _command() -> str:
+    return shlex.join(["optformer", *sys.argv[1:]])
+
+
+def _end(done: "Evaluated") -> None:
+    """Shows what was found; an optimizer that failed makes the command fail, after all."""
+    from optformer.terminal import show
+
+    show.evaluated(done)
+    if done.failed:
+        raise typer.Exit(1)
