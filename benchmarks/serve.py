@@ -38,7 +38,7 @@ from optformer.service.client import complete, open_study, patiently
 from optformer.study import Metric, Parameter, ParameterType, Problem, Scale
 
 PARAMETERS = 6
-PATIENCE = 60.0  # seconds that a client keeps trying to reach the server
+PATIENCE = 240.0  # seconds that a client keeps trying to reach the server
 
 
 def problem(study: int) -> Problem:

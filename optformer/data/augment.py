@@ -45,26 +45,28 @@ def augment(
     config: AugmentConfig,
     most_tokens: int,
     rng: np.random.Generator,
+    most_text: int | None = None,
 ) -> tuple[EncodedProblem, EncodedTrials]:
-    """The study as tokens, changed at random and cut to its first trials that fit."""
+    """The study as tokens, changed at random and cut to its first trials that fit.
+
+    A text of more than `most_text` tokens loses bounds and values, then names too.
+    """
     whole = study
     study = study.rows(slice(0, tokenizer.layout(study.problem).trials_in(most_tokens)))
     if rng.random() < config.pending:
         states_R = study.states_R.copy()
         states_R[rng.random(len(study)) < rng.uniform(0.0, 0.2)] = State.ACTIVE
         study = dataclasses.replace(study, states_R=states_R)
-    encoded = tokenizer.encode_problem(
-        study.problem,
-        study.algorithm if rng.random() < config.algorithm else UNKNOWN,
-        order_P=trajectory.random_order(study.problem, rng)
-        if rng.random() < config.shuffle
-        else np.arange(len(study.problem.parameters)),
-        text=dataclasses.replace(
-            tokenizer.options.metadata,
-            names=bool(rng.random() < config.names),
-            values=bool(rng.random() < config.values),
-        ),
-    )
+    algorithm = study.algorithm if rng.random() < config.algorithm else UNKNOWN
+    order_P = np.arange(len(study.problem.parameters))
+    if rng.random() < config.shuffle:
+        order_P = trajectory.random_order(study.problem, rng)
+    names, values = bool(rng.random() < config.names), bool(rng.random() < config.values)
+    for text in ((names, values), (names, False), (False, False)):
+        shown = dataclasses.replace(tokenizer.options.metadata, names=text[0], values=text[1])
+        encoded = tokenizer.encode_problem(study.problem, algorithm, order_P=order_P, text=shown)
+        if most_text is None or len(encoded.ids_S) <= most_text:
+            break
     scalings = random_scalings(study, tokenizer, config, rng)
     trials = tokenizer.encode_trials(study, encoded, scalings)
     if study.algorithm == OPTIMUM:

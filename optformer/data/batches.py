@@ -152,7 +152,9 @@ class Batches:
         studies = source.draw(self._seed, step)
         config = self._config
         examples = [
-            augment.augment(study, self._tokenizer, config.augment, config.tokens, rng)
+            augment.augment(
+                study, self._tokenizer, config.augment, config.tokens, rng, config.text_tokens
+            )
             for study in studies
         ]
         return pack(examples, self._tokenizer, config)

@@ -9,6 +9,7 @@ from optformer.errors import ConfigError, did_you_mean
 from optformer.eval.optimizers import optimizer
 from optformer.eval.task import OptimizerFactory
 from optformer.policies.acquisition import ACQUISITIONS
+from optformer.settings import read_config
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -20,6 +21,7 @@ class Contestants:
       prompts: the teachers that it is told to imitate; the best that it has seen if none.
       optimizers: names, see `optimizers.names`.
       together: how many studies share one pass through the model.
+      settings: of the model's policy, as in `candidates=200`.
     """
 
     checkpoint: Path | None = None
@@ -27,6 +29,7 @@ class Contestants:
     prompts: Sequence[str] = ()
     optimizers: Sequence[str] = ()
     together: int = 32
+    settings: Sequence[str] = ()
 
     def factories(self, trials: int) -> dict[str, OptimizerFactory]:
         """The optimizers by name: `optformer_ei`, and `optformer_ei_as_tpe` with a prompt.
@@ -58,6 +61,7 @@ class Contestants:
                     f"there is no acquisition {name!r}. Known: {', '.join(ACQUISITIONS)}."
                     f"{did_you_mean(name, ACQUISITIONS)}"
                 )
+        policy = read_config(PolicyConfig, overrides=self.settings)
         known = prompts_of(self.checkpoint)
         for prompt in self.prompts:
             if prompt not in known:
@@ -68,7 +72,8 @@ class Contestants:
         return {
             f"optformer_{acquisition}" + (f"_as_{prompt}" if prompt else ""): ModelFactory(
                 checkpoint=self.checkpoint,
-                policy=PolicyConfig(
+                policy=dataclasses.replace(
+                    policy,
                     algorithm=prompt,
                     acquisition=acquisition,  # type: ignore[arg-type]  # checked above
                 ),

@@ -32,6 +32,8 @@ _HUES = (
     "#44aa99",
     "#6a51a3",
 )
+# For more than ten names: their labels must tell them apart, too.
+_MORE_HUES = ("#b3262a", "#1f4e79", "#7fb800", "#5e3c1c", "#e377c2", "#17becf")
 _FIXED = {
     "optformer": "#d55e00",
     "regularized_evolution": "#009e73",
@@ -100,7 +102,7 @@ def colours(names: Sequence[str]) -> dict[str, str]:
             chosen[name] = _FIXED[name]
     for name in sorted(set(names) - set(chosen)):
         start = zlib.crc32(name.encode()) % len(_HUES)
-        order = [_HUES[(start + step) % len(_HUES)] for step in range(len(_HUES))]
+        order = [*_HUES[start:], *_HUES[:start], *_MORE_HUES]
         free = [hue for hue in order if hue not in chosen.values()]
         chosen[name] = (free or order)[0]
     return chosen
@@ -172,7 +174,7 @@ def plot_panels(
             handles=list(lines.values()),
             labels=list(lines),
             loc="outside upper left",
-            ncols=min(len(lines), 4),
+            ncols=min(len(lines), 4 if max(map(len, lines)) < 22 else 3),
             frameon=False,
             fontsize=8.5,
             handlelength=1.4,
@@ -393,7 +395,9 @@ def plot_matrices(
 def _draw(axes: Axes, curves: Sequence[Curve], hues: Mapping[str, str], size: float) -> None:
     for curve in curves:
         colour = hues[curve.name]
-        if curve.low_T is not None and curve.high_T is not None:
+        # Many bands hide each other: of many curves, only our own have theirs.
+        banded = len(curves) <= 8 or not curve.published
+        if banded and curve.low_T is not None and curve.high_T is not None:
             axes.fill_between(
                 curve.x_T,
                 curve.low_T,

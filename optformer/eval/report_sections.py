@@ -1,5 +1,6 @@
 """The sections of an evaluation's report, each from a `View` of the results."""
 
+import dataclasses
 import os
 import re
 import textwrap
@@ -456,9 +457,8 @@ _FLOOR = 1e-4
 def _gap(curve: Curve) -> Curve:
     """What is left to find, for a logarithmic axis that ends at `_FLOOR`."""
     assert curve.low_T is not None and curve.high_T is not None
-    return Curve(
-        name=curve.name,
-        x_T=curve.x_T,
+    return dataclasses.replace(
+        curve,
         mean_T=np.maximum(1.0 - curve.mean_T, _FLOOR),
         low_T=np.maximum(1.0 - curve.high_T, _FLOOR),
         high_T=np.maximum(1.0 - curve.low_T, _FLOOR),

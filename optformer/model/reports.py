@@ -109,7 +109,9 @@ class Log:
         self._path = path
         lines = path.read_text("utf-8").splitlines() if path.is_file() else []
         kept = [line for line in lines if _step_of(line) <= step]
-        path.write_text("".join(f"{line}\n" for line in kept), "utf-8")
+        unfinished = path.with_suffix(".part")
+        unfinished.write_text("".join(f"{line}\n" for line in kept), "utf-8")
+        unfinished.replace(path)
 
     def write(self, report: Report) -> None:
         with self._path.open("a", encoding="utf-8") as file:

@@ -11,6 +11,9 @@ from types import FrameType
 import jax
 from jax.experimental.compilation_cache import compilation_cache
 
+from optformer.model import sharding
+from optformer.model.states import writing
+
 PROFILE_AFTER = 5
 """Steps before a trace begins: the first compile."""
 
@@ -25,6 +28,14 @@ def kept_programs(folder: Path) -> Iterator[None]:
     if jax.config.jax_compilation_cache_dir:  # type: ignore[attr-defined]
         yield
         return
+    unfinished = folder / "unfinished"
+    with writing("what was compiled", folder):
+        folder.mkdir(exist_ok=True)
+        if unfinished.exists() and sharding.is_first():
+            # The last run was killed, and may have been while it wrote the newest.
+            for newest in sorted(folder.glob("*-cache"), key=os.path.getmtime)[-1:]:
+                newest.unlink()
+        unfinished.touch()
     # JAX looks at the setting once, until it is reset.
     compilation_cache.reset_cache()
     jax.config.update("jax_compilation_cache_dir", str(folder))  # type: ignore[no-untyped-call]
@@ -33,6 +44,7 @@ def kept_programs(folder: Path) -> Iterator[None]:
     finally:
         jax.config.update("jax_compilation_cache_dir", None)  # type: ignore[no-untyped-call]
         compilation_cache.reset_cache()
+        unfinished.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager

@@ -23,7 +23,7 @@ import orbax.checkpoint as ocp
 import safetensors
 from jaxtyping import Array, UInt32
 
-from optformer.errors import CheckpointError
+from optformer.errors import CheckpointError, OptFormerError
 from optformer.model import sharding
 from optformer.model.step import State
 
@@ -101,7 +101,7 @@ class States:
             return start
         for damaged, reason in bad.items():
             self._set_aside(damaged)
-            say(f"the state of step {damaged:,} is damaged: {reason}. Going on from an older one")
+            say(f"the state of step {damaged:,} is damaged ({reason}): the one before it is used")
         return state
 
     def save(self, step: int, state: State) -> None:
@@ -147,6 +147,8 @@ def writing(what: str, folder: Path) -> Iterator[None]:
     """
     try:
         yield
+    except OptFormerError:
+        raise
     except _FAILURES as error:
         raise CheckpointError(
             f"{what} could not be written to {folder}: {_first_line(error)}. Make room there, and "

@@ -141,7 +141,7 @@ def make_step(
 
     @functools.partial(jax.jit, donate_argnums=0)
     def another(
-        sums: tuple[Weights, Measured], state: State, index: int, batch: Batch, soft_bins: Array
+        sums: tuple[Weights, Measured], state: State, index: Array, batch: Batch, soft_bins: Array
     ) -> tuple[Weights, Measured]:
         found, measured = gradient(state["weights"], state["step"], index, batch, soft_bins)
         return jax.tree.map(jnp.add, sums, _weighed(found, measured))

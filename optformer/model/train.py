@@ -14,6 +14,8 @@ all of this, and the first one writes.
 
 import contextlib
 import dataclasses
+import itertools
+import shutil
 import signal
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -176,9 +178,9 @@ def train(
         clock, totals = Clock(seconds), Totals()
         over = progress(settings, first, clock.seconds) >= 1.0
         if over:
-            say(f"is over since step {first:,}; more train.steps or train.seconds make it longer")
+            say(f"the run is over since step {first:,}; more steps or seconds make it longer")
         elif first:
-            say(f"goes on from step {first:,}")
+            say(f"the run goes on from step {first:,}")
         every = settings.accumulate
         until = first if over else settings.steps
         waiting = batches.prefetch(first * every, until * every)
@@ -217,7 +219,7 @@ def train(
                 states.save(step + 1, state)
                 save_model("checkpoint")
             if stops and not last:
-                say(f"stopped after step {step + 1:,}; the same command goes on from there")
+                say(f"the run stopped after step {step + 1:,}; the same command goes on from there")
                 states.close()
                 running.stop(stopped() or signal.SIGTERM)
             if last:
@@ -238,7 +240,8 @@ def _writer(folder: Path, first: int, settings: TrainConfig) -> Iterator[Callabl
     if not sharding.is_first():
         yield lambda report: None
         return
-    log = Log(folder / "metrics.jsonl", first)
+    with writing("reports", folder):
+        log = Log(folder / "metrics.jsonl", first)
     events = Events(folder / "events") if settings.tensorboard else None
 
     def write(report: Report) -> None:
@@ -322,9 +325,13 @@ def claim(folder: Path, config: RunConfig) -> None:
                 f"weights with --init {folder / 'checkpoint'}."
             )
     make_folder(folder)
-    unfinished = path.with_suffix(".part")
-    save_config(config, unfinished)
-    unfinished.replace(path)
+    with writing("the configuration", folder):
+        unfinished = path.with_suffix(".part")
+        save_config(config, unfinished)
+        unfinished.replace(path)
+        # Of models that were being written when a run was killed.
+        for leftover in itertools.chain(folder.glob(".checkpoint-*"), folder.glob(".best-*")):
+            shutil.rmtree(leftover)
 
 
 def sort_out(

@@ -32,6 +32,10 @@ Prompts = Annotated[
         "--prompt", help="Whom the model imitates. Repeatable; the best it knows if none."
     ),
 ]
+Settings = Annotated[
+    list[str],
+    typer.Option("--set", help="How the model suggests, as in candidates=200. Repeatable."),
+]
 Optimizers = Annotated[
     list[str],
     typer.Option(
@@ -61,6 +65,7 @@ def bbob(
     checkpoint: Model = None,
     acquisitions: Acquisitions = ["ei", "prior"],
     prompts: Prompts = [],
+    settings: Settings = [],
     optimizers: Optimizers = ["random_search", "vizier_eagle"],
     functions: Functions = [],
     parameters: Parameters = [2, 4],
@@ -76,7 +81,7 @@ def bbob(
     with show.bar("Evaluating") as progress:
         done = suite.bbob(
             out,
-            _who(checkpoint, acquisitions, prompts, optimizers, together),
+            _who(checkpoint, acquisitions, prompts, settings, optimizers, together),
             suite.How(trials=trials, workers=workers, command=_command(), progress=progress),
             families=functions,
             parameters=parameters,
@@ -91,6 +96,7 @@ def coco(
     checkpoint: Model = None,
     acquisitions: Acquisitions = ["ei"],
     prompts: Prompts = [],
+    settings: Settings = [],
     optimizers: Optimizers = ["random_search", "vizier_eagle"],
     functions: Annotated[
         list[int], typer.Option("--function", help="1 to 24. Repeatable; all if none.")
@@ -113,7 +119,7 @@ def coco(
     with show.bar("Evaluating") as progress:
         done = suite.coco(
             out,
-            _who(checkpoint, acquisitions, prompts, optimizers, together),
+            _who(checkpoint, acquisitions, prompts, settings, optimizers, together),
             suite.How(trials=trials, workers=workers, command=_command(), progress=progress),
             functions=functions,
             dimensions=dimensions,
@@ -137,6 +143,7 @@ def hpob(
     checkpoint: Model = None,
     acquisitions: Acquisitions = ["ei", "prior"],
     prompts: Prompts = [],
+    settings: Settings = [],
     optimizers: Optimizers = ["random_search", "vizier_eagle"],
     spaces: Annotated[
         list[str], typer.Option("--space", help="A search space. Repeatable; all found if none.")
@@ -159,7 +166,7 @@ def hpob(
     with show.bar("Evaluating") as progress:
         done = suite.hpob(
             out,
-            _who(checkpoint, acquisitions, prompts, optimizers, together),
+            _who(checkpoint, acquisitions, prompts, settings, optimizers, together),
             suite.How(trials=trials, workers=workers, command=_command(), progress=progress),
             data=data,
             discrete=discrete,
@@ -176,6 +183,7 @@ def tables(
     checkpoint: Model = None,
     acquisitions: Acquisitions = ["ei", "prior"],
     prompts: Prompts = [],
+    settings: Settings = [],
     optimizers: Optimizers = ["random_search", "vizier_eagle"],
     benchmarks: Annotated[
         list[str],
@@ -195,7 +203,7 @@ def tables(
     with show.bar("Evaluating") as progress:
         done = suite.tables(
             out,
-            _who(checkpoint, acquisitions, prompts, optimizers, together),
+            _who(checkpoint, acquisitions, prompts, settings, optimizers, together),
             suite.How(trials=trials, workers=workers, command=_command(), progress=progress),
             benchmarks=benchmarks,
             seeds=seeds,
@@ -279,6 +287,7 @@ def _who(
     checkpoint: Path | None,
     acquisitions: list[str],
     prompts: list[str],
+    settings: list[str],
     optimizers: list[str],
     together: int,
 ) -> "Contestants":
@@ -288,6 +297,7 @@ def _who(
         checkpoint=checkpoint,
         acquisitions=acquisitions,
         prompts=prompts,
+        settings=settings,
         optimizers=optimizers,
         together=together,
     )

@@ -181,7 +181,7 @@ def training_progress(
 
 def training_note(text: str) -> None:
     """A line about a run: that it goes on, or stops."""
-    err.print(f"The run {escape(text)}.")
+    err.print(f"{escape(text[:1].upper() + text[1:])}.")
 
 
 def duration(seconds: float) -> str:

@@ -135,3 +135,15 @@ def test_rows_are_as_short_as_their_studies_and_as_many_as_fill_the_batch() -> N
 
     assert shape(*[short] * 8) == (8, 24)
     assert shape(*[short] * 8, long) == (2, 96)
+
+
+def test_a_long_text_is_made_shorter_rather_than_its_study_left_out() -> None:
+    study = random_study(MIXED, 4, np.random.default_rng(0))
+    everything = AugmentConfig(names=1.0, values=1.0)
+    lengths = {
+        most: len(
+            augment(study, TOKENIZER, everything, 96, np.random.default_rng(0), most)[0].ids_S
+        )
+        for most in (None, 50, 1)
+    }
+    assert lengths[None] > 50 >= lengths[50] >= lengths[1]

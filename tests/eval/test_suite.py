@@ -81,6 +81,10 @@ def test_each_acquisition_meets_each_prompt(model_folder):
     )
     names = {f"optformer_{how}_as_{whom}" for how in who.acquisitions for whom in who.prompts}
     assert set(who.factories(5)) == {*names, "tpe"}
+    few = dataclasses.replace(who, settings=("candidates=7",)).factories(5)
+    assert few["optformer_ei_as_random_search"].policy.candidates == 7
+    with pytest.raises(ConfigError, match="Did you mean candidates"):
+        dataclasses.replace(who, settings=("candidate=7",)).factories(5)
     with pytest.raises(ConfigError, match="Did you mean hill_climbing"):
         dataclasses.replace(who, prompts=("hill_clinbing",)).factories(5)
     with pytest.raises(ConfigError, match="no acquisition 'eii'"):
