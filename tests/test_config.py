@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from optformer.config import RunConfig, load_config, run_config, save_config
+from optformer.config import FINE_TUNING_RATE, RunConfig, load_config, run_config, save_config
 from optformer.data.mixture import GenerateConfig, Part
 from optformer.errors import ConfigError
 from optformer.model.config import MODELS
@@ -43,6 +43,37 @@ def test_a_run_goes_on_with_its_own_settings_and_shards_from_anywhere(
     longer = run_config(out, None, ["train.steps=8"])
     assert longer.train.steps == 8
     assert longer.data == first.data
+
+
+def test_fine_tuning_is_slower_unless_a_rate_is_given(tmp_path: Path) -> None:
+    file = tmp_path / "run.toml"
+    file.write_text("[train]\nsteps = 5\n[optimizer]\nwarmup = 5\n")
+    out = tmp_path / "out"
+    default = RunConfig().optimizer.learning_rate
+    base = tmp_path / "base"
+
+    def rate(path: Path | None = None, *overrides: str, init: Path | None = base) -> float:
+        return run_config(out, path, overrides, init=init).optimizer.learning_rate
+
+    assert rate(init=None) == default
+    assert rate() == rate(file) == FINE_TUNING_RATE < default / 5
+    assert rate(None, f"init={base}", init=None) == FINE_TUNING_RATE
+    # Even if what is given is the default.
+    assert rate(file, f"optimizer.learning_rate={default}") == default
+    file.write_text("[optimizer]\nlearning_rate = 0.5\n")
+    assert rate(file) == 0.5
+    # The run then knows its own.
+    out.mkdir()
+    save_config(run_config(out, init=base), out / "config.toml")
+    assert rate(init=None) == FINE_TUNING_RATE
+
+
+def test_a_run_stands_for_its_checkpoint(tmp_path: Path) -> None:
+    base = tmp_path / "base"
+    (base / "checkpoint").mkdir(parents=True)
+    assert run_config(tmp_path / "out", init=base).init == str(base)
+    (base / "config.toml").touch()
+    assert run_config(tmp_path / "out", init=base).init == str(base / "checkpoint")
 
 
 def test_nothing_given_is_all_defaults() -> None:

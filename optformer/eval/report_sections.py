@@ -286,12 +286,12 @@ def twins(view: View) -> list[Section]:
         folder, _, optimizer = name.rpartition("/")
         if folder:
             same.setdefault(optimizer, []).append(row)
-    pairs = [(name, *rows) for name, rows in same.items() if len(rows) == 2]
+    pairs = [(name, rows[0], rows[1]) for name, rows in same.items() if len(rows) == 2]
     if not pairs:
         return []
     gaps = [compare(view, first, second) for _, first, second in pairs]
     adjusted = statistics.holm([gap.p_value for gap in gaps])
-    rows = [
+    shown = [
         (
             name.replace("_", " "),
             interval(view.band, first, view.last),
@@ -308,9 +308,9 @@ def twins(view: View) -> list[Section]:
             caption=f"Optimizers in both folders: score after {view.last} trials, and the "
             "difference, first − second, paired by task; each with its 95 % interval. Tasks won, "
             "tied and lost by the first. p of Wilcoxon's signed-rank test after Holm's correction "
-            f"for {many(len(rows), 'comparison')}. {view.counts[0].upper()}{view.counts[1:]}.",
+            f"for {many(len(shown), 'comparison')}. {view.counts[0].upper()}{view.counts[1:]}.",
             header=("optimizer", *folders, "difference", "won / tied / lost", "p (Holm)"),
-            rows=rows,
+            rows=shown,
             name="twins",
         )
     ]

@@ -146,7 +146,7 @@ def make_step(
         found, measured = gradient(state["weights"], state["step"], index, batch, soft_bins)
         return jax.tree.map(jnp.add, sums, _weighed(found, measured))
 
-    @functools.partial(jax.jit, donate_argnums=(0, 1))
+    @functools.partial(jax.jit, donate_argnums=0)
     def last(state: State, sums: tuple[Weights, Measured], rate: Array) -> tuple[State, Measured]:
         found, measured = sums
         found = jax.tree.map(lambda total: total / measured["weight"], found)

@@ -59,6 +59,8 @@ class PolicyConfig:
       candidates: samples of the model that are ranked.
       uniform: random points that are ranked beside them.
       local: points near the best trials so far that are ranked beside them.
+      zoom: the share of the completed trials, the worst ones, whose metrics the scale need not
+        hold: the model then tells the better ones apart more finely.
       temperature: of the samples; below 1 they stay closer to the likeliest.
       value_temperature: of the predicted metric; above 1 it is less sure.
     """
@@ -68,6 +70,7 @@ class PolicyConfig:
     candidates: int = 100
     uniform: int = 0
     local: int = 0
+    zoom: float = 0.0
     temperature: float = 1.0
     value_temperature: float = 1.0
 
@@ -75,6 +78,8 @@ class PolicyConfig:
         for field in ("temperature", "value_temperature"):
             if not getattr(self, field) > 0:
                 raise ConfigError(f"{field}={getattr(self, field)} must be above 0.")
+        if not 0.0 <= self.zoom < 1.0:
+            raise ConfigError(f"zoom={self.zoom} must lie in [0, 1).")
         numbers = (self.candidates, self.uniform, self.local)
         if min(numbers) < 0 or sum(numbers) < 1:
             raise ConfigError(
@@ -219,7 +224,10 @@ class Session:
         """`count` suggestions for each study, which depend on no other study."""
         studies = [self._fit(row, study, count) for row, study in enumerate(studies)]
         chosen: list[list[np.ndarray]] = [[] for _ in studies]
-        scalings = [self._model.tokenizer.fit_scalings(study) for study in studies]
+        scalings = [
+            self._model.tokenizer.fit_scalings(without_worst(study, policy.zoom))
+            for study in studies
+        ]
         for _ in range(count):
             encoded = self._encode(studies, scalings)
             self._update(encoded)
@@ -382,6 +390,17 @@ def shorten(study: Study, most: int) -> Study:
     room = most - len(newest) - len(best)
     spread = others[np.linspace(0, len(others) - 1, room).round().astype(np.int64)]
     return study.rows(np.sort(np.concatenate([newest, best, spread]).astype(np.int64)))
+
+
+def without_worst(study: Study, share: float) -> Study:
+    """The study without this share of its completed trials; five stay."""
+    goal_R = study.objective()
+    completed_R = np.flatnonzero(np.isfinite(goal_R))
+    leave = min(int(share * len(completed_R)), len(completed_R) - 5)
+    if leave <= 0:
+        return study
+    worst = completed_R[np.argsort(goal_R[completed_R], kind="stable")[:leave]]
+    return study.rows(np.setdiff1d(np.arange(len(study)), worst))
 
 
 def with_pending(study: Study, values_P: Float64[np.ndarray, " P"]) -> Study:

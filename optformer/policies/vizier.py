@@ -22,6 +22,7 @@ from optformer.policies.acquisition import ACQUISITIONS
 from optformer.policies.model import OptFormer, PolicyConfig
 from optformer.pyvizier import NAMESPACE
 from optformer.settings import from_tree
+from optformer.study import from_trials
 
 PREFIX = "OPTFORMER"
 _TRIALS = "trials"  # the key of a designer's state
@@ -99,6 +100,7 @@ class OptFormerDesigner(vza.PartiallySerializableDesigner):
             rows = json.loads(str(text))
             numbers = [int(row.pop("id")) for row in rows]
             trials = study_json.trials_from_json(self._problem, rows)
+            from_trials(self._problem, trials)  # checks them
         except (StudyError, ValueError, TypeError, AttributeError, KeyError) as error:
             raise serializable.HarmlessDecodeError(
                 f"the designer's state is damaged, or of another problem: {error!r}"

@@ -1,5 +1,6 @@
 """Training learns, resumes exactly, and stops when it must."""
 
+import dataclasses
 from pathlib import Path
 
 import jax
@@ -9,6 +10,7 @@ import pytest
 import optformer
 from optformer import checkpoint
 from optformer.config import RunConfig, load_config
+from optformer.data.batches import StudySource
 from optformer.errors import ConfigError
 from optformer.model import train as training
 from optformer.model.reports import Report, read_log
@@ -130,6 +132,21 @@ def test_fine_tuning_starts_from_the_given_weights(tmp_path: Path) -> None:
     for name, array in weights_of(tmp_path / "second").items():
         np.testing.assert_array_equal(array, weights_of(tmp_path / "first")[name])
     assert "random_search" in checkpoint.load(tmp_path / "second" / "checkpoint").algorithms
+
+
+def test_fine_tuning_can_replay_generated_studies(tmp_path: Path) -> None:
+    run(tmp_path / "first", "train.steps=2")
+    old = [dataclasses.replace(study, algorithm="hill_climbing") for study in STUDIES]
+    result = run(
+        tmp_path / "second",
+        "train.steps=2",
+        f"init={tmp_path / 'first' / 'checkpoint'}",
+        "data.generated_weight=1.0",
+        generated=StudySource(old),
+    )
+    loaded = checkpoint.load(result.checkpoint)
+    assert loaded.about["generated_weight"] == 1.0
+    assert {"random_search", "hill_climbing"} <= set(loaded.algorithms)
 
 
 def test_validation_studies_are_the_same_in_every_run() -> None:

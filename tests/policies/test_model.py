@@ -23,7 +23,9 @@ from optformer.policies.model import (
     incumbent,
     load,
     shorten,
+    units_near_best,
     with_pending,
+    without_worst,
 )
 from optformer.study import Metric, Problem, State, Study, to_trials
 from optformer.tokenization.tokenizer import StudyTokenizer
@@ -34,7 +36,9 @@ SPACES = {"mixed": MIXED, "conditional": CONDITIONAL, "line": plane(1), "plane":
 
 
 def policy(acquisition: str, **fields: object) -> PolicyConfig:
-    return PolicyConfig(acquisition=acquisition, candidates=16, uniform=8, **fields)
+    return PolicyConfig(
+        acquisition=acquisition, candidates=16, uniform=8, local=8, zoom=0.5, **fields
+    )
 
 
 @pytest.mark.parametrize("acquisition", ACQUISITIONS)
@@ -119,6 +123,33 @@ def test_the_incumbent_is_the_best_completed_trial() -> None:
     scaling = StudyTokenizer().fit_scalings(study)[0]
     np.testing.assert_allclose(incumbent(study, scaling), 0.8)
     assert incumbent(study.rows([]), scaling) == 0.0
+
+
+def test_a_zoomed_scale_holds_the_better_trials() -> None:
+    study = random_study(plane(1), 20, np.random.default_rng(0))
+    completed = int((study.states_R == State.COMPLETED).sum())
+    goal = np.sort(study.objective()[study.states_R == State.COMPLETED])
+    zoomed = without_worst(study, 0.5)
+    np.testing.assert_array_equal(
+        np.sort(zoomed.objective()[zoomed.states_R == State.COMPLETED]), goal[completed // 2 :]
+    )
+    assert without_worst(study, 0.0) is study
+    few = without_worst(study.rows(slice(0, 6)), 0.9)
+    assert (few.states_R == State.COMPLETED).sum() == 5
+
+
+def test_local_candidates_lie_around_the_best_trials() -> None:
+    rng = np.random.default_rng(0)
+    study = random_study(plane(2), 30, rng)
+    goal_R = study.objective()
+    best_KP = study.values_RP[np.argsort(-np.nan_to_num(goal_R, nan=-np.inf))[:3]]
+    low, high = study.problem.parameters[0].bounds
+    units_NP = units_near_best(study, 200, rng)
+    assert ((units_NP >= 0) & (units_NP <= 1)).all()
+    distance_NK = np.abs(units_NP[:, None] - (best_KP - low) / (high - low)).max(axis=2)
+    assert np.median(distance_NK.min(axis=1)) < 0.1
+    assert (distance_NK.min(axis=1) > 0).all()
+    assert units_near_best(study.rows([]), 5, rng).shape == (5, 2)
 
 
 def test_a_long_study_is_shortened_to_its_best_newest_and_a_spread(model: OptFormer) -> None:
@@ -265,6 +296,8 @@ def test_what_the_model_cannot_do_is_refused(model: OptFormer, problem: Problem,
     [
         ({"temperature": 0.0}, "temperature=0.0 must be above 0"),
         ({"candidates": 0}, "nothing to rank"),
+        ({"candidates": 5, "local": -1}, "nothing to rank"),
+        ({"zoom": 1.0}, r"zoom=1.0 must lie in \[0, 1\)"),
     ],
 )
 def test_settings_that_make_no_sense_are_refused(fields: dict, says: str) -> None:
