@@ -13,12 +13,14 @@ from optformer.study import Problem, Study
 
 if TYPE_CHECKING:
     from optformer.policies.model import OptFormer, PolicyConfig, load
+    from optformer.policies.optuna import OptFormerSampler
     from optformer.policies.vizier import OptFormerDesigner
 
 __all__ = [
     "OptFormer",
     "OptFormerDesigner",
     "OptFormerError",
+    "OptFormerSampler",
     "PolicyConfig",
     "Problem",
     "Study",
@@ -30,6 +32,7 @@ _LATER = {
     "PolicyConfig": "optformer.policies.model",
     "load": "optformer.policies.model",
     "OptFormerDesigner": "optformer.policies.vizier",
+    "OptFormerSampler": "optformer.policies.optuna",
 }
 
 

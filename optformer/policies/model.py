@@ -23,6 +23,7 @@ from optformer.model.decode import Engine, History, Rules
 from optformer.model.transformer import Ids
 from optformer.policies import acquisition
 from optformer.policies.acquisition import Acquisition
+from optformer.policies.objectives import scalarize
 from optformer.study import Problem, State, Study
 from optformer.tokenization import quantize
 from optformer.tokenization.metadata import UNKNOWN
@@ -148,8 +149,20 @@ class OptFormer:
         policy: PolicyConfig | None = None,
         seed: int | None = None,
     ) -> Float64[np.ndarray, "N P"]:
-        """The same as columns, as in `Study.values_RP`. Histories of recent studies are kept."""
+        """The same as columns, as in `Study.values_RP`. Histories of recent studies are kept.
+
+        Of several objectives, each suggestion improves one random combination (`scalarize`).
+        """
         policy = policy or PolicyConfig()
+        if len(study.problem.objectives) > 1:
+            rng = np.random.default_rng(seed)
+            chosen = np.empty((count, len(study.problem.parameters)))
+            for number in range(count):
+                single = scalarize(study, rng)
+                one = int(rng.integers(2**31))
+                [chosen[number]] = self.propose(single, policy=policy, seed=one)
+                study = with_pending(study, chosen[number])
+            return chosen
         key = (study.problem, self.teacher(policy.algorithm))
         with self._lock:
             session = self._sessions.pop(key, None) or Session(self, [key])

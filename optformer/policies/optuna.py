@@ -42,7 +42,6 @@ from optuna.trial import FrozenTrial, TrialState
 from optformer.data import optuna_studies
 from optformer.errors import StudyError
 from optformer.policies.model import OptFormer, PolicyConfig, load
-from optformer.policies.objectives import scalarize
 from optformer.study import Parameter, Problem, State, Trial, Value, from_trials
 
 _CHOSEN = "optformer:chosen"  # a trial's system attribute: what was chosen for it, as JSON
@@ -144,8 +143,6 @@ class OptFormerSampler(optuna.samplers.BaseSampler):
         problem = optuna_studies.problem(study, tuple(parameters.values()), completed)
         ours = from_trials(problem, _history(problem, parameters, trials))
         seed = self._seed_of(trial, salt)
-        if len(problem.objectives) > 1:
-            ours = scalarize(ours, np.random.default_rng(seed))
         values_NP = self._model.propose(ours, policy=self._policy, seed=seed)
         return _values(problem, values_NP[0])
 

@@ -18,6 +18,8 @@ from optformer.model.reports import read_log
 from tests.model.tiny import PLANES, SMALL
 
 ROOT = Path(__file__).parents[2]
+# Of a machine that does much else; a minute would do.
+TIMEOUT = 900.0
 SETTINGS = ["train.steps=6", "train.checkpoint_every=3", "train.evaluate_every=6"]
 
 # Sums in another order: single precision, and Adam's first steps make much of little.
@@ -63,7 +65,7 @@ def check_equal(folder: Path, one: Path, steps: int = 6) -> None:
 def test_eight_devices_have_the_losses_of_one(one: Path, tmp_path: Path) -> None:
     """Rows over four, each of which is a pair that shares the model."""
     process = start(tmp_path / "run", "train.tensor_parallel=2", **devices(8))
-    output, _ = process.communicate(timeout=300)
+    output, _ = process.communicate(timeout=TIMEOUT)
     assert process.returncode == 0, output
     check_equal(tmp_path / "run", one)
 
@@ -72,7 +74,7 @@ def test_a_run_of_one_device_goes_on_with_eight(one: Path, tmp_path: Path) -> No
     folder = Path(shutil.copytree(one, tmp_path / "run"))
     shutil.rmtree(folder / "state" / "6")
     process = start(folder, **devices(8))
-    output, _ = process.communicate(timeout=300)
+    output, _ = process.communicate(timeout=TIMEOUT)
     assert process.returncode == 0, output
     assert "goes on from step 3" in output
     check_equal(folder, one)
@@ -94,7 +96,7 @@ def test_two_processes_train_as_one(one: Path, tmp_path: Path) -> None:
         for number in range(2)
     ]
     try:
-        outputs = [process.communicate(timeout=300)[0] for process in processes]
+        outputs = [process.communicate(timeout=TIMEOUT)[0] for process in processes]
     finally:
         for process in processes:
             process.kill()

@@ -1,0 +1,61 @@
+"""Several objectives as one: better in all of them is better."""
+
+import dataclasses
+
+import numpy as np
+
+from optformer.policies.model import OptFormer, PolicyConfig
+from optformer.policies.objectives import scalarize
+from optformer.study import Goal, Metric, State, Study
+from tests.studies import plane
+
+PROBLEM = dataclasses.replace(
+    plane(2),
+    metrics=(
+        Metric(name="latency", goal=Goal.MINIMIZE),
+        Metric(name="safe", safety_threshold=0.0),
+        Metric(name="accuracy"),
+    ),
+)
+
+
+def study(trials: int) -> Study:
+    rng = np.random.default_rng(trials)
+    states_R = np.zeros(trials, np.int8)
+    states_R[2::5] = State.ACTIVE
+    return Study(
+        problem=PROBLEM,
+        values_RP=rng.random((trials, 2)),
+        metrics_RM=np.where(
+            (states_R == State.COMPLETED)[:, None], rng.random((trials, 3)), np.nan
+        ),
+        states_R=states_R,
+    )
+
+
+def test_what_another_trial_dominates_is_worth_no_more_in_any_direction() -> None:
+    before = study(30)
+    gains_RM = before.metrics_RM[:, [0, 2]] * [-1, 1]
+    done_R = np.flatnonzero(before.states_R == State.COMPLETED)
+    tops = set()
+    for seed in range(20):
+        after = scalarize(before, np.random.default_rng(seed))
+        worth_R = after.metrics_RM[:, 0]
+        np.testing.assert_array_equal(np.isfinite(worth_R), before.states_R == State.COMPLETED)
+        for one in done_R:
+            for other in done_R:
+                if (gains_RM[one] >= gains_RM[other]).all():
+                    assert worth_R[one] >= worth_R[other]
+        tops.add(int(np.nanargmax(worth_R)))
+    assert len(tops) > 1  # directions differ
+
+
+def test_suggestions_for_several_objectives_are_legal_and_reproducible(model: OptFormer) -> None:
+    policy = PolicyConfig(candidates=8, uniform=8)
+    for trials in (0, 6):
+        values_NP = model.propose(study(trials), 3, policy=policy, seed=1)
+        assert values_NP.shape == (3, 2)
+        assert ((values_NP >= 0) & (values_NP <= 1)).all()
+        np.testing.assert_array_equal(
+            values_NP, model.propose(study(trials), 3, policy=policy, seed=1)
+        )
