@@ -26,7 +26,9 @@ class OptimizerConfig:
     """How weights change.
 
     Attributes:
-      name: `adamw`, or T5X's `adafactor`.
+      name: `adamw`, T5X's `adafactor`, or `muon`: orthogonalized momentum for the matrices of
+        layers, with updates of Adam's size, and Adam at half the rate for the rest
+        [Jordan et al., 2024].
       learning_rate: the highest; warmed up over `warmup` steps, held, and brought down linearly
         over the last `cooldown` of the run. A run that starts from a checkpoint and says nothing
         else has `FINE_TUNING_RATE` (`run_config`).
@@ -34,7 +36,7 @@ class OptimizerConfig:
       ema: decay of the moving average of weights that is saved; 0 saves the weights themselves.
     """
 
-    name: Literal["adamw", "adafactor"] = "adamw"
+    name: Literal["adamw", "adafactor", "muon"] = "adamw"
     learning_rate: float = 2e-3
     warmup: int = 200
     cooldown: float = 0.3

@@ -62,15 +62,20 @@ class BatchConfig:
       rows, tokens: rows of at most so many tokens. Where all studies of a batch are short, its
         rows are too, and more: attention within a row costs the square of its length.
       text_tokens: at most so many tokens of text a row.
+      sizes: how many lengths rows may have, evenly up to `tokens`, and texts, by halves of
+        `text_tokens`. Each pair that occurs is compiled once: a short run wants few.
     """
 
     rows: int = 8
     tokens: int = 512
     text_tokens: int = 256
+    sizes: int = 4
     augment: AugmentConfig = dataclasses.field(default_factory=AugmentConfig)
 
     def __post_init__(self) -> None:
-        check_ranges(self, "batch.", rows=(1, None), tokens=(2, None), text_tokens=(8, None))
+        check_ranges(
+            self, "batch.", rows=(1, None), tokens=(2, None), text_tokens=(8, None), sizes=(1, None)
+        )
 
 
 @runtime_checkable
@@ -184,9 +189,9 @@ def pack(
 ) -> Batch:
     """Puts examples of one layout into rows, in order, until the rows are full.
 
-    Rows are the fewest quarters of `config.tokens` that hold the longest study. A row takes
-    another study while its trials and its text fit. Examples beyond are left out; a study whose
-    text alone is too long is too. Texts are padded to a power of two, from 32.
+    Rows are as long as the longest study needs, in steps of `config.tokens / config.sizes`. A row
+    takes another study while its trials and its text fit. Examples beyond are left out; a study
+    whose text alone is too long is too.
 
     Raises:
       SourceError: when no example's text fits.
@@ -195,10 +200,9 @@ def pack(
     if not examples:
         raise SourceError(f"no study's text fits batch.text_tokens={config.text_tokens}. Raise it.")
     length = examples[0][0].layout.length
-    # Few shapes, as each is compiled once.
-    quarter = -(-config.tokens // 4)
+    part = -(-config.tokens // config.sizes)
     longest = max(places(trials, problem.layout) for problem, trials in examples)
-    tokens = min(config.tokens, -(-longest // quarter) * quarter)
+    tokens = min(config.tokens, -(-longest // part) * part)
     most_rows = config.rows * config.tokens // tokens
     fit = tokens // length * length
     rows: list[list[tuple[EncodedProblem, EncodedTrials]]] = [[]]
@@ -214,7 +218,9 @@ def pack(
             used, used_text = places(trials, problem.layout), len(problem.ids_S)
         rows[-1].append((problem, trials))
     text_length = max(sum(len(problem.ids_S) for problem, _ in row) for row in rows)
-    text_length = min(config.text_tokens, max(32, 1 << (text_length - 1).bit_length()))
+    halves = config.sizes.bit_length() - 1
+    lengths = [config.text_tokens >> half for half in range(halves, -1, -1)]
+    text_length = next(length for length in lengths if length >= text_length)
     text_shape, shape = (most_rows, text_length), (most_rows, tokens)
     text_BS, text_slots_BS, text_segments_BS = (np.full(text_shape, PAD, np.int32) for _ in "123")
     inputs_BT, targets_BT, segments_BT, input_slots_BT, target_slots_BT = (

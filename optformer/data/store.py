@@ -183,9 +183,7 @@ def read_shard(path: Path) -> list[Study]:
                     metrics_RM=metrics_of(index, len(problem.metrics)),
                     states_R=states[start:end],
                     predictive_R2=predictive_of(index, 2) if has_predictive[index] else None,
-                    notes=None
-                    if notes[index] is None
-                    else tuple(json.loads(note) for note in notes[index]),
+                    notes=_notes(notes[index]),
                 )
             )
             start = end
@@ -294,6 +292,10 @@ def _nested(matrices: Sequence[Float64[np.ndarray, "_ _"] | None]) -> pa.ListArr
     return pa.ListArray.from_arrays(
         _offsets(lengths), rows, mask=pa.array(missing) if missing.any() else None
     )
+
+
+def _notes(texts: Sequence[str] | None) -> tuple[Mapping[str, str], ...] | None:
+    return None if texts is None else tuple(json.loads(text) for text in texts)
 
 
 def _dumps(document: Mapping[str, object]) -> str:

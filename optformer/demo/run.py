@@ -242,6 +242,7 @@ def train(settings: Settings, progress: Progress) -> "TrainResult":
             rows=12,
             tokens=192,
             text_tokens=128,
+            sizes=1,
             augment=AugmentConfig(names=0.1, values=0.1),
         ),
         data=DataConfig(shards=(str(settings.shards.resolve()),), generated_weight=2.0),

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import optax.contrib
 from jax.sharding import Mesh
 from jaxtyping import Array, Float
 
@@ -48,6 +49,16 @@ def make_optimizer(settings: OptimizerConfig) -> optax.GradientTransformation:
     """The update direction; the step scales it by the learning rate."""
     if settings.name == "adafactor":
         direction = optax.adafactor(learning_rate=1.0, multiply_by_parameter_scale=True)
+        return optax.chain(optax.clip_by_global_norm(settings.clip), direction, optax.scale(-1.0))
+    if settings.name == "muon":
+        direction = optax.contrib.muon(
+            learning_rate=1.0,
+            weight_decay=settings.weight_decay,
+            adam_b2=0.98,
+            adam_learning_rate=0.5,
+            consistent_rms=0.2,
+            muon_weight_dimension_numbers=_muon_dimensions,
+        )
         return optax.chain(optax.clip_by_global_norm(settings.clip), direction, optax.scale(-1.0))
     return optax.chain(
         optax.clip_by_global_norm(settings.clip),
@@ -172,6 +183,21 @@ def _weighed(gradient: Weights, measured: Measured) -> tuple[Weights, Measured]:
     weight = measured["weight"]
     found = jax.tree.map(lambda mean: mean * weight, gradient)
     return found, measured | {"loss": measured["loss"] * weight}
+
+
+def _muon_dimensions(weights: Weights) -> Weights:
+    """Which axes of a layer's array are its input and its output; None for Adam's share."""
+
+    def dimensions(path: tuple, leaf: Array) -> optax.contrib.MuonDimensionNumbers | None:
+        name = jax.tree_util.keystr(path)
+        if "layers" not in name or leaf.ndim < 2:
+            return None
+        if leaf.ndim == 3 and "out" in name:  # [H, K, D]
+            return optax.contrib.MuonDimensionNumbers(reduction_axis=(0, 1), output_axis=2)
+        outputs = tuple(range(1, leaf.ndim))  # [D, H, K], [D, F] or [F, D]
+        return optax.contrib.MuonDimensionNumbers(reduction_axis=0, output_axis=outputs)
+
+    return jax.tree_util.tree_map_with_path(dimensions, weights)
 
 
 def _is_matrix(weights: Weights) -> Weights:

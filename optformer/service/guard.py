@@ -5,6 +5,7 @@ the client that caused it, in words that tell it what is wrong; what the fault o
 stands in the log, under a number that the client gets.
 """
 
+import contextlib
 import itertools
 import logging
 import time
@@ -82,6 +83,8 @@ class Guard(grpc.ServerInterceptor):
             except Exception as error:  # the edge: whatever it is, only this request fails
                 code, details, ours = failure(error, number)
                 if ours:
+                    with contextlib.suppress(sqlalchemy.exc.SQLAlchemyError):
+                        self._service.recover()
                     _LOG.exception("request %d failed", number, extra={"request": number})
         seconds = time.perf_counter() - start
         self._metrics.requests.labels(method, code.name).inc()

@@ -10,6 +10,7 @@ What differs from Vizier's own:
 - A trial is completed only with a finite value of every objective, and only once. (Vizier writes
   the second value over the first, and a NaN would stop the study's later suggestions.)
 - A study cannot name another server to ask for suggestions.
+- Bytes are stored as bytes, so that PostgreSQL takes them, and several servers can share it.
 """
 
 import collections
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
     from vizier import pythia
 
 _OPERATIONS = 1000  # how many finished ones can still be asked for
+_ATTEMPTS = 20  # to give a trial a number that no other server gives
 _WAIT_SECONDS = 30.0  # for another process to let go of an SQLite file
 
 
@@ -61,6 +63,10 @@ class StudyService(vizier_service.VizierServicer):
     def close(self) -> None:
         """Lets go of the database."""
         self.datastore.close()
+
+    def recover(self) -> None:
+        """Makes the database usable again after an error in it."""
+        self.datastore.recover()
 
     def trials(self, study_name: str) -> int:
         """The highest trial number of the study.
@@ -103,7 +109,13 @@ class Datastore(sql_datastore.SQLDataStore):
     """Studies and trials in an SQL database; operations in memory."""
 
     def __init__(self, database_url: str) -> None:
-        super().__init__(_engine(database_url))
+        engine = _engine(database_url)
+        # Vizier declares its columns of bytes as text, which only SQLite lets pass.
+        tables = sql_datastore.SQLDataStore(sqlalchemy.create_engine("sqlite://"))._root_metadata
+        _declare_bytes(tables)
+        tables.create_all(engine)
+        super().__init__(engine)
+        _declare_bytes(self._root_metadata)
         self._operations: collections.OrderedDict[str, bytes] = collections.OrderedDict()
         self._started = 0
         self._operations_lock = threading.Lock()
@@ -113,6 +125,26 @@ class Datastore(sql_datastore.SQLDataStore):
             sqlalchemy.Index("studies_by_owner", studies.owner_id),
         ):
             index.create(self._engine, checkfirst=True)
+
+    def recover(self) -> None:
+        """Ends a transaction that failed, and connects again if the connection is lost."""
+        with self._lock:
+            self._connection.rollback()
+
+    def create_trial(self, trial: study_pb2.Trial) -> resources.TrialResource:
+        """As Vizier's; where another server on the database took its number, it gets the next.
+
+        Raises:
+          AlreadyExistsError: others were faster each time.
+        """
+        for _ in range(_ATTEMPTS):
+            try:
+                return super().create_trial(trial)
+            except custom_errors.AlreadyExistsError:
+                study = resources.TrialResource.from_name(trial.name).study_resource
+                trial.id = str(self.max_trial_id(study.name) + 1)
+                trial.name = study.trial_resource(trial.id).name
+        return super().create_trial(trial)
 
     def close(self) -> None:
         """Lets go of the database, and of SQLite's log beside it."""
@@ -188,6 +220,13 @@ def _engine(database_url: str) -> sqlalchemy.Engine:
     )
     sqlalchemy.event.listen(engine, "connect", _make_durable)
     return engine
+
+
+def _declare_bytes(tables: sqlalchemy.MetaData) -> None:
+    for table in tables.tables.values():
+        for column in table.columns:
+            if column.name.startswith("serialized_"):
+                column.type = sqlalchemy.LargeBinary()
 
 
 def _make_durable(connection: "sqlite3.Connection", record: object) -> None:

@@ -165,8 +165,8 @@ def test_the_learning_rate_warms_up_holds_and_comes_down() -> None:
     assert rates[79] > rates[90] > rates[99] > 0
 
 
-@pytest.mark.parametrize("optimizer", ["adamw", "adafactor"])
-def test_both_optimizers_go_downhill(optimizer: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("optimizer", ["adamw", "adafactor", "muon"])
+def test_each_optimizer_goes_downhill(optimizer: str, tmp_path: Path) -> None:
     result = run(
         tmp_path,
         "train.steps=25",

@@ -27,8 +27,8 @@ def batch_of(*studies: Study, tokens: int = 160) -> Batch:
     for study in studies:
         problem = TOKENIZER.encode_problem(study.problem, study.algorithm)
         examples.append((problem, TOKENIZER.encode_trials(study, problem)))
-    # All in the first row: rows are quarters of the most that they may hold.
-    return pack(examples, TOKENIZER, BatchConfig(rows=1, tokens=4 * tokens, text_tokens=256))
+    config = BatchConfig(rows=1, tokens=tokens, text_tokens=256, sizes=1)
+    return pack(examples, TOKENIZER, config)
 
 
 @jax.jit

@@ -1,0 +1,89 @@
+"""Studies in a database: what is kept, and several servers on one."""
+
+import os
+import uuid
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+import sqlalchemy
+from vizier import pyvizier as vz
+from vizier._src.service import study_pb2, vizier_service
+
+from optformer.service.client import open_study
+from optformer.service.server import running
+from optformer.service.servicer import Datastore
+from tests.studies import plane
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:vizier")
+
+LINE = plane(1, "line")
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path / 'studies.db'}"
+    given = os.environ.get("OPTFORMER_TEST_POSTGRESQL", "")
+    if not given:
+        pytest.skip("OPTFORMER_TEST_POSTGRESQL names no database, postgresql+psycopg://...")
+    return given
+
+
+def test_servers_share_a_database(url: str) -> None:
+    """Clients of one study at two servers: every trial has its own number, and none is lost."""
+    name = f"shared-{uuid.uuid4()}"
+    with ExitStack() as stack:
+        endpoints = [stack.enter_context(running(database_url=url)) for _ in range(2)]
+
+        def tune(worker: int) -> list[int]:
+            endpoint = endpoints[worker % 2]
+            study = open_study(endpoint, LINE, algorithm="QUASI_RANDOM_SEARCH", name=name)
+            seen = []
+            for _ in range(5):
+                [trial] = study.suggest(count=1, client_id=f"worker-{worker}")
+                trial.complete(vz.Measurement({"y": float(worker)}))
+                seen.append(trial.id)
+            return seen
+
+        tune(0)
+        with ThreadPoolExecutor(6) as threads:
+            seen = [number for numbers in threads.map(tune, range(1, 7)) for number in numbers]
+        study = open_study(endpoints[0], LINE, algorithm="QUASI_RANDOM_SEARCH", name=name)
+        trials = list(study.trials().get())
+        study.delete()
+    assert sorted(seen) == list(range(6, 36))
+    assert [trial.id for trial in sorted(trials, key=lambda t: t.id)] == list(range(1, 36))
+    assert all(trial.status == vz.TrialStatus.COMPLETED for trial in trials)
+
+
+def test_after_an_error_in_the_database_it_can_be_used(url: str) -> None:
+    store = Datastore(url)
+    try:
+        with pytest.raises(sqlalchemy.exc.SQLAlchemyError):
+            store._connection.exec_driver_sql("SELECT nothing FROM nowhere")
+        store.recover()
+        name = f"owners/o/studies/{uuid.uuid4()}"
+        store.create_study(study_pb2.Study(name=name))
+        assert store.load_study(name).name == name
+        store.delete_study(name)
+    finally:
+        store.close()
+
+
+def test_a_database_of_viziers_own_service_is_served_on(tmp_path: Path) -> None:
+    path = tmp_path / "vizier.db"
+    theirs = vizier_service.VizierServicer(database_url=f"sqlite:///{path}")
+    name = "owners/o/studies/old"
+    theirs.datastore.create_study(study_pb2.Study(name=name, display_name="old"))
+    theirs.datastore.create_trial(study_pb2.Trial(name=f"{name}/trials/3", id="3"))
+    theirs.datastore._connection.close()
+    theirs.datastore._engine.dispose()
+    store = Datastore(f"sqlite:///{path}")
+    assert [trial.id for trial in store.list_trials(name)] == ["3"]
+    again = study_pb2.Trial(name=f"{name}/trials/3", id="3")
+    store.create_trial(again)  # its number is taken
+    assert again.id == "4"
+    assert store.max_trial_id(name) == 4
+    store.close()
