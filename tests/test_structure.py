@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 
 from optformer.config import load_config
+from optformer.data.mixture import GenerateConfig
+from optformer.settings import read_config
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "optformer"
@@ -93,7 +95,14 @@ def test_light_modules_import_nothing_heavy(module: str) -> None:
     assert done.stdout.strip() == "[]"
 
 
-def test_the_recipe_is_a_valid_run_on_training_families_only() -> None:
-    config = load_config(ROOT / "examples" / "pretrain.toml")
-    assert config.data.generated_weight > 0
-    assert config.data.generate.purpose == "train"
+def test_the_recipe_is_of_valid_runs_on_training_families_only() -> None:
+    script = (ROOT / "scripts" / "pretrain").read_text("utf-8")
+    stages = sorted((ROOT / "examples" / "pretrain").glob("[0-9]-*.toml"))
+    assert stages
+    for stage in stages:
+        config = load_config(stage)
+        assert config.data.generated_weight > 0
+        assert config.data.generate.purpose == "train"
+        assert script.count(f"$recipe/{stage.name}") == 1
+    made = read_config(GenerateConfig, ROOT / "examples" / "pretrain" / "gp-ucb.toml")
+    assert made.purpose == "train"

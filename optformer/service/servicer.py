@@ -14,6 +14,7 @@ What differs from Vizier's own:
 """
 
 import collections
+import contextlib
 import math
 import threading
 from collections.abc import Callable, Iterable
@@ -151,8 +152,10 @@ class Datastore(sql_datastore.SQLDataStore):
         with self._lock:
             self._connection.rollback()
             if self._engine.dialect.name == "sqlite":
-                # A file that is not written any more can be read where nothing can be written.
-                self._connection.exec_driver_sql("PRAGMA journal_mode = DELETE")
+                # A file that nobody writes any more can be read where nothing can be written.
+                with contextlib.suppress(sqlalchemy.exc.OperationalError):  # others still do
+                    self._connection.exec_driver_sql("PRAGMA busy_timeout = 0")
+                    self._connection.exec_driver_sql("PRAGMA journal_mode = DELETE")
             self._connection.close()
             self._engine.dispose()
 

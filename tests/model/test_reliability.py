@@ -68,16 +68,16 @@ def test_a_run_that_is_told_to_stop_saves_its_state_first(
     before = signal.getsignal(number)
 
     def stop(report: Report) -> None:
-        if report.step == 3:
+        if report.step == 3:  # a step is not cut off: the next one is the last
             os.kill(os.getpid(), number)
 
     said: list[str] = []
     config = load_config(None, [*SMALL, "train.steps=8"])
     with pytest.raises(ends_with):
         training.train(config, tmp_path, PLANES, report=stop, report_seconds=0.0, say=said.append)
-    assert said == ["the run stopped after step 3; the same command goes on from there"]
+    assert said == ["the run stopped after step 4; the same command goes on from there"]
     assert signal.getsignal(number) == before
-    assert run(tmp_path, "train.steps=8") == ["the run goes on from step 3"]
+    assert run(tmp_path, "train.steps=8") == ["the run goes on from step 4"]
     assert list(losses(tmp_path)) == list(range(1, 9))
     assert "the run is over since step 8" in run(tmp_path, "train.steps=8")[0]
 

@@ -25,6 +25,7 @@ SMALL = [
     "batch.rows=4",
     "batch.tokens=64",
     "batch.text_tokens=128",
+    "batch.sizes=1",
     "batch.augment.names=0",
     "batch.augment.values=0",
     "optimizer.warmup=5",

@@ -41,20 +41,20 @@ def test_servers_share_a_database(url: str) -> None:
             endpoint = endpoints[worker % 2]
             study = open_study(endpoint, LINE, algorithm="QUASI_RANDOM_SEARCH", name=name)
             seen = []
-            for _ in range(5):
+            for _ in range(3):
                 [trial] = study.suggest(count=1, client_id=f"worker-{worker}")
                 trial.complete(vz.Measurement({"y": float(worker)}))
                 seen.append(trial.id)
             return seen
 
         tune(0)
-        with ThreadPoolExecutor(6) as threads:
-            seen = [number for numbers in threads.map(tune, range(1, 7)) for number in numbers]
+        with ThreadPoolExecutor(4) as threads:
+            seen = [number for numbers in threads.map(tune, range(1, 5)) for number in numbers]
         study = open_study(endpoints[0], LINE, algorithm="QUASI_RANDOM_SEARCH", name=name)
         trials = list(study.trials().get())
         study.delete()
-    assert sorted(seen) == list(range(6, 36))
-    assert [trial.id for trial in sorted(trials, key=lambda t: t.id)] == list(range(1, 36))
+    assert sorted(seen) == list(range(4, 16))
+    assert [trial.id for trial in sorted(trials, key=lambda t: t.id)] == list(range(1, 16))
     assert all(trial.status == vz.TrialStatus.COMPLETED for trial in trials)
 
 

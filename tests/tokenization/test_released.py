@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from optformer.errors import ConfigError, StudyError
@@ -202,6 +202,11 @@ def metric_tokens(study: Study, unit_low: float, unit_high: float) -> list[int]:
 
 
 @settings(max_examples=200, deadline=None)
+@example(
+    values=[float(np.float32(0.12)), 0.0],
+    states=[State.INFEASIBLE] * 9,
+    goal=Goal.MAXIMIZE,
+)
 @given(
     # Up to where singles hold whole numbers, so that c-1 is one.
     values=st.lists(
