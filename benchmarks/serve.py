@@ -3,6 +3,7 @@
     python benchmarks/serve.py load      64 clients, each on a study of its own: p50 and p99
     python benchmarks/serve.py faults    the same; the server dies (kill -9) and comes back
     python benchmarks/serve.py memory    the server's memory over 5,000 suggestions
+    python benchmarks/serve.py database  what a suggestion costs besides the model, beside Vizier's
 
 Clients are threads of one process with Vizier's own client; the server is `optformer serve` in
 another, on loopback, with an SQLite file. Each run checks what the server has at the end against
@@ -13,6 +14,7 @@ suggests means nothing, what it costs is what a trained one of that shape costs.
 import argparse
 import contextlib
 import dataclasses
+import functools
 import logging
 import os
 import shutil
@@ -31,6 +33,7 @@ from pathlib import Path
 import numpy as np
 from rich.console import Console
 from rich.table import Table
+from vizier import pythia
 from vizier import pyvizier as vz
 from vizier.service import clients
 
@@ -270,6 +273,75 @@ def memory(server: Server, options: argparse.Namespace) -> list[tuple[str, str]]
     return rows
 
 
+class Constant(pythia.PolicyFactory, pythia.Policy):
+    """Suggests the same at once."""
+
+    def __call__(self, *_: object) -> pythia.Policy:
+        return self
+
+    def suggest(self, request: pythia.SuggestRequest) -> pythia.SuggestDecision:
+        values = {f"x{index}": 0.5 for index in range(PARAMETERS)}
+        return pythia.SuggestDecision([vz.TrialSuggestion(values)], metadata=vz.MetadataDelta())
+
+    def early_stop(self, request: pythia.EarlyStopRequest) -> pythia.EarlyStopDecisions:
+        raise NotImplementedError
+
+    should_be_cached = False
+
+
+def database(options: argparse.Namespace) -> list[tuple[str, str]]:
+    """A suggestion and its completion, in process, with no model: Vizier's service and ours.
+
+    Both have one study under way among others that have 31 trials each.
+    """
+    from vizier._src.service import pythia_service, vizier_service
+
+    from optformer.service.servicer import StudyService
+
+    rows = []
+    with scratch() as folder:
+        theirs = vizier_service.VizierServicer(database_url=f"sqlite:///{folder / 'vizier.db'}")
+        theirs.default_pythia_service = pythia_service.PythiaServicer(theirs, Constant())
+        ours = StudyService(f"sqlite:///{folder / 'ours.db'}", Constant())
+        measure = functools.partial(_without_model, trials=31)
+        for others in (0, options.clients):
+            for name, service in (("Vizier's", theirs), ("ours", ours)):
+                for study in range(others):
+                    measure(service, f"other-{study}")
+                wall, cpu = measure(service, f"measured-{others}")
+                about = f"{name}, among {others} studies: ms, of the processor"
+                rows.append((about, f"{wall:.1f}, {cpu:.1f}"))
+    return rows
+
+
+def _without_model(service: object, name: str, trials: int) -> tuple[float, float]:
+    """Milliseconds a trial, on the clock and of the processor."""
+    from vizier._src.service import study_pb2, vizier_service_pb2
+    from vizier.service import pyvizier as service_vz
+
+    from optformer.pyvizier import problem_to_vizier
+
+    config = service_vz.StudyConfig.from_problem(problem_to_vizier(problem(0)))
+    config.algorithm = "CONSTANT"
+    study = study_pb2.Study(display_name=name, study_spec=config.to_proto())
+    request = vizier_service_pb2.CreateStudyRequest(parent="owners/me", study=study)
+    made = service.CreateStudy(request).name
+    measured = study_pb2.Measurement(metrics=[study_pb2.Measurement.Metric(metric_id="y", value=1)])
+    clocks = time.perf_counter(), time.process_time()
+    for number in range(1, trials + 1):
+        service.SuggestTrials(
+            vizier_service_pb2.SuggestTrialsRequest(parent=made, suggestion_count=1, client_id="me")
+        )
+        service.CompleteTrial(
+            vizier_service_pb2.CompleteTrialRequest(
+                name=f"{made}/trials/{number}", final_measurement=measured
+            )
+        )
+    ends = time.perf_counter(), time.process_time()
+    wall, cpu = (1e3 * (end - start) / trials for start, end in zip(clocks, ends, strict=True))
+    return wall, cpu
+
+
 RUNS = {"load": (load, 2000, 64), "faults": (faults, 640, 64), "memory": (memory, 5000, 1)}
 
 
@@ -286,17 +358,21 @@ def scratch() -> Iterator[Path]:
 def main() -> None:
     """Prints a table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("run", choices=list(RUNS))
+    parser.add_argument("run", choices=[*RUNS, "database"])
     parser.add_argument("--checkpoint", type=Path, help="a model (default: random weights)")
     parser.add_argument("--shape", default="micro", help="of the random model")
     parser.add_argument("--clients", type=int)
     parser.add_argument("--suggestions", type=int)
     parser.add_argument("--algorithm", default="OPTFORMER_EI")
     options = parser.parse_args()
+    logging.getLogger("absl").setLevel(logging.CRITICAL)
+    if options.run == "database":
+        options.clients = options.clients or 64
+        show("database", database(options))
+        return
     run, suggestions, many = RUNS[options.run]
     options.suggestions = options.suggestions or suggestions
     options.clients = options.clients or many
-    logging.getLogger("absl").setLevel(logging.CRITICAL)
     with scratch() as folder:
         checkpoint = options.checkpoint or random_checkpoint(folder / "model", options.shape)
         server = Server(checkpoint, folder)
@@ -304,7 +380,12 @@ def main() -> None:
             rows = run(server, options)
         finally:
             server.stop(signal.SIGKILL)
-    table = Table(title=f"{options.run}: {options.clients} clients, {options.algorithm}")
+    show(f"{options.run}: {options.clients} clients, {options.algorithm}", rows)
+
+
+def show(title: str, rows: list[tuple[str, str]]) -> None:
+    """A table on the terminal."""
+    table = Table(title=title)
     table.add_column("what")
     table.add_column("measured", justify="right")
     for row in rows:

@@ -49,7 +49,7 @@ def start(folder: Path, *overrides: str, **environment: str) -> subprocess.Popen
 
 def devices(count: int) -> dict[str, str]:
     flags = os.environ.get("XLA_FLAGS", "")
-    return {"XLA_FLAGS": f"{flags} --xla_force_host_platform_device_count={count}"}
+    return {"XLA_FLAGS": f"--xla_force_host_platform_device_count={count} {flags}"}
 
 
 def check_equal(folder: Path, one: Path, steps: int = 6) -> None:
