@@ -144,6 +144,11 @@ def load(folder: Path) -> Checkpoint:
             f"{folder / CONFIG} was changed or is damaged: its digest does not fit what it says. "
             "Copy the folder again."
         )
+    if "trial_sum" not in config.get("model", {}):
+        raise CheckpointError(
+            f"{folder} was written by an earlier optformer, whose models read numbers otherwise. "
+            "Train it again."
+        )
     if _hash(folder / WEIGHTS) != config.get("weights"):
         raise CheckpointError(
             f"{folder / WEIGHTS} is damaged or from another checkpoint: its hash is not the one in "

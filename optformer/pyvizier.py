@@ -116,8 +116,9 @@ def study_from_vizier(
 def trial_from_vizier(problem: Problem, trial: vz.Trial) -> Trial:
     """The trial with its final measurement; values are checked when it joins a study.
 
-    Infeasible trials keep what was measured. Trials that are requested, active or stopping are
-    ACTIVE, whatever intermediate measurements they have.
+    Of its metadata, text in the root namespace is kept. Infeasible trials keep what was measured.
+    Trials that are requested, active or stopping are ACTIVE, whatever intermediate measurements
+    they have.
 
     Raises:
       StudyError: the trial is completed, but an objective was not measured.

@@ -62,8 +62,9 @@ class BatchConfig:
       rows, tokens: rows of at most so many tokens. Where all studies of a batch are short, its
         rows are too, and more: attention within a row costs the square of its length.
       text_tokens: at most so many tokens of text a row.
-      sizes: how many lengths rows may have, evenly up to `tokens`, and texts, by halves of
-        `text_tokens`. Each pair that occurs is compiled once: a short run wants few.
+      sizes: how many lengths rows may have, evenly up to `tokens`. Texts have 1 + log2(sizes),
+        each half of the next up to `text_tokens`. Each pair that occurs is compiled once: a short
+        run wants few.
     """
 
     rows: int = 8

@@ -78,8 +78,9 @@ def generate(
             rate = trials / (time.monotonic() - started)
             progress(ready, total, f"{rate:,.0f} trials/s")
     except WorkerDied as error:
+        fewer = "" if cluster else f"fewer than {workers} workers or "
         raise WorkerDied(
-            f"{error} Try fewer than {workers} workers or a smaller block than {config.block}. "
+            f"{error} Try {fewer}a smaller block than {config.block}. "
             "Shards that are finished stay; the same command goes on after them."
         ) from error
     manifest = _manifest(config, seed, _finished(folder, stream))

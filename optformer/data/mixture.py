@@ -171,8 +171,9 @@ class GeneratedSource:
     Memory holds one block at a time.
 
     Args:
-      rows, tokens: the size of a batch. A block has as many studies as fill it; by default,
-        `config.block`.
+      rows, tokens: the size of a batch. A block has as many studies as fill it, by the number of
+        parameters that was drawn: for problems that have their own, a block may be too small or
+        too large. By default, `config.block`.
     """
 
     def __init__(self, config: GenerateConfig, rows: int = 0, tokens: int = 0) -> None:

@@ -14,7 +14,6 @@
 """
 
 import dataclasses
-import json
 from collections.abc import Mapping, Sequence
 from decimal import Decimal
 
@@ -29,6 +28,7 @@ from optuna.distributions import (
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
+from optformer.data.study_json import notes_of
 from optformer.errors import StudyError
 from optformer.study import (
     Condition,
@@ -74,7 +74,7 @@ def problem(
         parameters=tuple(parameters),
         metrics=_metrics(study, trials),
         metadata=tuple(
-            (key, text) for key, text in notes(study.user_attrs).items() if key != "algorithm"
+            (key, text) for key, text in notes_of(study.user_attrs).items() if key != "algorithm"
         ),
     )
 
@@ -233,17 +233,8 @@ def trial(problem: Problem, frozen: FrozenTrial, values: Mapping[str, Value]) ->
         parameters=values,
         metrics=dict(zip(objectives, measured or (), strict=False)) | limits,
         state=_STATES[frozen.state],
-        notes=notes(frozen.user_attrs),
+        notes=notes_of(frozen.user_attrs),
     )
-
-
-def notes(attributes: Mapping[str, object]) -> dict[str, str]:
-    """What a user wrote down that is text or a number, as text."""
-    return {
-        key: value if isinstance(value, str) else json.dumps(value)
-        for key, value in attributes.items()
-        if isinstance(value, str | int | float)
-    }
 
 
 def values_of(

@@ -19,6 +19,7 @@ absent; true and false stand for the categories "True" and "False".
 """
 
 import enum
+import json
 from collections.abc import Mapping, Sequence
 from typing import TypeVar
 
@@ -44,7 +45,7 @@ _PARAMETER_KEYS = (
 )  # fmt: skip
 _METRIC_KEYS = ("name", "goal", "safety_threshold")
 _CONDITION_KEYS = ("parent", "values")
-_TRIAL_KEYS = ("parameters", "metrics", "state", "notes")
+_TRIAL_KEYS = ("parameters", "metrics", "state")
 _STATES = {state.name: state for state in State}
 _EXTERNAL_TYPES = ("INTERNAL", "BOOLEAN", "INTEGER", "FLOAT")
 
@@ -137,11 +138,19 @@ def _trial_from_json(item: object, categorical: frozenset[str], wanted: frozense
     state = fields.get("state", "COMPLETED")
     if not isinstance(state, str) or state not in _STATES:
         raise StudyError(f"state is {state!r}; it can be {', '.join(_STATES)}.")
-    notes = {}
-    if fields.get("notes"):
-        given = _object(fields["notes"], "notes")
-        notes = {key: _text(given, key, "notes") for key in given}
+    # Notes are for people: what is no text or number in them is no reason to refuse a study.
+    given = fields.get("notes")
+    notes = notes_of(given) if isinstance(given, Mapping) else {}
     return Trial(parameters=parameters, metrics=metrics, state=_STATES[state], notes=notes)
+
+
+def notes_of(given: Mapping[str, object]) -> dict[str, str]:
+    """What was written down that is text or a number, as text."""
+    return {
+        key: value if isinstance(value, str) else json.dumps(value)
+        for key, value in given.items()
+        if isinstance(value, str | int | float)
+    }
 
 
 def _metric_to_json(metric: Metric) -> dict[str, object]:

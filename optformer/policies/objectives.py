@@ -9,11 +9,16 @@ import numpy as np
 
 from optformer.study import Metric, State, Study
 
+MARGIN = 0.1
+"""How far the reference point lies below the worst trial, as a share of an objective's range."""
+
 
 def scalarize(study: Study, rng: np.random.Generator) -> Study:
     """The study with one metric: a random hypervolume scalarization of its objectives.
 
-    Objectives are scaled so that the worst completed trial is at 0 and the best at 1. With a
+    Objectives are scaled so that the best completed trial is at 1 and the worst a little above 0:
+    at 0, all trials that are worst in one of them would be worth the same in every direction. An
+    objective that does not vary decides nothing. With a
     direction λ, uniform on the positive part of the sphere, a trial is worth min_m(y_m / λ_m); over
     many directions, the expected maximum is the hypervolume that the trials dominate, up to the
     power M, which changes no order (Zhang and Golovin, 2020). Safety metrics are left out.
@@ -27,7 +32,11 @@ def scalarize(study: Study, rng: np.random.Generator) -> Study:
     if completed_R.any():
         low_M = gains_RM[completed_R].min(axis=0)
         range_M = gains_RM[completed_R].max(axis=0) - low_M
-        units_RM = (gains_RM - low_M) / np.where(range_M > 0, range_M, 1.0)
+        varies_M = range_M > 0
+        units_RM = (gains_RM - low_M) / np.where(varies_M, range_M, 1.0)
+        units_RM = (units_RM + MARGIN) / (1.0 + MARGIN)
+        if varies_M.any():
+            units_RM[:, ~varies_M] = np.inf
         direction_M = np.maximum(np.abs(rng.normal(size=len(columns))), 1e-6)
         direction_M /= np.linalg.norm(direction_M)
         worth_R = np.where(completed_R, (units_RM / direction_M).min(axis=1), np.nan)

@@ -44,10 +44,30 @@ def test_what_another_trial_dominates_is_worth_no_more_in_any_direction() -> Non
         np.testing.assert_array_equal(np.isfinite(worth_R), before.states_R == State.COMPLETED)
         for one in done_R:
             for other in done_R:
-                if (gains_RM[one] >= gains_RM[other]).all():
+                if (gains_RM[one] > gains_RM[other]).all():
+                    assert worth_R[one] > worth_R[other]
+                elif (gains_RM[one] >= gains_RM[other]).all():
                     assert worth_R[one] >= worth_R[other]
         tops.add(int(np.nanargmax(worth_R)))
     assert len(tops) > 1  # directions differ
+
+
+def test_extremes_of_a_front_and_objectives_that_do_not_vary_keep_their_meaning() -> None:
+    def worth(metrics_RM: list[list[float]], seed: int = 0) -> np.ndarray:
+        values_RM = np.insert(np.array(metrics_RM, dtype=np.float64), 1, 0.0, axis=1) * [-1, 1, 1]
+        some = dataclasses.replace(
+            study(len(values_RM)),
+            metrics_RM=values_RM,
+            states_R=np.zeros(len(values_RM), np.int8),
+        )
+        return scalarize(some, np.random.default_rng(seed)).metrics_RM[:, 0]
+
+    assert (np.diff(worth([[1, 5], [2, 5], [3, 5]])) > 0).all()
+    # Each end of a front counts for more than what is worst in everything, in some direction.
+    front = [worth([[0, 3], [1, 1], [3, 0], [0, 0]], seed) for seed in range(10)]
+    assert any(first > worst for first, _, _, worst in front)
+    assert any(last > worst for _, _, last, worst in front)
+    assert np.isfinite(worth([[1, 5], [1, 5]])).all()
 
 
 def test_suggestions_for_several_objectives_are_legal_and_reproducible(model: OptFormer) -> None:

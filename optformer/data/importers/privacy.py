@@ -18,7 +18,8 @@ class Privacy:
       drop_text: number the studies instead of naming them; drop titles, metadata and the notes
         of trials.
       hash_names: names of studies, parameters, metrics and categories become hashes: the same
-        name has the same hash under one key, and cannot be found by guessing without it.
+        name has the same hash under one key, and cannot be found by guessing without it. Notes
+        of trials are dropped; titles and metadata stay unless `drop_text`.
       key: the secret of the hashes.
     """
 
@@ -35,8 +36,9 @@ class Privacy:
             problem = dataclasses.replace(
                 problem, name=f"study-{number:06d}", title="", metadata=()
             )
-            study = dataclasses.replace(study, notes=None)
-        return dataclasses.replace(study, problem=problem)
+        # Notes would give away what the names do.
+        notes = None if self.drop_text or self.hash_names else study.notes
+        return dataclasses.replace(study, problem=problem, notes=notes)
 
     def hash(self, text: str) -> str:
         """Twelve hexadecimal digits that say nothing about the text without the key."""

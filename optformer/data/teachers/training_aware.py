@@ -60,7 +60,8 @@ class TrainingAwareEvolution:
     """Regularized evolution for `training_aware_reward`.
 
     EfficientNetV2 samples at random or by reinforcement learning; the tournament is ours. Of two
-    trials the one that is no worse in quality, step time and size never loses it.
+    trials the one that is no worse in quality, step time and size never loses it. Where the
+    value already holds what counts (`weighed_B`), it is regularized evolution on that value.
     """
 
     def __init__(

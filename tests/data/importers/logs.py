@@ -51,7 +51,7 @@ def trials(name: str) -> list[Trial]:
             },
             metrics={} if state == State.INFEASIBLE else {"accuracy": ord(name[0]) / 256 + row},
             state=state,
-            notes={"host": f"hidden-{row}"},
+            notes={"host": f"host-{row}"},
         )
         for row, state in enumerate(STATES)
     ]

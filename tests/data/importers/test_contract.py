@@ -137,7 +137,7 @@ def test_dropped_text_and_hashed_names_are_nowhere_in_the_shards(
 ) -> None:
     (tmp_path / "confidential").mkdir()
     source = make(tmp_path / "confidential", True)
-    words = ["Secret", "hidden", "team", "confidential", "log.", "vizier.db", "journal.log"]
+    words = ["Secret", "hidden", "team", "host", "confidential", "log.", "vizier.db", "journal.log"]
     names = ["lr", "layers", "optimizer", "adam", "sgd", "accuracy"]
 
     out = tmp_path / "dropped"
@@ -145,6 +145,10 @@ def test_dropped_text_and_hashed_names_are_nowhere_in_the_shards(
     for text, found in in_shards(out, words + names).items():
         assert found == (text in names), text
     assert [study.name for study in store.scan(out)] == [f"study-{k:06d}" for k in (1, 2, 3)]
+
+    out = tmp_path / "hashed only"
+    import_studies(source, out, hash_names=True)
+    assert not any(in_shards(out, ["host", *names[1:], '"lr"']).values())
 
     out = tmp_path / "hashed"
     import_studies(source, out, drop_text=True, hash_names=True)
