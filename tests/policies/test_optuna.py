@@ -183,7 +183,7 @@ def test_several_objectives_become_one(model: OptFormer, watched: Watched) -> No
     study = new_study(model, directions=["minimize", "maximize"])
     study.optimize(lambda t: (t.suggest_float("x", 0, 1), t.suggest_float("y", 0, 1)), n_trials=8)
     last = watched.studies[-1]
-    assert [metric.name for metric in last.problem.metrics] == ["value_0", "value_1"]
+    assert [metric.name for metric in last.problem.metrics] == ["value_0 and value_1"]
     assert len(study.trials) == 8
 
 
