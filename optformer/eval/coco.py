@@ -191,9 +191,10 @@ def report(folder: Path, observed: Sequence[Path]) -> Path:
     if "No module named cocopp" in done.stderr:
         raise SourceError(f"COCO's report needs cocopp, which is not installed. {_INSTALL}")
     if done.returncode or not (out / "index.html").exists():
+        last = (done.stderr.strip() or done.stdout.strip()).splitlines()[-1:]
         raise SourceError(
-            f"cocopp failed on {folder / 'exdata'}: {done.stderr.strip()[-400:]}. Its input is "
-            "there; run it by hand with another version."
+            f"cocopp failed on {folder / 'exdata'}: {''.join(last)}. Its input is there; run it by "
+            "hand, or with another version."
         )
     return out / "index.html"
 

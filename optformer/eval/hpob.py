@@ -37,9 +37,10 @@ _HOME = "https://github.com/machinelearningnuremberg/HPO-B"
 
 ABOUT_PUBLISHED = (
     "Published curves were made on the official surrogates and are shown on the same tasks; on "
-    "other surrogates they compare only roughly. Curves that start elsewhere than ours were made "
-    "from other initial points: all five repeats of OptFormer's own start from the first "
-    "initialisation. What HPO-B's handler made (FSBO) repeats the 99th trial at the 100th."
+    "other surrogates they compare only roughly, and so do ranks and tests with them. Curves that "
+    "start elsewhere than ours were made from other initial points: all five repeats of "
+    "OptFormer's own start from the first initialisation. HPO-B's own FSBO2-C "
+    "repeats the 99th trial at the 100th."
 )
 
 # space -> dataset -> best so far by initialisation and trial; index 0 is the best initial point

@@ -29,7 +29,9 @@ def _lead(view: View, tested: "Sequence[_Tested]", likelihoods: Likelihoods | No
     apart = sum(row.corrected < 0.05 for row in last)
     told = (
         f"After {view.last} trials, the model's best value so far can be told from its teacher's "
-        f"for {apart} of {many(len(last), 'teacher')} (5 % level, Holm)."
+        f"for {apart} of {many(len(last), 'teacher')} (5 % level, Holm; "
+        f"{many(len(view.results.seeds), 'seed')} a task). Not told apart does not mean alike: few "
+        "seeds hide differences."
     )
     if likelihoods is not None:
         share = float(np.diag(likelihoods.confusion()).mean())

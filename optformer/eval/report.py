@@ -143,6 +143,8 @@ def write_report(
     if notes:
         sections.append(Text(paragraphs=tuple(notes)))
     sections += [_summary(view), Text(paragraphs=(_reading(view),))]
+    if marked:  # it bears on every rank, test and difference below
+        sections.append(Text(paragraphs=(hpob.ABOUT_PUBLISHED,)))
     if len(paths) > 1:
         sections += report_sections.twins(view)
     sections += report_sections.failures(results)

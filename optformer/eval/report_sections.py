@@ -408,8 +408,6 @@ def hpob_means(view: View) -> list[Section]:
             name="hpob_curves",
         ),
     ]
-    if view.published:
-        sections.append(Text(paragraphs=(hpob.ABOUT_PUBLISHED,)))
     return sections
 
 

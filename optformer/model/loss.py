@@ -159,7 +159,8 @@ def exact_logits(
     inner_E = np.arange(1, ids.bins, dtype=np.float32) / ids.bins
     # Narrower than a bin would only move mass between two of them.
     spread_BT1 = jnp.maximum(deviation_BT1, 0.5 / ids.bins)
-    below_BTE = jax.scipy.stats.norm.cdf((inner_E - mean_BT1) / spread_BT1)
+    # Not norm.cdf, which is exact far out too: that took a tenth of a small model's step.
+    below_BTE = 0.5 + 0.5 * jax.lax.erf((inner_E - mean_BT1) / (np.sqrt(2) * spread_BT1))
     # sum_q (F_q+1 - F_q) l_q, by parts: only differences of neighbouring logits are weighed.
     logits_BTQ = logits_BTO[..., ids.first_bin : ids.first_bin + ids.bins]
     steps_BTE = logits_BTQ[..., 1:] - logits_BTQ[..., :-1]

@@ -279,8 +279,9 @@ def compare(
 ) -> None:
     """Two results folders in one report, paired by task and seed where they have both."""
     from optformer.eval import suite
+    from optformer.terminal import show
 
-    _end(suite.compare(first, second, out, command=_command()))
+    show.evaluated(suite.compare(first, second, out, command=_command()))
 
 
 def _who(

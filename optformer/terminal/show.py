@@ -174,14 +174,14 @@ def training_progress(
             said = clock()
             left = at.seconds * (1 - at.done) / at.done
             more = f", about {duration(left)} left" if at.done < 1.0 else ""
-            err.print(f"{at.done:.0%}: {note}{more}")
+            err.print(f"{at.done:.0%}: {note}{more}", soft_wrap=True)
 
     return update
 
 
 def training_note(text: str) -> None:
     """A line about a run: that it goes on, or stops."""
-    err.print(f"{escape(text[:1].upper() + text[1:])}.")
+    err.print(f"{escape(text[:1].upper() + text[1:])}.", soft_wrap=True)
 
 
 def duration(seconds: float) -> str:

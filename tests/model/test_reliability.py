@@ -37,13 +37,13 @@ def losses(folder: Path) -> dict[int, float]:
 
 def test_a_run_that_is_killed_at_any_moment_goes_on_to_the_same_losses(tmp_path: Path) -> None:
     """Bit by bit. Steps are saved so often that some kills fall into a save."""
-    settings = ["train.steps=40", "train.checkpoint_every=2", "train.evaluate_every=20"]
+    settings = ["train.steps=30", "train.checkpoint_every=2", "train.evaluate_every=15"]
     run(tmp_path / "unbroken", *settings)
     folder = tmp_path / "killed"
     command = [sys.executable, "-m", "tests.model.tiny", str(folder), *settings]
     rng = np.random.default_rng(int.from_bytes(os.urandom(4)))
     metrics = folder / "metrics.jsonl"
-    for kill in range(3):
+    for kill in range(2):
         process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL)
         enough, deadline = 8 * kill + rng.integers(3, 9), time.monotonic() + 120
         while process.poll() is None and time.monotonic() < deadline:
@@ -56,7 +56,7 @@ def test_a_run_that_is_killed_at_any_moment_goes_on_to_the_same_losses(tmp_path:
     said = run(folder, *settings)
     assert "goes on from step" in said[0]
     assert losses(folder) == losses(tmp_path / "unbroken")
-    assert list(losses(folder)) == list(range(1, 41))
+    assert list(losses(folder)) == list(range(1, 31))
 
 
 @pytest.mark.parametrize(
@@ -82,12 +82,16 @@ def test_a_run_that_is_told_to_stop_saves_its_state_first(
     assert "the run is over since step 8" in run(tmp_path, "train.steps=8")[0]
 
 
+# Orbax' threads end by the error, too.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 @pytest.mark.skipif(sys.platform == "win32", reason="no limit on the size of files there")
 def test_a_full_disk_is_an_error_and_the_last_state_stays_good(tmp_path: Path) -> None:
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
 
     def fill(report: Report) -> None:
         if report.step == 7:
+            while not (tmp_path / "state" / "5").is_dir():  # still being written
+                time.sleep(0.01)
             # Python then gets an error of the file system, like that of a full disk.
             resource.setrlimit(resource.RLIMIT_FSIZE, (2000, before[1]))
 
