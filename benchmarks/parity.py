@@ -264,18 +264,13 @@ def t5x_logits(module: "Transformer", params: dict, size: Size) -> np.ndarray:
     return np.asarray(logits(params))
 
 
-def torch_model(
-    weights: "Weights", config: "ModelConfig", ids: "Ids"
-) -> "T5ForConditionalGeneration":
-    """Hugging Face's T5 with our weights."""
-    import torch
+def torch_t5(config: "ModelConfig", vocabulary: int) -> "T5ForConditionalGeneration":
+    """Hugging Face's T5 1.1 with these sizes and random weights."""
     from transformers import T5Config, T5ForConditionalGeneration
 
-    from optformer.model.t5x import to_t5x
-
-    model = T5ForConditionalGeneration(
+    return T5ForConditionalGeneration(
         T5Config(
-            vocab_size=ids.outputs,
+            vocab_size=vocabulary,
             d_model=config.width,
             num_heads=config.heads,
             d_kv=config.head_size,
@@ -290,7 +285,18 @@ def torch_model(
             decoder_start_token_id=0,
             pad_token_id=0,
         )
-    ).eval()
+    )
+
+
+def torch_model(
+    weights: "Weights", config: "ModelConfig", ids: "Ids"
+) -> "T5ForConditionalGeneration":
+    """Hugging Face's T5 with our weights."""
+    import torch
+
+    from optformer.model.t5x import to_t5x
+
+    model = torch_t5(config, ids.outputs).eval()
     # Tied to the embedding from version 5 on, unless a file says otherwise.
     model.lm_head = torch.nn.Linear(config.width, ids.outputs, bias=False)
     theirs = {}

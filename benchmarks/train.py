@@ -138,30 +138,16 @@ def theirs(preset: str, options: argparse.Namespace) -> dict:
     """Hugging Face's T5 with the same sizes; nothing where torch is not installed."""
     try:
         import torch
-        from transformers import T5Config, T5ForConditionalGeneration
+        import transformers  # noqa: F401 (what `torch_t5` needs)
     except ImportError as error:
         print(f"no torch column: {error}. Install optformer[parity].", file=sys.stderr)
         return {}
+    from parity import torch_t5
+
     config, ids, batches, _ = setting(preset, options)
-    model = config.model
     torch.manual_seed(0)
     size = ids.text + ids.bins + ids.statuses
-    network = T5ForConditionalGeneration(
-        T5Config(
-            vocab_size=size,
-            d_model=model.width,
-            num_heads=model.heads,
-            d_kv=model.head_size,
-            d_ff=model.feed_forward,
-            num_layers=model.encoder_layers,
-            num_decoder_layers=model.decoder_layers,
-            feed_forward_proj="gated-gelu",
-            tie_word_embeddings=False,
-            dropout_rate=0.0,
-            decoder_start_token_id=0,
-            pad_token_id=0,
-        )
-    ).train()
+    network = torch_t5(config.model, size).train()
     optimizer = torch.optim.AdamW(network.parameters(), lr=1e-3)
     text = torch.randint(1, size, full(batches, options).text_BS.shape)
     targets = torch.randint(1, size, (options.rows, options.tokens))

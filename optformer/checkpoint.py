@@ -14,19 +14,19 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import safetensors
 import safetensors.numpy
 
-from optformer.errors import CheckpointError, ConfigError
+from optformer.errors import CheckpointError, ConfigError, did_you_mean
 from optformer.model.config import ModelConfig
 from optformer.settings import from_tree, to_tree
 from optformer.tokenization.tokenizer import StudyTokenizer, TokenizerOptions, vocabulary_of
 
-FORMAT = 1
+FORMAT = 2
 WEIGHTS, TEXT, CONFIG = "weights.safetensors", "text.model", "config.json"
 T5X = "checkpoint"
 """The file by which a folder is a checkpoint of T5X (`model/t5x.py`)."""
@@ -144,11 +144,6 @@ def load(folder: Path) -> Checkpoint:
             f"{folder / CONFIG} was changed or is damaged: its digest does not fit what it says. "
             "Copy the folder again."
         )
-    if "trial_sum" not in config.get("model", {}):
-        raise CheckpointError(
-            f"{folder} was written by an earlier optformer, whose models read numbers otherwise. "
-            "Train it again."
-        )
     if _hash(folder / WEIGHTS) != config.get("weights"):
         raise CheckpointError(
             f"{folder / WEIGHTS} is damaged or from another checkpoint: its hash is not the one in "
@@ -179,6 +174,19 @@ def load(folder: Path) -> Checkpoint:
         tokens=tokens,
         about=config.get("about", {}),
     )
+
+
+def check_prompt(name: str, algorithms: Sequence[str]) -> None:
+    """Checks that a model of these algorithms can be told to imitate this one.
+
+    Raises:
+      ConfigError: it has not learned from it.
+    """
+    if name not in algorithms:
+        raise ConfigError(
+            f"the model has not learned from the algorithm {name!r}, but from "
+            f"{', '.join(algorithms)}.{did_you_mean(name, algorithms)}"
+        )
 
 
 def is_t5x(folder: Path) -> bool:

@@ -1,7 +1,6 @@
 """A training run as nested frozen dataclasses: a TOML file in, overrides, a TOML file out."""
 
 import dataclasses
-import tomllib
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Literal
@@ -12,7 +11,7 @@ from optformer import checkpoint
 from optformer.data.batches import BatchConfig
 from optformer.data.mixture import GenerateConfig
 from optformer.model.config import LossConfig, ModelConfig
-from optformer.settings import check_ranges, read_config, to_tree
+from optformer.settings import check_ranges, from_tree, read_config, read_tree, to_tree
 from optformer.tokenization.tokenizer import TokenizerOptions
 
 CONFIG = "config.toml"  # in a run's folder
@@ -179,28 +178,21 @@ def run_config(
     saved = folder / CONFIG
     if path is None and not folders and init is None and saved.is_file():
         path = saved
-    overrides = list(overrides)
-    run = load_config(path, overrides)
+    tree = read_tree(RunConfig, path, overrides)
+    run = from_tree(RunConfig, tree)
     start = run.init if init is None else str(init)
-    if start and not _gives(path, overrides, "optimizer", "learning_rate"):
-        rate = f"optimizer.learning_rate={FINE_TUNING_RATE}"
-        run = load_config(path, [*overrides, rate])
+    optimizer, said = run.optimizer, tree.get("optimizer", {})
+    if start and not (isinstance(said, dict) and "learning_rate" in said):
+        optimizer = dataclasses.replace(optimizer, learning_rate=FINE_TUNING_RATE)
     return dataclasses.replace(
         run,
+        optimizer=optimizer,
         init=start and str(_model_of(checkpoint.find(start)).resolve()),
         data=dataclasses.replace(
             run.data,
             shards=tuple(str(Path(each).resolve()) for each in (*run.data.shards, *folders)),
         ),
     )
-
-
-def _gives(path: Path | None, overrides: Iterable[str], section: str, field: str) -> bool:
-    """Whether a file or an override says what a setting is."""
-    tree = tomllib.loads(path.read_text("utf-8")) if path else {}
-    inside = tree.get(section)
-    in_file = isinstance(inside, dict) and field in inside
-    return in_file or any(each.startswith(f"{section}.{field}=") for each in overrides)
 
 
 def _model_of(folder: Path) -> Path:

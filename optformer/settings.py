@@ -27,6 +27,15 @@ def read_config(
     Raises:
       ConfigError: a file that is no TOML, an unknown key, or a value of a wrong kind.
     """
+    return from_tree(kind, read_tree(kind, path, overrides))
+
+
+def read_tree(kind: type[Config], path: Path | None = None, overrides: Iterable[str] = ()) -> Tree:
+    """The same as nested dicts of what is said, before defaults fill in the rest.
+
+    Raises:
+      ConfigError: a file that is no TOML, or an override of another form.
+    """
     tree: Tree = {}
     if path is not None:
         try:
@@ -40,7 +49,7 @@ def read_config(
         if not equals:
             raise ConfigError(f"override {override!r} is not of the form section.field=value.")
         _put(kind, tree, key.split("."), _parse(text), override)
-    return from_tree(kind, tree)
+    return tree
 
 
 def from_tree(kind: type[Config], tree: Mapping[str, object] | str, where: str = "") -> Config:

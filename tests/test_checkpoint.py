@@ -72,7 +72,7 @@ def _other_format(folder: Path) -> None:
         (lambda f: (f / "config.json").write_text("{"), "config.json is damaged"),
         (_other_shape, "config.json was changed or is damaged"),
         (_other_vocabulary, "not the vocabulary that the weights were trained with"),
-        (_other_format, "format 99, but this optformer reads format 1"),
+        (_other_format, "format 99, but this optformer reads format 2"),
     ],
 )
 def test_damage_is_named(folder: Path, damage: object, says: str) -> None:

@@ -62,8 +62,11 @@ def augment(
     if rng.random() < config.shuffle:
         order_P = trajectory.random_order(study.problem, rng)
     names, values = bool(rng.random() < config.names), bool(rng.random() < config.values)
-    for text in ((names, values), (names, False), (False, False)):
-        shown = dataclasses.replace(tokenizer.options.metadata, names=text[0], values=text[1])
+    plainer = dict.fromkeys([(names, values), (names, False), (False, False)])
+    for with_names, with_values in plainer:
+        shown = dataclasses.replace(
+            tokenizer.options.metadata, names=with_names, values=with_values
+        )
         encoded = tokenizer.encode_problem(study.problem, algorithm, order_P=order_P, text=shown)
         if most_text is None or len(encoded.ids_S) <= most_text:
             break

@@ -84,9 +84,7 @@ def generate(
             "Shards that are finished stay; the same command goes on after them."
         ) from error
     manifest = _manifest(config, seed, _finished(folder, stream))
-    partial = folder / f".{MANIFEST}.partial"
-    partial.write_text(json.dumps(manifest, indent=2) + "\n", "utf-8")
-    partial.replace(folder / MANIFEST)
+    _write(folder / MANIFEST, (json.dumps(manifest, indent=2) + "\n").encode())
     return manifest
 
 
@@ -153,9 +151,13 @@ def _place(folder: Path, number: int, shard: _Shard) -> None:
     for old in folder.glob(f"{_prefix(number)}-*.parquet"):  # of a shorter run
         old.unlink()
     for name, content in shard.files.items():
-        partial = folder / f".{name}.partial"
-        partial.write_bytes(content)
-        partial.replace(folder / name)
+        _write(folder / name, content)
+
+
+def _write(path: Path, content: bytes) -> None:
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_bytes(content)
+    partial.replace(path)
 
 
 def _prefix(shard: int) -> str:

@@ -95,6 +95,16 @@ def problem_from_json(document: object) -> Problem:
         raise StudyError(message if already else f"{where}: {message}") from error
 
 
+def trial_to_json(trial: Trial) -> dict[str, object]:
+    """The trial as a JSON object, without notes if it has none."""
+    document = {
+        "parameters": dict(trial.parameters),
+        "metrics": dict(trial.metrics),
+        "state": trial.state.name,
+    }
+    return document | ({"notes": dict(trial.notes)} if trial.notes else {})
+
+
 def trials_from_json(problem: Problem, trials: object) -> list[Trial]:
     """The trials of a JSON list; whether values fit the search space is checked later.
 

@@ -23,10 +23,9 @@ import numpy as np
 import pyarrow.parquet as pq
 from jaxtyping import Float64
 
-from optformer.data.spaces import Spaces
 from optformer.errors import ConfigError, SourceError
 from optformer.eval.bbob import random_level
-from optformer.eval.task import Task
+from optformer.eval.task import ExactFunction, Task
 from optformer.study import Goal, Metric, Parameter, ParameterType, Problem
 
 if TYPE_CHECKING:
@@ -49,41 +48,29 @@ _GROUPS = (
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class CocoBlock:
+class CocoBlock(ExactFunction):
     """One function of the suite; an `ObjectiveBlock`. Larger is better: COCO's value, negated."""
 
     function: int
     dimension: int
     instance: int
+    problem: Problem = dataclasses.field(init=False, repr=False, compare=False)
 
-    @property
-    def problems(self) -> tuple[Problem, ...]:
-        """The one problem."""
+    def __post_init__(self) -> None:
         parameters = tuple(
             Parameter(name=f"x{index}", type=ParameterType.DOUBLE, bounds=(_LOW, _HIGH))
             for index in range(self.dimension)
         )
         metric = Metric(name="bbob_eval", goal=Goal.MINIMIZE)
         name = f"coco/f{self.function:03d}/{self.dimension}d/i{self.instance:02d}"
-        return (Problem(name=name, parameters=parameters, metrics=(metric,)),)
-
-    @property
-    def spaces(self) -> Spaces:
-        """The unit cube."""
-        return Spaces.of(self.problems[0].parameters)
+        problem = Problem(name=name, parameters=parameters, metrics=(metric,))
+        object.__setattr__(self, "problem", problem)
 
     @property
     def optimum_B(self) -> Float64[np.ndarray, " 1"]:
         """The best value there is."""
         bare = _bare(self.function, self.dimension, self.instance)
         return np.array([-float(bare.best_value())])
-
-    def evaluate(
-        self, units_BNP: Float64[np.ndarray, "1 N P"], rng: np.random.Generator
-    ) -> Float64[np.ndarray, "1 N"]:
-        """The exact values: the suite has no noise."""
-        del rng
-        return self.evaluate_exact(units_BNP)
 
     def evaluate_exact(self, units_BNP: Float64[np.ndarray, "1 N P"]) -> Float64[np.ndarray, "1 N"]:
         """The function's values, negated."""
@@ -118,7 +105,7 @@ def tasks(
         for size in dimensions:
             for instance in range(1, instances + 1):
                 block = CocoBlock(function=number, dimension=size, instance=instance)
-                name = block.problems[0].name
+                name = block.problem.name
                 rng = np.random.default_rng(zlib.crc32(name.encode()))
                 found.append(
                     Task(

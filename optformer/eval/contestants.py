@@ -64,11 +64,7 @@ class Contestants:
         policy = read_config(PolicyConfig, overrides=self.settings)
         known = prompts_of(self.checkpoint)
         for prompt in self.prompts:
-            if prompt not in known:
-                raise ConfigError(
-                    f"the model has not learned from the algorithm {prompt!r}, but from "
-                    f"{', '.join(known)}.{did_you_mean(prompt, known)}"
-                )
+            checkpoints.check_prompt(prompt, known)
         return {
             f"optformer_{acquisition}" + (f"_as_{prompt}" if prompt else ""): ModelFactory(
                 checkpoint=self.checkpoint,

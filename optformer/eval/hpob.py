@@ -14,17 +14,17 @@ exclude them. The release is two folders beside each other, `hpob-data` and `sav
 import dataclasses
 import functools
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from jaxtyping import Float64
+from jaxtyping import Float64, Int64
 
-from optformer.data.spaces import Spaces
+from optformer.data.problems import ObjectiveBlock
 from optformer.errors import ConfigError, SourceError
 from optformer.eval.results import Results
-from optformer.eval.task import Pool, Start, Task, nearest
+from optformer.eval.task import ExactFunction, Pool, Start, Task, nearest
 from optformer.study import Metric, Parameter, ParameterType, Problem, Scale
 
 if TYPE_CHECKING:
@@ -48,23 +48,13 @@ Curves = Mapping[str, Mapping[str, Float64[np.ndarray, "S T"]]]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
-class SurrogateBlock:
+class SurrogateBlock(ExactFunction):
     """One HPO-B surrogate; an `ObjectiveBlock` of one function."""
 
     problem: Problem
     model: Path
     y_min: float
     y_max: float
-
-    @property
-    def problems(self) -> tuple[Problem, ...]:
-        """The one problem."""
-        return (self.problem,)
-
-    @property
-    def spaces(self) -> Spaces:
-        """The unit cube."""
-        return Spaces.of(self.problem.parameters)
 
     @property
     def optimum_B(self) -> Float64[np.ndarray, " 1"]:
@@ -76,13 +66,6 @@ class SurrogateBlock:
         """Not known."""
         return np.full((1, len(self.problem.parameters)), np.nan)
 
-    def evaluate(
-        self, units_BNP: Float64[np.ndarray, "1 N P"], rng: np.random.Generator
-    ) -> Float64[np.ndarray, "1 N"]:
-        """The exact values: surrogates have no noise."""
-        del rng
-        return self.evaluate_exact(units_BNP)
-
     def evaluate_exact(self, units_BNP: Float64[np.ndarray, "1 N P"]) -> Float64[np.ndarray, "1 N"]:
         """Normalized and clipped predictions of the surrogate."""
         raw_N = _booster(self.model).inplace_predict(units_BNP[0])
@@ -90,7 +73,7 @@ class SurrogateBlock:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
-class RecordedBlock:
+class RecordedBlock(ExactFunction):
     """A dataset's recorded rows as a function: the value of the nearest; an `ObjectiveBlock`."""
 
     problem: Problem
@@ -98,26 +81,9 @@ class RecordedBlock:
     exact_N: Float64[np.ndarray, " N"]
 
     @property
-    def problems(self) -> tuple[Problem, ...]:
-        """The one problem."""
-        return (self.problem,)
-
-    @property
-    def spaces(self) -> Spaces:
-        """The unit cube."""
-        return Spaces.of(self.problem.parameters)
-
-    @property
     def optimum_B(self) -> Float64[np.ndarray, " 1"]:
         """The best recorded value."""
         return np.array([self.exact_N.max()])
-
-    def evaluate(
-        self, units_BNP: Float64[np.ndarray, "1 N P"], rng: np.random.Generator
-    ) -> Float64[np.ndarray, "1 N"]:
-        """The exact values: recorded values have no noise."""
-        del rng
-        return self.evaluate_exact(units_BNP)
 
     def evaluate_exact(self, units_BNP: Float64[np.ndarray, "1 N P"]) -> Float64[np.ndarray, "1 N"]:
         """Values of the nearest recorded rows."""
@@ -135,49 +101,20 @@ def tasks(folder: Path, *, trials: int = 100, spaces: Sequence[str] = ()) -> lis
     Raises:
       SourceError: a file or search space is missing; says where to get it.
     """
-    data, surrogates = folder / "hpob-data", folder / "saved-surrogates"
-    meta_test = _load(data / "meta-test-dataset.json")
-    initial = _load(data / "bo-initializations.json")
+    surrogates = folder / "saved-surrogates"
     statistics = _load(surrogates / "summary-stats.json")
-    descriptors = _descriptors(data)
-    _check_spaces(data, meta_test, spaces)
     found = []
-    for space in spaces or sorted(meta_test):
-        for dataset in sorted(meta_test[space]):
-            stem = f"surrogate-{space}-{dataset}"
-            model = surrogates / f"{stem}.json"
-            if not model.exists() or stem not in statistics:
-                raise SourceError(
-                    f"{model} or its entry in summary-stats.json is missing. Get the saved "
-                    f"surrogates of {_HOME} again, or name other search spaces."
-                )
-            y_min, y_max = statistics[stem]["y_min"], statistics[stem]["y_max"]
-            x_NP = np.array(meta_test[space][dataset]["X"], dtype=np.float64)
-            y_N = np.array(meta_test[space][dataset]["y"], dtype=np.float64).reshape(-1)
-            score_N = _normalized(y_N, y_min, y_max)
-            starts = {}
-            for seed in SEEDS:
-                rows = np.array(initial[space][dataset][f"test{seed}"], dtype=np.int64)
-                starts[seed] = Start(
-                    values_NP=x_NP[rows], metric_N=score_N[rows], exact_N=score_N[rows]
-                )
-            block = SurrogateBlock(
-                problem=_problem(space, dataset, descriptors, x_NP.shape[1]),
-                model=model,
-                y_min=y_min,
-                y_max=y_max,
+    for recorded in _recorded(folder / "hpob-data", spaces):
+        stem = f"surrogate-{recorded.space}-{recorded.dataset}"
+        model = surrogates / f"{stem}.json"
+        if not model.exists() or stem not in statistics:
+            raise SourceError(
+                f"{model} or its entry in summary-stats.json is missing. Get the saved "
+                f"surrogates of {_HOME} again, or name other search spaces."
             )
-            found.append(
-                Task(
-                    name=f"hpob/{space}/{dataset}",
-                    family=space,
-                    block=block,
-                    trials=trials,
-                    starts=starts,
-                    low=0.0,
-                    high=1.0,
-                )
-            )
+        y_min, y_max = statistics[stem]["y_min"], statistics[stem]["y_max"]
+        block = SurrogateBlock(problem=recorded.problem, model=model, y_min=y_min, y_max=y_max)
+        found.append(recorded.task(block, _normalized(recorded.y_N, y_min, y_max), trials))
     return found
 
 
@@ -191,45 +128,86 @@ def discrete_tasks(folder: Path, *, trials: int = 100, spaces: Sequence[str] = (
       SourceError: a file or search space is missing, or it holds the initial points only.
     """
     data = folder / "hpob-data"
+    found = []
+    for recorded in _recorded(data, spaces):
+        x_NP, y_N, started = recorded.x_NP, recorded.y_N, recorded.started
+        if len(y_N) <= len(np.unique(np.concatenate(list(started.values())))):
+            raise SourceError(
+                f"{data / 'meta-test-dataset.json'} holds only the {len(y_N)} initial points "
+                f"of {recorded.space}/{recorded.dataset}: there is nothing to choose among. The "
+                f"discrete protocol needs the whole file, which is released at {_HOME}."
+            )
+        score_N = _normalized(y_N, float(y_N.min()), float(y_N.max()))
+        block = RecordedBlock(problem=recorded.problem, values_NP=x_NP, exact_N=score_N)
+        pool = Pool(values_NP=x_NP, exact_N=score_N, started=started)
+        found.append(recorded.task(block, score_N, trials, pool))
+    return found
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class _Recorded:
+    """A test dataset's rows as released; `started` are the rows of each initialisation."""
+
+    space: str
+    dataset: str
+    problem: Problem
+    x_NP: Float64[np.ndarray, "N P"]
+    y_N: Float64[np.ndarray, " N"]
+    started: Mapping[int, Int64[np.ndarray, " S"]]
+
+    def task(
+        self,
+        block: ObjectiveBlock,
+        score_N: Float64[np.ndarray, " N"],
+        trials: int,
+        pool: Pool | None = None,
+    ) -> Task:
+        """The task of optimizing `block`, on which the rows score so much."""
+        return Task(
+            name=self.problem.name,
+            family=self.space,
+            block=block,
+            trials=trials,
+            starts={
+                seed: Start(
+                    values_NP=self.x_NP[rows], metric_N=score_N[rows], exact_N=score_N[rows]
+                )
+                for seed, rows in self.started.items()
+            },
+            low=0.0,
+            high=1.0,
+            pool=pool,
+        )
+
+
+def _recorded(data: Path, spaces: Sequence[str]) -> Iterator[_Recorded]:
+    """The test datasets of these search spaces, or of all.
+
+    Raises:
+      SourceError: a file or search space is missing.
+    """
     meta_test = _load(data / "meta-test-dataset.json")
     initial = _load(data / "bo-initializations.json")
     descriptors = _descriptors(data)
-    _check_spaces(data, meta_test, spaces)
-    found = []
+    for space in spaces:
+        if space not in meta_test:
+            raise SourceError(
+                f"{data} has no search space {space!r}. It has {', '.join(sorted(meta_test))}."
+            )
     for space in spaces or sorted(meta_test):
         for dataset in sorted(meta_test[space]):
             x_NP = np.array(meta_test[space][dataset]["X"], dtype=np.float64)
-            y_N = np.array(meta_test[space][dataset]["y"], dtype=np.float64).reshape(-1)
-            started = {
-                seed: np.array(initial[space][dataset][f"test{seed}"], dtype=np.int64)
-                for seed in SEEDS
-            }
-            if len(y_N) <= len(np.unique(np.concatenate(list(started.values())))):
-                raise SourceError(
-                    f"{data / 'meta-test-dataset.json'} holds only the {len(y_N)} initial points "
-                    f"of {space}/{dataset}: there is nothing to choose among. The discrete "
-                    f"protocol needs the whole file, which is released at {_HOME}."
-                )
-            score_N = _normalized(y_N, float(y_N.min()), float(y_N.max()))
-            problem = _problem(space, dataset, descriptors, x_NP.shape[1])
-            found.append(
-                Task(
-                    name=f"hpob/{space}/{dataset}",
-                    family=space,
-                    block=RecordedBlock(problem=problem, values_NP=x_NP, exact_N=score_N),
-                    trials=trials,
-                    starts={
-                        seed: Start(
-                            values_NP=x_NP[rows], metric_N=score_N[rows], exact_N=score_N[rows]
-                        )
-                        for seed, rows in started.items()
-                    },
-                    low=0.0,
-                    high=1.0,
-                    pool=Pool(values_NP=x_NP, exact_N=score_N, started=started),
-                )
+            yield _Recorded(
+                space=space,
+                dataset=dataset,
+                problem=_problem(space, dataset, descriptors, x_NP.shape[1]),
+                x_NP=x_NP,
+                y_N=np.array(meta_test[space][dataset]["y"], dtype=np.float64).reshape(-1),
+                started={
+                    seed: np.array(initial[space][dataset][f"test{seed}"], dtype=np.int64)
+                    for seed in SEEDS
+                },
             )
-    return found
 
 
 def curves(results: Results, optimizer: str) -> Curves:
@@ -333,14 +311,6 @@ def flat_mean(curves: Curves) -> Float64[np.ndarray, " T"]:
 def _descriptors(data: Path) -> dict:
     path = data / "meta-dataset-descriptors.json"
     return _load(path) if path.exists() else {}
-
-
-def _check_spaces(data: Path, meta_test: dict, spaces: Sequence[str]) -> None:
-    for space in spaces:
-        if space not in meta_test:
-            raise SourceError(
-                f"{data} has no search space {space!r}. It has {', '.join(sorted(meta_test))}."
-            )
 
 
 def _problem(space: str, dataset: str, descriptors: dict, size: int) -> Problem:

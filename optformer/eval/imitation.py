@@ -10,7 +10,6 @@ along a curve, P parameters, O output tokens, B studies of a batch.
 
 import dataclasses
 import functools
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -27,6 +26,7 @@ from optformer.eval import statistics
 from optformer.eval.contestants import prompts_of
 from optformer.eval.optimizers import TeacherFactory
 from optformer.eval.ours import ModelFactory
+from optformer.eval.prediction import save_arrays
 from optformer.eval.task import OptimizerFactory, Task
 from optformer.model import loss, transformer
 from optformer.model.config import ModelConfig
@@ -229,6 +229,7 @@ def trial_nats(
             rows=max(rows, len(studies)),
             tokens=-(-tokens // layout.length) * layout.length,
             text_tokens=max(64, 1 << (text - 1).bit_length()),
+            sizes=1,
         ),
     )
     legal = [tokenizer.legal_tokens(problem).tokens_PO for problem in encoded]
@@ -268,14 +269,14 @@ def _parameter_nats(
 
 def save(made: Likelihoods, path: Path) -> None:
     """Writes likelihoods as one NumPy file, in one step."""
-    unfinished = path.with_name(f".{os.getpid()}.{path.name}")
-    np.savez_compressed(
-        unfinished,
-        teachers=np.array(made.teachers),
-        nats_ACNR=made.nats_ACNR.astype(np.float32),
-        task_N=made.task_N,
+    save_arrays(
+        path,
+        {
+            "teachers": np.array(made.teachers),
+            "nats_ACNR": made.nats_ACNR.astype(np.float32),
+            "task_N": made.task_N,
+        },
     )
-    os.replace(unfinished, path)
 
 
 def load(path: Path) -> Likelihoods:

@@ -8,7 +8,7 @@ import numpy as np
 from optformer.eval import statistics
 from optformer.eval.imitation import CHECKPOINTS, Likelihoods, pairs
 from optformer.eval.page import Figure, Heading, Section, Table, Text, number
-from optformer.eval.plots import Curve, plot_matrices, plot_panels
+from optformer.eval.plots import plot_matrices, plot_panels
 from optformer.eval.report_sections import View, many
 
 _TEACHER, _MODEL = "teacher", "optformer"
@@ -52,15 +52,7 @@ def _curves(view: View) -> Figure:
         both = []
         for name, shown in ((teacher, _TEACHER), (model, _MODEL)):
             curve = view.curve(view.names.index(name), view.band)
-            both.append(
-                Curve(
-                    name=shown,
-                    x_T=curve.x_T,
-                    mean_T=curve.mean_T,
-                    low_T=curve.low_T,
-                    high_T=curve.high_T,
-                )
-            )
+            both.append(dataclasses.replace(curve, name=shown))
         panels[teacher.replace("_", " ")] = both
     return Figure(
         caption="Mean score by trial of each teacher, and of the model's prior prompted with its "

@@ -146,8 +146,13 @@ def save(predictions: Mapping[str, Predictions], path: Path) -> None:
         for field in dataclasses.fields(made)
     }
     path.parent.mkdir(parents=True, exist_ok=True)
+    save_arrays(path, arrays)
+
+
+def save_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
+    """Writes one NumPy file (.npz), whole or not at all."""
     unfinished = path.with_name(f".{os.getpid()}.{path.name}")
-    np.savez_compressed(unfinished, **arrays)
+    np.savez_compressed(unfinished, **arrays)  # type: ignore[arg-type]  # not allow_pickle
     os.replace(unfinished, path)
 
 

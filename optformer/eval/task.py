@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Float64, Int8, Int64
 
 from optformer.data.problems import ObjectiveBlock, to_natural
+from optformer.data.spaces import Spaces
 from optformer.errors import ConfigError
 from optformer.eval.results import TaskRecord
 from optformer.study import Problem
@@ -102,6 +103,34 @@ class FreshFactory(Protocol):
 
 
 OptimizerFactory = Callable[[Problem, int], Optimizer] | LockstepFactory
+
+
+class ExactFunction:
+    """What blocks of one function without noise share: the rest of an `ObjectiveBlock` for a class
+    that has its `problem`, `optimum_B` and `evaluate_exact`."""
+
+    problem: Problem
+
+    @property
+    def problems(self) -> tuple[Problem, ...]:
+        """The one problem."""
+        return (self.problem,)
+
+    @property
+    def spaces(self) -> Spaces:
+        """The unit cube."""
+        return Spaces.of(self.problem.parameters)
+
+    def evaluate(
+        self, units_BNP: Float64[np.ndarray, "1 N P"], rng: np.random.Generator
+    ) -> Float64[np.ndarray, "1 N"]:
+        """The exact values."""
+        del rng
+        return self.evaluate_exact(units_BNP)
+
+    def evaluate_exact(self, units_BNP: Float64[np.ndarray, "1 N P"]) -> Float64[np.ndarray, "1 N"]:
+        """The function's values, larger better."""
+        raise NotImplementedError
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)

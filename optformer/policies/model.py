@@ -17,7 +17,7 @@ import numpy as np
 from jaxtyping import Float, Float64, Int64
 
 from optformer import checkpoint
-from optformer.errors import ConfigError, StudyError, did_you_mean
+from optformer.errors import ConfigError, StudyError
 from optformer.model.config import most_parameters
 from optformer.model.decode import Engine, History, Rules
 from optformer.model.transformer import Ids
@@ -180,11 +180,8 @@ class OptFormer:
         if algorithm is None:
             preferred = [name for name in PREFERENCE if name in self.algorithms]
             return (preferred or [*self.algorithms, UNKNOWN])[0]
-        if algorithm not in (*self.algorithms, UNKNOWN):
-            raise ConfigError(
-                f"the model has not learned from the algorithm {algorithm!r}, but from "
-                f"{', '.join(self.algorithms)}.{did_you_mean(algorithm, self.algorithms)}"
-            )
+        if algorithm != UNKNOWN:
+            checkpoint.check_prompt(algorithm, self.algorithms)
         return algorithm
 
     def predict(
@@ -469,7 +466,7 @@ def units_near_best(
     problem = study.problem
     shape = count, len(problem.parameters)
     goal = study.objective()
-    done_R = np.flatnonzero((study.states_R == State.COMPLETED) & np.isfinite(goal))
+    done_R = np.flatnonzero(np.isfinite(goal))
     if not len(done_R):
         return rng.random(shape)
     best_K = done_R[np.argsort(-goal[done_R], kind="stable")[:3]]

@@ -73,14 +73,7 @@ class OptFormerDesigner(vza.PartiallySerializableDesigner):
         rows = []
         for index, trial in sorted((self._completed | self._active).items()):
             ours = pyvizier.trial_from_vizier(self._problem, trial)
-            rows.append(
-                {
-                    "id": index,
-                    "parameters": ours.parameters,
-                    "metrics": ours.metrics,
-                    "state": ours.state.name,
-                }
-            )
+            rows.append({"id": index, **study_json.trial_to_json(ours)})
         metadata = vz.Metadata()
         metadata.ns(NAMESPACE)[_TRIALS] = json.dumps(rows)
         return metadata

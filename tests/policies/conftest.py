@@ -9,6 +9,7 @@ import optformer
 from optformer.config import load_config
 from optformer.model import train as training
 from optformer.policies.model import OptFormer
+from tests.model.tiny import SMALL
 from tests.studies import CONDITIONAL, MIXED, plane, random_study
 
 
@@ -17,21 +18,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("run")
     config = load_config(
         None,
-        [
-            "model.width=32",
-            "model.heads=2",
-            "model.head_size=16",
-            "model.feed_forward=64",
-            "model.encoder_layers=1",
-            "model.decoder_layers=1",
-            "batch.rows=4",
-            "batch.tokens=64",
-            "batch.augment.names=0",
-            "batch.augment.values=0",
-            "optimizer.learning_rate=0.01",
-            "optimizer.warmup=5",
-            "train.steps=60",
-        ],
+        [*SMALL, "optimizer.learning_rate=0.01", "train.steps=60"],
     )
     rng = np.random.default_rng(0)
     studies = [
