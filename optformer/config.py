@@ -142,6 +142,19 @@ class RunConfig:
     optimizer: OptimizerConfig = dataclasses.field(default_factory=OptimizerConfig)
     train: TrainConfig = dataclasses.field(default_factory=TrainConfig)
 
+    def __post_init__(self) -> None:
+        if self.model.experts and not self.init and not can_ask_experts(self.tokenizer):
+            raise ConfigError(
+                "model.experts needs tokenizer.centred=true and tokenizer.separators=false: in "
+                "the released format, tokens do not say how far values are apart. Set "
+                "model.experts=false."
+            )
+
+
+def can_ask_experts(options: TokenizerOptions) -> bool:
+    """Whether tokens of this format say where a trial is in the unit cube."""
+    return options.centred and not options.separators
+
 
 def load_config(path: Path | None = None, overrides: Iterable[str] = ()) -> RunConfig:
     """The run that a TOML file describes, changed by overrides like `train.steps=100`.

@@ -14,7 +14,7 @@ from typing import NamedTuple, Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import Bool, Float32, Int8, Int32
 
-from optformer.data import augment
+from optformer.data import augment, experts
 from optformer.data.augment import AugmentConfig
 from optformer.errors import SourceError
 from optformer.settings import check_ranges
@@ -37,6 +37,8 @@ class Batch(NamedTuple):
       smooth_BT: whether the bins beside the target's mean nearly the same.
       predictive_BT2: mean and standard deviation of the target on the bins' axis, where known.
       trials_T: the number of the input's trial along the row.
+      expert_logs_BTE, expert_below_BTE, evidence_BTE: where the target is the bin of a first
+        metric, what `experts.Followed` says of it; E is 0 if experts were not asked.
     """
 
     text_BS: Int32[np.ndarray, "B S"]
@@ -52,6 +54,9 @@ class Batch(NamedTuple):
     smooth_BT: Bool[np.ndarray, "B T"]
     predictive_BT2: Float32[np.ndarray, "B T 2"]
     trials_T: Int32[np.ndarray, " T"]
+    expert_logs_BTE: Float32[np.ndarray, "B T E"]
+    expert_below_BTE: Float32[np.ndarray, "B T E"]
+    evidence_BTE: Float32[np.ndarray, "B T E"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -136,6 +141,7 @@ class Batches:
 
     Args:
       sources: where studies come from, each with its share of the batches.
+      ask_experts: whether batches say what Gaussian processes predict (`Batch.expert_logs_BTE`).
     """
 
     def __init__(
@@ -144,6 +150,8 @@ class Batches:
         tokenizer: StudyTokenizer,
         config: BatchConfig,
         seed: int,
+        *,
+        ask_experts: bool = False,
     ) -> None:
         self._sources = [source for source, _ in sources]
         share = np.array([weight for _, weight in sources], dtype=np.float64)
@@ -151,6 +159,7 @@ class Batches:
         self._tokenizer = tokenizer
         self._config = config
         self._seed = seed
+        self._ask_experts = ask_experts
 
     def __getitem__(self, step: int) -> Batch:
         rng = np.random.default_rng((self._seed, step, 1))
@@ -163,7 +172,7 @@ class Batches:
             )
             for study in studies
         ]
-        return pack(examples, self._tokenizer, config)
+        return pack(examples, self._tokenizer, config, ask_experts=self._ask_experts)
 
     def prefetch(self, start: int, stop: int, ahead: int = 2) -> Iterator[tuple[int, Batch]]:
         """Batches from `start` to before `stop`, made by another thread a little ahead."""
@@ -187,6 +196,8 @@ def pack(
     examples: Sequence[tuple[EncodedProblem, EncodedTrials]],
     tokenizer: StudyTokenizer,
     config: BatchConfig,
+    *,
+    ask_experts: bool = False,
 ) -> Batch:
     """Puts examples of one layout into rows, in order, until the rows are full.
 
@@ -231,6 +242,7 @@ def pack(
     weights_BT = np.zeros(shape, np.float32)
     smooth_BT = np.zeros(shape, bool)
     predictive_BT2 = np.zeros((*shape, 2), np.float32)
+    said_3BTE = np.zeros((3, *shape, experts.EXPERTS if ask_experts else 0), np.float32)
     for row, members in enumerate(rows):
         start, text_start = 0, 0
         for segment, (problem, trials) in enumerate(members, start=1):
@@ -251,6 +263,14 @@ def pack(
             weights_BT[row, here] = trials.weights_T
             predictive_BT2[row, here] = trials.predictive_T2
             smooth_BT[row, here] = is_smooth(problem, trials, tokenizer)
+            if ask_experts:
+                first = here.start + problem.layout.first_value
+                said = said_3BTE[:, row, first : here.stop : problem.layout.length]
+                followed = follow(problem, trials, tokenizer)
+                said[0], said[1], said[2] = (
+                    array_RE[: said.shape[1]]
+                    for array_RE in (followed.log_RE, followed.below_RE, followed.evidence_RE)
+                )
             start += places(trials, problem.layout)
     return Batch(
         text_BS=text_BS,
@@ -266,6 +286,23 @@ def pack(
         smooth_BT=smooth_BT,
         predictive_BT2=predictive_BT2,
         trials_T=trials_along(tokens, examples[0][0].layout),
+        expert_logs_BTE=said_3BTE[0],
+        expert_below_BTE=said_3BTE[1],
+        evidence_BTE=said_3BTE[2],
+    )
+
+
+def follow(
+    problem: EncodedProblem, trials: EncodedTrials, tokenizer: StudyTokenizer
+) -> experts.Followed:
+    """What the experts said about the first metric of each trial."""
+    layout, vocabulary = problem.layout, tokenizer.vocabulary
+    ids_RL = trials.ids_T.reshape(-1, layout.length)
+    return experts.follow(
+        vocabulary.to_units(ids_RL[:, : layout.parameters], other=experts.INACTIVE),
+        vocabulary.to_units(ids_RL[:, layout.first_value], other=np.nan),
+        problem.ordered_P,
+        vocabulary.bins,
     )
 
 

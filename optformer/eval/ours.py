@@ -20,6 +20,7 @@ from optformer.policies import acquisition
 from optformer.policies.model import OptFormer, PolicyConfig, Session, incumbent, load
 from optformer.study import Problem, Study
 from optformer.tokenization.metadata import UNKNOWN
+from optformer.tokenization.quantize import ValueScaling
 
 _AT_ONCE = 1024  # points that are ranked in one pass
 
@@ -140,32 +141,37 @@ class _One:
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class ModelPredictor:
-    """Predicts trials as in serving: values are scaled by what the model has seen so far.
-
-    Its distributions are cut to the range that all predictors are told (`prediction.in_range`).
-    """
+    """Predicts trials with values scaled by the range that all predictors are told."""
 
     model: OptFormer
-    bins: int = 1000
     value_temperature: float = 1.0
 
     def predict(
         self, study: Study, y_range: tuple[float, float], rows_N: Int64[np.ndarray, " N"]
     ) -> Float64[np.ndarray, "N Q"]:
         """See `prediction.Predictor`."""
-        metric = study.problem.objectives[0]
-        edges_E = metric.sign * np.linspace(*y_range, self.bins + 1)  # in the metric's own units
+        scaling = ValueScaling(
+            sign=study.problem.objectives[0].sign,
+            low=y_range[0],
+            high=y_range[1],
+            unit_low=0.0,
+            unit_high=1.0,
+            single=self.model.tokenizer.options.single,
+        )
         prompt = study.algorithm if study.algorithm in self.model.algorithms else UNKNOWN
-        # One session: what has been read is read again only where the scale of values changes.
+        # One session: it reads each trial once.
         session = Session(self.model, [(study.problem, prompt)])
-        inside_NQ = np.empty((len(rows_N), self.bins))
-        for place, row in enumerate(rows_N):
-            shares_1Q, scaling = session.predict(
-                study.rows(slice(row)), study.values_RP[row : row + 1], self.value_temperature
-            )
-            below_E = np.append(0.0, np.cumsum(shares_1Q[0]))
-            units_E = np.linspace(0.0, 1.0, len(below_E))
-            inside_NQ[place] = np.diff(np.interp(scaling.to_line(edges_E), units_E, below_E))
+        inside_NQ = np.concatenate(
+            [
+                session.predict(
+                    study.rows(slice(row)),
+                    study.values_RP[row : row + 1],
+                    self.value_temperature,
+                    scaling,
+                )[0]
+                for row in rows_N
+            ]
+        )
         return in_range(inside_NQ)
 
 

@@ -23,6 +23,8 @@ class ModelConfig:
         learned vector of its slot. So the first layer compares whole trials: attention's softmax
         turns a sum over parameters into a product of one kernel a parameter. Needs slots.
       value_head: whether metrics have an output layer of their own.
+      experts: whether the first metric's prediction is mixed with those of Gaussian processes of
+        fixed scales (`model/mixture.py`).
     """
 
     NAMED: ClassVar[dict[str, "ModelConfig"]] = {}
@@ -41,6 +43,7 @@ class ModelConfig:
     slots: int = 40
     trial_sum: bool = True
     value_head: bool = True
+    experts: bool = True
     dropout: float = 0.0
 
     def __post_init__(self) -> None:
@@ -88,6 +91,7 @@ T5_BASE = ModelConfig(
     slots=0,
     trial_sum=False,
     value_head=False,
+    experts=False,
 )
 
 MODELS = {"micro": MICRO, "tiny": TINY, "small": SMALL, "t5-base": T5_BASE}

@@ -2,8 +2,9 @@
 
 The text goes through the encoder once. A history's keys and values are computed once, in
 parallel, and later trials extend them. N candidates attend to that one history and each to its
-own few tokens, so N costs little. Every size is rounded up to a power of two, so nothing compiles
-again once its class is warm.
+own few tokens, so N costs little. Every size is rounded up to a power of two and to one that is not
+much dearer than all below it, so nothing compiles again once its class is warm, and there are few
+(`policies/warmup.py`).
 
 Array dimensions: see `optformer.model`; C is the tokens that one call adds to a history.
 """
@@ -15,14 +16,20 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Float32, Int, Int32, Int64, Key
+from jaxtyping import Array, Float, Float32, Float64, Int, Int32, Int64, Key
 
-from optformer.model import transformer
+from optformer.data import experts
+from optformer.model import mixture, transformer
 from optformer.model.config import ModelConfig
 from optformer.model.transformer import NEGATIVE, Ids, Weights
 from optformer.tokenization.tokenizer import EncodedProblem, EncodedTrials
 from optformer.tokenization.trajectory import LegalTokens
 from optformer.tokenization.vocabulary import PAD
+
+TEXT, ROOM, WIDTH, PARAMETERS = 128, 256, 16, 8
+"""The smallest sizes: of a text, a history's room, what extends it, a trial. A suggestion of a
+model of 5 layers takes 38 ms with room for 256 tokens, and 32 with room for 64; a size compiles for
+4 seconds."""
 
 
 @jax.tree_util.register_dataclass
@@ -91,19 +98,21 @@ class Engine:
         self._extend = jax.jit(functools.partial(_extend, config=config, ids=ids))
         self._reread = jax.jit(functools.partial(_reread, config=config, ids=ids))
         self._rollout = jax.jit(functools.partial(_rollout, config=config, ids=ids))
+        self._weigh = jax.jit(mixture.log_weights)
+        self._mix = jax.jit(functools.partial(mixture.mix, ids=ids))
 
     def read(self, problems: Sequence[EncodedProblem], trials: Sequence[EncodedTrials]) -> History:
         """The history of each study: its text and its trials so far, which may be none."""
         size = size_class(len(problems), 1)
-        text = size_class(max(len(problem.ids_S) for problem in problems), 32)
+        text = size_class(max(len(problem.ids_S) for problem in problems), TEXT)
         text_BS, slots_BS, segments_BS = (np.zeros((size, text), np.int32) for _ in "123")
         for row, problem in enumerate(problems):
             text_BS[row, : len(problem.ids_S)] = problem.ids_S
             slots_BS[row, : len(problem.ids_S)] = problem.slots_S
             segments_BS[row, : len(problem.ids_S)] = 1
-        new = _chunk(problems, trials, size, first=True)
         # No more room than there must be: what is empty costs as much attention as what is full.
-        capacity = size_class(int(new[-2].max()), 64)
+        capacity = size_class(_places(problems, trials), ROOM)
+        new = _chunk(problems, trials, size, capacity, first=True)
         with jax.enable_x64(False):
             return self._read(self.weights, text_BS, slots_BS, segments_BS, *new, capacity=capacity)
 
@@ -114,13 +123,19 @@ class Engine:
         trials: Sequence[EncodedTrials],
     ) -> History:
         """The history with more trials, each study as many as it likes."""
-        new = _chunk(problems, trials, len(history.length_B), first=False)
+        width = size_class(max(len(new.ids_T) for new in trials), WIDTH)
+        new = _chunk(problems, trials, len(history.length_B), width, first=False)
         with jax.enable_x64(False):
             room = history.places_BT.shape[1]
             needed = int(np.max(np.asarray(history.length_B) + new[-2]))
             if needed > room:
-                history = _grow(history, size_class(needed, 64) - room)
+                history = _grow(history, size_class(needed, ROOM) - room)
             return self._extend(self.weights, history, *new)
+
+    def is_short(self, problems: Sequence[EncodedProblem], trials: Sequence[EncodedTrials]) -> bool:
+        """Whether `extend` takes these trials in the width of one: other widths compile anew."""
+        longest = max(problem.layout.length for problem in problems)
+        return max(len(new.ids_T) for new in trials) <= size_class(longest, WIDTH)
 
     def reread(
         self,
@@ -133,14 +148,15 @@ class Engine:
         size = 4  # few sizes: each compiles for each length
         while size < len(rows):
             size *= 4
-        new = _chunk(problems, trials, size, first=True)
+        room, needed = history.places_BT.shape[1], _places(problems, trials)
+        if needed > room:
+            with jax.enable_x64(False):
+                history = _grow(history, size_class(needed, ROOM) - room)
+        new = _chunk(problems, trials, size, history.places_BT.shape[1], first=True)
         # What fills up the rest is read from the first row and written nowhere.
         from_B, to_B = np.zeros(size, np.int32), np.full(size, len(history.length_B), np.int32)
         from_B[: len(rows)] = to_B[: len(rows)] = rows
         with jax.enable_x64(False):
-            room, needed = history.places_BT.shape[1], int(new[-2].max())
-            if needed > room:
-                history = _grow(history, size_class(needed, 64) - room)
             return self._reread(self.weights, history, from_B, to_B, *new)
 
     def rollout(
@@ -150,7 +166,9 @@ class Engine:
         given_BNP: Int64[np.ndarray, "B N P"],
         temperature: float,
         seeds_B: Int64[np.ndarray, " B"],
-    ) -> tuple[Int64[np.ndarray, "B N P"], Float32[np.ndarray, "B N O"]]:
+    ) -> tuple[
+        Int64[np.ndarray, "B N P"], Float32[np.ndarray, "B N O"], Float32[np.ndarray, "B N D"]
+    ]:
         """N candidates for the next trial of each study, and the log-odds of its metric.
 
         Args:
@@ -159,7 +177,8 @@ class Engine:
           seeds_B: of each study's samples, which depend on no other study.
 
         Returns:
-          The candidates' output tokens, and log-odds over output tokens at the metric's place.
+          The candidates' output tokens, the transformer's log-odds over output tokens at the
+          metric's place, and the hidden state there, for `mix`.
         """
         studies, candidates, parameters = given_BNP.shape
         shape = (
@@ -172,18 +191,76 @@ class Engine:
         padded_B = np.zeros(shape[0], np.int32)
         padded_B[:studies] = seeds_B
         with jax.enable_x64(False):
-            tokens_BNP, logits_BNO = self._rollout(
+            tokens_BNP, logits_BNO, hidden_BND = self._rollout(
                 self.weights, history, rules, padded_BNP, jnp.float32(temperature), padded_B
             )
         return (
             np.asarray(tokens_BNP)[:studies, :candidates, :parameters].astype(np.int64),
             np.asarray(logits_BNO)[:studies, :candidates],
+            np.asarray(hidden_BND)[:studies, :candidates],
         )
+
+    def weigh_untold(self, evidence_E: Float64[np.ndarray, " E"]) -> Float32[np.ndarray, " G"]:
+        """Log weights of the transformer's own prediction and of each expert's, of a model that
+        has experts, by their evidence only."""
+        nothing_1D = np.zeros((1, self.config.width), np.float32)
+        return self._weighed(nothing_1D, evidence_E)[0]
+
+    def mix(
+        self,
+        logits_NO: Float32[np.ndarray, "N O"],
+        hidden_ND: Float32[np.ndarray, "N D"],
+        posterior: experts.Posterior,
+        units_NP: Float64[np.ndarray, "N P"],
+    ) -> Float32[np.ndarray, "N O"]:
+        """The candidates' log-odds with those of the experts mixed in (`model/mixture.py`)."""
+        count = len(units_NP)
+        more = size_class(count, 1) - count
+        logits_NO, hidden_ND, units_NP = (
+            np.pad(array, [(0, more), (0, 0)], mode="edge")
+            for array in (logits_NO, hidden_ND, units_NP)
+        )
+        weights_NG = self._weighed(hidden_ND, posterior.evidence_E)
+        chosen_M, left_NM = mixture.choose_experts(weights_NG)
+        mean_NM, scale_NM = experts.predict(posterior, units_NP, chosen_M)
+        with jax.enable_x64(False):
+            mixed_NO = self._mix(
+                logits_NO,
+                left_NM,
+                mean_NM.astype(np.float32),
+                scale_NM.astype(np.float32),
+                (chosen_M // len(experts.KERNELS)).astype(np.int32),
+                np.float32(posterior.freedom),
+            )
+        return np.asarray(mixed_NO)[:count]
+
+    def compile_mix(self, candidates: int) -> None:
+        """Compiles `mix` for so many candidates: which experts count depends on a study."""
+        size = size_class(candidates, 1)
+        with jax.enable_x64(False):
+            for count in (mixture.FEW, mixture.MANY):
+                self._mix(
+                    np.zeros((size, self.ids.outputs), np.float32),
+                    np.zeros((size, 1 + count), np.float32),
+                    np.zeros((size, count), np.float32),
+                    np.ones((size, count), np.float32),
+                    np.zeros(count, np.int32),
+                    np.float32(1.0),
+                )
+
+    def _weighed(
+        self, hidden_ND: Float32[np.ndarray, "N D"], evidence_E: Float64[np.ndarray, " E"]
+    ) -> Float32[np.ndarray, "N G"]:
+        evidence_NE = np.broadcast_to(
+            evidence_E.astype(np.float32), (len(hidden_ND), len(evidence_E))
+        )
+        with jax.enable_x64(False):
+            return np.asarray(self._weigh(self.weights["experts"], hidden_ND, evidence_NE))
 
     def rules(self, legal: Sequence[LegalTokens], problems: Sequence[EncodedProblem]) -> Rules:
         """The rules of these studies as arrays for `rollout`."""
         size = size_class(len(legal), 1)
-        parameters = size_class(max(len(rule.tokens_PO) for rule in legal), 2)
+        parameters = size_class(max(len(rule.tokens_PO) for rule in legal), PARAMETERS)
         conditions = size_class(max(rule.parent_PC.shape[1] for rule in legal), 1)
         outputs = self.ids.outputs
         tokens_BPO = np.ones((size, parameters, outputs), bool)
@@ -214,10 +291,16 @@ def size_class(size: int, least: int) -> int:
     return max(least, 1 << max(size - 1, 0).bit_length())
 
 
+def _places(problems: Sequence[EncodedProblem], trials: Sequence[EncodedTrials]) -> int:
+    """How many places the longest of these histories takes, the start token among them."""
+    return 1 + len(problems[0].layout.prefix) + max(len(new.ids_T) for new in trials)
+
+
 def _chunk(
     problems: Sequence[EncodedProblem],
     trials: Sequence[EncodedTrials],
     size: int,
+    width: int,
     *,
     first: bool,
 ) -> tuple[np.ndarray, ...]:
@@ -227,7 +310,6 @@ def _chunk(
     """
     before = [PAD, *problems[0].layout.prefix] if first else []
     start = len(before)
-    width = size_class(max(len(t.ids_T) for t in trials) + start, 16)
     inputs_BC, input_slots_BC, target_slots_BC, trial_BC = (
         np.full((size, width), PAD, np.int32) for _ in "1234"
     )
@@ -387,7 +469,7 @@ def _rollout(
     *,
     config: ModelConfig,
     ids: Ids,
-) -> tuple[Int32[Array, "B N P"], Float[Array, "B N O"]]:
+) -> tuple[Int32[Array, "B N P"], Float[Array, "B N O"], Float[Array, "B N D"]]:
     size, candidates, parameters = given_BNP.shape
     own_shape = (size, candidates, parameters, config.heads, config.head_size)
     layers = range(config.decoder_layers)
@@ -478,7 +560,7 @@ def _rollout(
     )
     steps = jnp.max(rules.steps_B)
     tokens_BNP, _, _, hidden_BND, _ = jax.lax.fori_loop(0, steps, body, carry)
-    return tokens_BNP, transformer.value_logits(weights, ids, hidden_BND)
+    return tokens_BNP, transformer.value_logits(weights, ids, hidden_BND), hidden_BND
 
 
 def _choose(

@@ -29,11 +29,11 @@ Step = Callable[[State, Sequence[Batch], float, float], tuple[State, Measured]]
 
 def start(config: RunConfig, ids: Ids, init: Checkpoint | None = None) -> State:
     """The state before the first step."""
+    weights = transformer.init(config.model, ids, jax.random.key(config.train.seed))
     if init is not None:
         transformer.check_weights(init.weights, init.config, ids)
-        weights = jax.tree.map(jnp.asarray, init.weights)
-    else:
-        weights = transformer.init(config.model, ids, jax.random.key(config.train.seed))
+        # A model may get experts that it did not have.
+        weights |= jax.tree.map(jnp.asarray, init.weights)
     return {
         "weights": weights,
         # A copy: the step reuses the memory of both.

@@ -27,7 +27,7 @@ import numpy as np
 
 from optformer import checkpoint
 from optformer.checkpoint import Checkpoint
-from optformer.config import RunConfig, TrainConfig, load_config, save_config
+from optformer.config import RunConfig, TrainConfig, can_ask_experts, load_config, save_config
 from optformer.data.batches import Batch, Batches, Source, StudySource, is_held
 from optformer.data.mixture import GeneratedSource
 from optformer.errors import ConfigError, OptFormerError, StudyError, make_folder
@@ -109,13 +109,19 @@ def train(
     init = checkpoint.load(Path(config.init)) if config.init else None
     if init is not None:
         options = init.tokenizer.options
-        config = dataclasses.replace(config, model=init.config, tokenizer=options)
+        experts = init.config.experts or (config.model.experts and can_ask_experts(options))
+        model = dataclasses.replace(init.config, experts=experts)
+        config = dataclasses.replace(config, model=model, tokenizer=options)
     tokenizer = init.tokenizer if init else StudyTokenizer(config.tokenizer)
     mesh = sharding.make_mesh(settings, config.model)
     usable, skipped = sort_out(studies, tokenizer, config)
     kept, held = split(usable, settings.validation)
     batches = Batches(
-        sources_of(kept, config, generated, skipped), tokenizer, config.batch, settings.seed
+        sources_of(kept, config, generated, skipped),
+        tokenizer,
+        config.batch,
+        settings.seed,
+        ask_experts=config.model.experts,
     )
     validation = validation_batches(held, tokenizer, config)
     if sharding.is_first():

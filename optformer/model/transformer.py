@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Float32, Int, PRNGKeyArray
 
+from optformer.data import experts
 from optformer.errors import CheckpointError
 from optformer.model.config import ModelConfig
 from optformer.tokenization.vocabulary import Vocabulary
@@ -37,6 +38,9 @@ NEGATIVE = -1e9
 
 
 QUERY_BLOCK = 128
+
+OWN_EXPERT = -2.0
+"""The untrained log-odds of the transformer's own prediction against all experts together."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -144,6 +148,14 @@ def init(config: ModelConfig, ids: Ids, key: PRNGKeyArray) -> Weights:
             weights[name] = normal(config.slots, width, std=1.0)
     if config.trial_sum:
         weights["slot_gates"] = normal(config.slots, width, std=1.0)
+    if config.experts:
+        # One logit for the transformer's own prediction, then one for each expert.
+        own_G = jnp.zeros(1 + experts.EXPERTS, jnp.float32).at[0].set(OWN_EXPERT)
+        weights["experts"] = {
+            "hidden": jnp.zeros((width, 1 + experts.EXPERTS), jnp.float32),
+            "offset": own_G,
+            "evidence": jnp.ones(1, jnp.float32),
+        }
     return weights
 
 

@@ -42,7 +42,10 @@ def validation_batches(
         )
     )
     parts = [part for one_round in rounds for part in one_round if part is not None]
-    return [pack(part, tokenizer, config.batch) for part in parts[:MOST_BATCHES]]
+    return [
+        pack(part, tokenizer, config.batch, ask_experts=config.model.experts)
+        for part in parts[:MOST_BATCHES]
+    ]
 
 
 @functools.lru_cache(maxsize=8)
@@ -60,9 +63,9 @@ def make_evaluate(
     @functools.partial(jax.jit, out_shardings=NamedSharding(mesh, sharding.spec()))
     def measure(weights: Weights, batch: Batch) -> tuple[dict[str, Array], Array, Array]:
         weights = transformer.half(weights) if half else weights
-        logits_BTO = loss.output_logits(weights, model, ids, batch)
-        _, metrics = loss.of_logits(logits_BTO, ids, batch, loss_config)
-        return metrics, *loss.bin_measures(logits_BTO, batch.targets_BT, ids)
+        outputs = loss.compute(weights, model, ids, batch)
+        _, metrics = loss.of_outputs(outputs, ids, batch, loss_config)
+        return metrics, *loss.bin_measures(outputs, batch, ids)
 
     def evaluate(weights: Weights, batches: Sequence[Batch]) -> dict[str, float]:
         sums: dict[str, float] = {}

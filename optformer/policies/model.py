@@ -17,15 +17,23 @@ import numpy as np
 from jaxtyping import Float, Float64, Int64
 
 from optformer import checkpoint
+from optformer.data import experts
+from optformer.data.experts import Posterior
 from optformer.errors import ConfigError, StudyError
 from optformer.model.config import most_parameters
 from optformer.model.decode import Engine, History, Rules
 from optformer.model.transformer import Ids
 from optformer.policies import acquisition
 from optformer.policies.acquisition import Acquisition
+from optformer.policies.candidates import (
+    best_new,
+    ids_of_units,
+    sift,
+    units_near_best,
+    units_of_ids,
+)
 from optformer.policies.objectives import scalarize
 from optformer.study import Problem, State, Study
-from optformer.tokenization import quantize
 from optformer.tokenization.metadata import UNKNOWN
 from optformer.tokenization.quantize import ValueScaling
 from optformer.tokenization.tokenizer import EncodedProblem, EncodedTrials, StudyTokenizer
@@ -60,6 +68,8 @@ class PolicyConfig:
       candidates: samples of the model that are ranked.
       uniform: random points that are ranked beside them.
       local: points near the best trials so far that are ranked beside them.
+      sifted: of the random and local points, only so many are ranked if the model has experts
+        (`data/experts.py`): those of which the experts expect most.
       zoom: the share of the completed trials, the worst ones, whose metrics the scale need not
         hold: the model then tells the better ones apart more finely.
       temperature: of the samples; below 1 they stay closer to the likeliest.
@@ -69,8 +79,9 @@ class PolicyConfig:
     algorithm: str | None = None
     acquisition: Acquisition = "ei"
     candidates: int = 100
-    uniform: int = 0
-    local: int = 0
+    uniform: int = 400
+    local: int = 200
+    sifted: int = 28
     zoom: float = 0.0
     temperature: float = 1.0
     value_temperature: float = 1.0
@@ -82,10 +93,10 @@ class PolicyConfig:
         if not 0.0 <= self.zoom < 1.0:
             raise ConfigError(f"zoom={self.zoom} must lie in [0, 1).")
         numbers = (self.candidates, self.uniform, self.local)
-        if min(numbers) < 0 or sum(numbers) < 1:
+        if min(numbers) < 0 or sum(numbers) < 1 or self.sifted < 1:
             raise ConfigError(
-                f"candidates={self.candidates}, uniform={self.uniform} and local={self.local} "
-                "leave nothing to rank."
+                f"candidates={self.candidates}, uniform={self.uniform}, local={self.local} and "
+                f"sifted={self.sifted} leave nothing to rank."
             )
 
 
@@ -171,6 +182,27 @@ class OptFormer:
                 self._sessions.popitem(last=False)
             return session.propose([study], count, policy, [np.random.default_rng(seed)])[0]
 
+    def warmup(
+        self,
+        problems: Sequence[Problem | int],
+        trials: int | None = None,
+        *,
+        policy: PolicyConfig | None = None,
+        keep: Path | None = None,
+    ) -> None:
+        """Compiles ahead all that suggestions for such studies take, so that none waits for it.
+
+        Args:
+          problems: problems, or numbers of parameters that are described in a few words. What was
+            compiled serves all whose text and trials are of the same size classes.
+          trials: how many a study will have; None for all that the model has learned to read.
+          keep: a folder for what was compiled, from which the same machine's next process takes it.
+        """
+        from optformer.policies.warmup import warm_up
+
+        with self._lock:
+            warm_up(self, problems, trials, policy or PolicyConfig(), keep)
+
     def teacher(self, algorithm: str | None) -> str:
         """The name to prompt with: the given one, or the best that the model has seen.
 
@@ -247,21 +279,34 @@ class Session:
         return [np.array(rows).reshape(count, -1) for rows in chosen]
 
     def predict(
-        self, study: Study, values_NP: Float64[np.ndarray, "N P"], value_temperature: float
+        self,
+        study: Study,
+        values_NP: Float64[np.ndarray, "N P"],
+        value_temperature: float,
+        scaling: ValueScaling | None = None,
     ) -> tuple[Float64[np.ndarray, "N Q"], ValueScaling]:
-        """As `OptFormer.predict`, for a session of one study."""
+        """As `OptFormer.predict`, for a session of one study.
+
+        Args:
+          scaling: of the first metric, in place of the one that the study's values give.
+        """
         tokenizer = self._model.tokenizer
         study = self._fit(0, study, 1)
         scalings = tokenizer.fit_scalings(study)
+        if scaling is not None:
+            scalings = (scaling, *scalings[1:])
         self._update(self._encode([study], [scalings]))
         order_P = self._problems[0].order_P
         ids_NP = tokenizer.parameter_ids(study.problem, values_NP)[:, order_P]
         given_BNP = ids_NP[None] - tokenizer.vocabulary.first_output
         assert self._history is not None
-        _, logits_BNO = self._model.engine.rollout(
+        _, logits_BNO, hidden_BND = self._model.engine.rollout(
             self._history, self._rules, given_BNP, 1.0, np.zeros(1, np.int64)
         )
-        return bin_probabilities(logits_BNO[0], tokenizer, value_temperature), scalings[0]
+        logits_NO = self._with_experts(
+            logits_BNO[0], hidden_BND[0], self._posteriors()[0], given_BNP[0]
+        )
+        return bin_probabilities(logits_NO, tokenizer, value_temperature), scalings[0]
 
     def _fit(self, row: int, study: Study, count: int) -> Study:
         """As much of the study as the model has learned to read, with room for `count` more."""
@@ -299,7 +344,10 @@ class Session:
             added = [
                 _after(trials, len(old)) for trials, old in zip(encoded, self._read, strict=True)
             ]
-            self._history = engine.extend(self._history, self._problems, added)
+            if engine.is_short(self._problems, added):
+                self._history = engine.extend(self._history, self._problems, added)
+            else:
+                self._history = engine.read(self._problems, encoded)
         self._read = ids
 
     def _next(
@@ -312,40 +360,111 @@ class Session:
         """One suggestion for each study."""
         ranked = policy.acquisition != "prior"
         sampled = policy.candidates if ranked else 1
-        total = sampled + (policy.uniform + policy.local if ranked else 0)
+        engine, tokenizer = self._model.engine, self._model.tokenizer
+        incumbents = [
+            incumbent(study, scaling[0]) for study, scaling in zip(studies, scalings, strict=True)
+        ]
+        posteriors = self._posteriors() if ranked else [None] * len(studies)
+        extra = [
+            self._extra_points(row, study, posteriors[row], incumbents[row], policy, rngs[row])
+            for row, study in enumerate(studies if ranked else [])
+        ]
         most = max(len(problem.order_P) for problem in self._problems)
-        given_BNP = np.full((len(studies), total, most), -1)
-        tokenizer = self._model.tokenizer
-        for row, problem in enumerate(self._problems):
-            if total > sampled:
-                units_NP = np.concatenate(
-                    [
-                        rngs[row].random((policy.uniform, len(problem.order_P))),
-                        units_near_best(studies[row], policy.local, rngs[row]),
-                    ]
-                )
-                ids_NP = ids_of_units(problem, tokenizer, units_NP)
-                given_BNP[row, sampled:, : ids_NP.shape[1]] = ids_NP
+        # Always as many, so that a study's suggestions do not depend on those beside it: where
+        # there are fewer points, the model samples more.
+        points = policy.uniform + policy.local
+        more = min(points, policy.sifted) if self._model.config.experts else points
+        given_BNP = np.full((len(studies), sampled + (more if ranked else 0), most), -1)
+        for row, ids_NP in enumerate(extra):
+            given_BNP[row, sampled : sampled + len(ids_NP), : ids_NP.shape[1]] = ids_NP
         assert self._history is not None
         seeds_B = np.array([rng.integers(2**31) for rng in rngs])
-        tokens_BNP, logits_BNO = self._model.engine.rollout(
+        tokens_BNP, logits_BNO, hidden_BND = engine.rollout(
             self._history, self._rules, given_BNP, policy.temperature, seeds_B
         )
         suggestions = []
         for row, (study, problem) in enumerate(zip(studies, self._problems, strict=True)):
-            ids_NP = tokens_BNP[row, :, : len(problem.order_P)] + tokenizer.vocabulary.first_output
+            own_NP = tokens_BNP[row, :, : len(problem.order_P)]
+            ids_NP = own_NP + tokenizer.vocabulary.first_output
             index = 0
             if ranked:
-                scaling = scalings[row][0]
-                probabilities_NQ = bin_probabilities(
-                    logits_BNO[row], tokenizer, policy.value_temperature
+                logits_NO = self._with_experts(
+                    logits_BNO[row], hidden_BND[row], posteriors[row], own_NP
                 )
-                best = incumbent(study, scaling)
-                scores_N = acquisition.score(policy.acquisition, probabilities_NQ, best, rngs[row])
+                probabilities_NQ = bin_probabilities(logits_NO, tokenizer, policy.value_temperature)
+                scores_N = acquisition.score(
+                    policy.acquisition, probabilities_NQ, incumbents[row], rngs[row]
+                )
                 known = tokenizer.parameter_ids(study.problem, study.values_RP)
                 index = best_new(scores_N, ids_NP, known[:, problem.order_P])
             suggestions.append(tokenizer.decode_parameters(problem, ids_NP[[index]], rngs[row])[0])
         return suggestions
+
+    def _posteriors(self) -> list[Posterior | None]:
+        """What the experts know of each study, from the tokens that were read of it."""
+        if not self._model.config.experts:
+            return [None] * len(self._read)
+        vocabulary = self._model.tokenizer.vocabulary
+        made: list[Posterior | None] = []
+        for problem, ids_T in zip(self._problems, self._read, strict=True):
+            layout = problem.layout
+            ids_RL = ids_T.reshape(-1, layout.length)
+            value_R = ids_RL[:, layout.first_value]
+            made.append(
+                experts.condition(
+                    vocabulary.to_units(ids_RL[:, : layout.parameters], other=experts.INACTIVE),
+                    vocabulary.to_units(value_R, other=np.nan),
+                    value_R == vocabulary.pending,
+                    problem.ordered_P,
+                    vocabulary.bins,
+                )
+            )
+        return made
+
+    def _extra_points(
+        self,
+        row: int,
+        study: Study,
+        posterior: Posterior | None,
+        best: float,
+        policy: PolicyConfig,
+        rng: np.random.Generator,
+    ) -> Int64[np.ndarray, "N P"]:
+        """Output tokens of points to rank beside the model's own samples."""
+        problem, tokenizer = self._problems[row], self._model.tokenizer
+        units_NP = np.concatenate(
+            [
+                rng.random((policy.uniform, len(problem.problem.parameters))),
+                units_near_best(study, policy.local, rng),
+            ]
+        )
+        ids_NP = ids_of_units(problem, tokenizer, units_NP)
+        if posterior is None or not len(ids_NP):
+            return ids_NP
+        weights_G = self._model.engine.weigh_untold(posterior.evidence_E)
+        return sift(
+            ids_NP,
+            min(policy.sifted, len(ids_NP)),
+            posterior,
+            weights_G,
+            best,
+            problem,
+            tokenizer,
+            rng,
+        )
+
+    def _with_experts(
+        self,
+        logits_NO: Float[np.ndarray, "N O"],
+        hidden_ND: Float[np.ndarray, "N D"],
+        posterior: Posterior | None,
+        ids_NP: Int64[np.ndarray, "N P"],
+    ) -> Float[np.ndarray, "N O"]:
+        """Log-odds of the candidates' metric, those of the experts mixed in where there are any."""
+        if posterior is None:
+            return logits_NO
+        units_NP = units_of_ids(ids_NP, self._model.tokenizer)
+        return self._model.engine.mix(logits_NO, hidden_ND, posterior, units_NP)
 
 
 def load(path: str | Path) -> OptFormer:
@@ -436,67 +555,6 @@ def bin_probabilities(
     scaled_NO = (outcomes_NO - outcomes_NO.max(axis=1, keepdims=True)) / temperature
     shares_NO = np.exp(scaled_NO)
     return shares_NO[:, : vocabulary.bins] / shares_NO.sum(axis=1, keepdims=True)
-
-
-def ids_of_units(
-    problem: EncodedProblem, tokenizer: StudyTokenizer, units_NP: Float64[np.ndarray, "N P"]
-) -> Int64[np.ndarray, "N P"]:
-    """Output tokens of points of the unit cube; inactive parameters are left to the rules."""
-    values_NP = np.stack(
-        [
-            quantize.from_units(parameter, units_N)
-            for parameter, units_N in zip(problem.problem.parameters, units_NP.T, strict=True)
-        ],
-        axis=1,
-    )
-    ids_NP = tokenizer.parameter_ids(problem.problem, values_NP) - tokenizer.vocabulary.first_output
-    active_NP = problem.problem.active(values_NP)
-    inactive = tokenizer.vocabulary.inactive - tokenizer.vocabulary.first_output
-    return np.where(active_NP, ids_NP, inactive)[:, problem.order_P]
-
-
-def units_near_best(
-    study: Study, count: int, rng: np.random.Generator
-) -> Float64[np.ndarray, "N P"]:
-    """Points of the unit cube around the best three completed trials; at random without any.
-
-    Each is moved by a normal step of its own size, from 0.003 to 0.3 of a parameter's range, in
-    about half of the parameters and at least one.
-    """
-    problem = study.problem
-    shape = count, len(problem.parameters)
-    goal = study.objective()
-    done_R = np.flatnonzero(np.isfinite(goal))
-    if not len(done_R):
-        return rng.random(shape)
-    best_K = done_R[np.argsort(-goal[done_R], kind="stable")[:3]]
-    from_KP = np.stack(
-        [
-            quantize.to_units(parameter, study.values_RP[best_K, column])
-            for column, parameter in enumerate(problem.parameters)
-        ],
-        axis=1,
-    )
-    # An inactive parameter has no place of its own.
-    from_KP = np.where(np.isfinite(study.values_RP[best_K]), from_KP, rng.random(from_KP.shape))
-    start_NP = from_KP[rng.integers(len(best_K), size=count)]
-    moved_NP = rng.random(shape) < 0.5
-    moved_NP[np.arange(count), rng.integers(shape[1], size=count)] = True
-    size_N1 = np.exp(rng.uniform(np.log(0.003), np.log(0.3), (count, 1)))
-    step_NP = np.where(moved_NP, size_N1 * rng.standard_normal(shape), 0.0)
-    # Reflected, so that borders get no more than their share.
-    return 1.0 - np.abs(1.0 - np.abs(start_NP + step_NP) % 2.0)
-
-
-def best_new(
-    scores_N: Float64[np.ndarray, " N"],
-    ids_NP: Int64[np.ndarray, "N P"],
-    known_RP: Int64[np.ndarray, "R P"],
-) -> int:
-    """The best candidate that is no repeat of a known trial, or of all if every one is."""
-    known = {row.tobytes() for row in known_RP}
-    new_N = np.array([row.tobytes() not in known for row in ids_NP])
-    return int(np.argmax(np.where(new_N, scores_N, -np.inf) if new_N.any() else scores_N))
 
 
 def _after(trials: EncodedTrials, length: int) -> EncodedTrials:

@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Bool, Float32, Float64, Int8, Int32, Int64
 
 from optformer.errors import ConfigError, StudyError
-from optformer.study import Parameter, Problem, State, Study
+from optformer.study import Parameter, ParameterType, Problem, State, Study
 from optformer.tokenization import metadata, quantize, trajectory
 from optformer.tokenization.metadata import MetadataOptions
 from optformer.tokenization.quantize import ValueScaling
@@ -87,6 +87,12 @@ class EncodedProblem:
     slots_S: Int32[np.ndarray, " S"]
     order_P: Int64[np.ndarray, " P"]
     layout: TrialLayout
+
+    @property
+    def ordered_P(self) -> Bool[np.ndarray, " P"]:
+        """Whether the values of the parameter at each place have an order."""
+        types = [self.problem.parameters[index].type for index in self.order_P]
+        return np.array([kind != ParameterType.CATEGORICAL for kind in types])
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)

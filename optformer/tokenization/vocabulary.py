@@ -19,9 +19,10 @@ from importlib import resources
 from typing import TYPE_CHECKING
 
 import numpy as np
-from jaxtyping import Bool, Int, Int32
+from jaxtyping import Bool, Float64, Int, Int32
 
 from optformer.errors import ConfigError
+from optformer.tokenization.quantize import from_bins
 
 if TYPE_CHECKING:
     from sentencepiece import SentencePieceProcessor
@@ -153,6 +154,11 @@ class Vocabulary:
     def is_bin(self, ids: Int[np.ndarray, "*T"]) -> Bool[np.ndarray, "*T"]:
         """Which ids are bins."""
         return (ids >= self.first_bin) & (ids < self.first_bin + self.bins)
+
+    def to_units(self, ids: Int[np.ndarray, "*T"], other: float) -> Float64[np.ndarray, "*T"]:
+        """The middle of each bin, in [0, 1]; `other` for ids that are no bins."""
+        units = from_bins(np.asarray(ids - self.first_bin, np.int64), self.bins)
+        return np.where(self.is_bin(ids), units, other)
 
     def encode(self, chunks: Sequence[Chunk]) -> Int32[np.ndarray, " S"]:
         """The ids of a text with numbers in it; a number that is no bin is text."""

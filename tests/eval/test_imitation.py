@@ -55,7 +55,7 @@ def test_likelihoods_are_how_often_the_prior_samples_a_value(model):
     trials = model.tokenizer.encode_trials(told, encoded)
     history = model.engine.read([encoded], [trials])
     rules = model.engine.rules([model.tokenizer.legal_tokens(encoded)], [encoded])
-    tokens_BNP, _ = model.engine.rollout(
+    tokens_BNP, *_ = model.engine.rollout(
         history, rules, np.full((1, 8192, 1), -1), 1.0, np.array([0])
     )
     _, counts = np.unique(tokens_BNP, return_counts=True)

@@ -81,7 +81,7 @@ def test_cached_equals_uncached(name: str) -> None:
     for row, (study, problem) in enumerate(zip(studies, problems, strict=True)):
         ids_1P = tokenizer.parameter_ids(study.problem, study.values_RP[-1:])[:, problem.order_P]
         given_BNP[row, :, : ids_1P.shape[1]] = ids_1P - engine.ids.first_output
-    tokens_BNP, logits_BNO = engine.rollout(history, rules, given_BNP, 1.0, np.array([1, 2]))
+    tokens_BNP, logits_BNO, _ = engine.rollout(history, rules, given_BNP, 1.0, np.array([1, 2]))
     for row, study in enumerate(studies):
         count = len(study.problem.parameters)
         np.testing.assert_array_equal(tokens_BNP[row, :, :count], given_BNP[row, :, :count])
@@ -93,7 +93,7 @@ def test_cached_equals_uncached(name: str) -> None:
 def test_a_history_grows_past_its_room() -> None:
     """Extending trial by trial beyond the first capacity changes nothing."""
     _, engine = model(TINY)
-    study = random_study(plane(1), 31, np.random.default_rng(1))
+    study = random_study(plane(9), 31, np.random.default_rng(1))
     problem = TOKENIZER.encode_problem(study.problem, study.algorithm)
     scalings = TOKENIZER.fit_scalings(study)
     history = engine.read([problem], [TOKENIZER.encode_trials(study.rows([]), problem, scalings)])
@@ -105,8 +105,8 @@ def test_a_history_grows_past_its_room() -> None:
     whole = engine.read(
         [problem], [TOKENIZER.encode_trials(study.rows(slice(0, 30)), problem, scalings)]
     )
-    assert int(history.length_B[0]) == int(whole.length_B[0]) == 61
-    assert room == 64
+    assert int(history.length_B[0]) == int(whole.length_B[0]) == 301
+    assert room == 256
     np.testing.assert_allclose(history.hidden_BD, whole.hidden_BD, atol=2e-4)
 
 
@@ -122,7 +122,7 @@ def test_samples_are_legal_and_conditions_hold(name: str) -> None:
         history = engine.read([encoded], [tokenizer.encode_trials(empty, encoded)])
         rules = engine.rules([tokenizer.legal_tokens(encoded)], [encoded])
         given_BNP = np.full((1, 200, len(problem.parameters)), -1)
-        tokens_BNP, _ = engine.rollout(history, rules, given_BNP, 1.0, np.array([0]))
+        tokens_BNP, *_ = engine.rollout(history, rules, given_BNP, 1.0, np.array([0]))
         values_NP = tokenizer.decode_parameters(encoded, tokens_BNP[0] + engine.ids.first_output)
         active_NP = problem.active(values_NP)
         np.testing.assert_array_equal(active_NP, ~np.isnan(values_NP))
@@ -144,7 +144,7 @@ def test_sampling_frequencies_equal_the_models_probabilities() -> None:
     legal = TOKENIZER.legal_tokens(problem)
     rules = engine.rules([legal], [problem])
     draws = 4096
-    tokens_BNP, _ = engine.rollout(history, rules, np.full((1, draws, 4), -1), 1.0, np.array([3]))
+    tokens_BNP, *_ = engine.rollout(history, rules, np.full((1, draws, 4), -1), 1.0, np.array([3]))
     logits_O = np.asarray(transformer.token_logits(weights, IDS, history.hidden_BD))[0]
     choices = np.flatnonzero(legal.tokens_PO[0])
     share = np.exp((logits_O[choices] - logits_O[choices].max()).astype(np.float64))

@@ -13,12 +13,13 @@ from optformer.model import loss, predictive, sharding
 from optformer.model.step import Measured, State, make_step, start
 from optformer.model.transformer import Ids
 from optformer.tokenization.tokenizer import StudyTokenizer
+from optformer.tokenization.trajectory import Role
 from tests.model.tiny import PLANES, SMALL
 
 CONFIG = load_config(None, SMALL)
 TOKENIZER = StudyTokenizer(CONFIG.tokenizer)
 IDS = Ids.of(TOKENIZER.vocabulary)
-BATCHES = Batches([(StudySource(PLANES), 1.0)], TOKENIZER, CONFIG.batch, seed=0)
+BATCHES = Batches([(StudySource(PLANES), 1.0)], TOKENIZER, CONFIG.batch, seed=0, ask_experts=True)
 
 
 def after_one_step(batches: Sequence[Batch], **options: object) -> tuple[State, Measured]:
@@ -84,15 +85,35 @@ def test_half_precision_has_nearly_the_same_gradient_and_whole_weights(
 
 
 def test_measures_of_bins_are_those_of_the_probabilities() -> None:
+    """Of the transformer's alone, and of a mixture with two experts at the first metric."""
     rng = np.random.default_rng(0)
     logits_BTO = 3 * rng.normal(size=(2, 5, IDS.outputs)).astype(np.float32)
     bin_BT = rng.integers(IDS.bins, size=(2, 5))
-    targets_BT = bin_BT + IDS.first_output + IDS.first_bin
-    density_BT, pit_BT = loss.bin_measures(jnp.asarray(logits_BTO), targets_BT, IDS)
-    bins_NQ = logits_BTO[..., IDS.first_bin : IDS.first_bin + IDS.bins].reshape(10, -1)
-    shares_NQ = np.exp(bins_NQ) / np.exp(bins_NQ).sum(1, keepdims=True)
+    slots_BT = rng.integers(1, 3, size=(2, 5))
+    shares_BTQE = rng.dirichlet(np.ones(IDS.bins), size=(2, 5, 2)).swapaxes(2, 3)
+    at_BTE = np.take_along_axis(shares_BTQE, bin_BT[..., None, None], axis=2)[:, :, 0]
+    below_BTE = (shares_BTQE * (np.arange(IDS.bins)[:, None] < bin_BT[..., None, None])).sum(2)
+    batch = BATCHES[0]._replace(
+        targets_BT=bin_BT + IDS.first_output + IDS.first_bin,
+        target_slots_BT=slots_BT,
+        roles_BT=np.full((2, 5), Role.VALUE),
+        expert_logs_BTE=np.log(at_BTE).astype(np.float32),
+        expert_below_BTE=(below_BTE + at_BTE / 2).astype(np.float32),
+    )
+    weights_BTG = np.log(rng.dirichlet(np.ones(3), size=(2, 5))).astype(np.float32)
+    bins_BTQ = logits_BTO[..., IDS.first_bin : IDS.first_bin + IDS.bins]
+    own_BTQ = np.exp(bins_BTQ) / np.exp(bins_BTQ).sum(-1, keepdims=True)
+    parts_BTQG = np.concatenate([own_BTQ[..., None], shares_BTQE], axis=-1)
+    mixed_BTQ = (parts_BTQG * np.exp(weights_BTG)[:, :, None]).sum(-1)
     truth_N = (bin_BT.ravel() + 0.5) / IDS.bins
-    want_N = predictive.log_density(shares_NQ, truth_N)
-    np.testing.assert_allclose(np.ravel(density_BT), want_N, atol=1e-4)
-    want_N = predictive.pit(shares_NQ, truth_N)
-    np.testing.assert_allclose(np.ravel(pit_BT), want_N, atol=1e-4)
+    for weights, shares_BTQ in (
+        (np.zeros((2, 5, 1), np.float32), own_BTQ),
+        (weights_BTG, np.where(slots_BT[..., None] == 1, mixed_BTQ, own_BTQ)),
+    ):
+        outputs = loss.Outputs(jnp.asarray(logits_BTO), jnp.asarray(weights))
+        density_BT, pit_BT = loss.bin_measures(outputs, batch, IDS)
+        shares_NQ = shares_BTQ.reshape(10, -1)
+        want_N = predictive.log_density(shares_NQ, truth_N)
+        np.testing.assert_allclose(np.ravel(density_BT), want_N, atol=1e-4)
+        want_N = predictive.pit(shares_NQ, truth_N)
+        np.testing.assert_allclose(np.ravel(pit_BT), want_N, atol=1e-4)

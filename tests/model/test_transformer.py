@@ -28,7 +28,7 @@ def batch_of(*studies: Study, tokens: int = 160) -> Batch:
         problem = TOKENIZER.encode_problem(study.problem, study.algorithm)
         examples.append((problem, TOKENIZER.encode_trials(study, problem)))
     config = BatchConfig(rows=1, tokens=tokens, text_tokens=256, sizes=1)
-    return pack(examples, TOKENIZER, config)
+    return pack(examples, TOKENIZER, config, ask_experts=True)
 
 
 @jax.jit

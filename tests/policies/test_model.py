@@ -15,6 +15,7 @@ from optformer.model.config import MICRO
 from optformer.model.sharding import to_numpy
 from optformer.model.transformer import Ids
 from optformer.policies.acquisition import ACQUISITIONS
+from optformer.policies.candidates import units_near_best
 from optformer.policies.model import (
     OptFormer,
     PolicyConfig,
@@ -23,7 +24,6 @@ from optformer.policies.model import (
     incumbent,
     load,
     shorten,
-    units_near_best,
     with_pending,
     without_worst,
 )
@@ -64,7 +64,13 @@ def test_the_released_format_goes_through_the_same_engine(tmp_path: Path) -> Non
     """Saved, loaded, and legal: separators are steps, and the decoder writes every id."""
     tokenizer = released_tokenizer()
     config = dataclasses.replace(
-        MICRO, decoder_layers=1, position="token", slots=0, trial_sum=False, value_head=False
+        MICRO,
+        decoder_layers=1,
+        position="token",
+        slots=0,
+        trial_sum=False,
+        value_head=False,
+        experts=False,
     )
     weights = transformer.init(config, Ids.of(tokenizer.vocabulary), jax.random.key(0))
     saved = checkpoint.Checkpoint(config=config, tokenizer=tokenizer, weights=to_numpy(weights))
@@ -297,8 +303,9 @@ def test_what_the_model_cannot_do_is_refused(model: OptFormer, problem: Problem,
     ("fields", "says"),
     [
         ({"temperature": 0.0}, "temperature=0.0 must be above 0"),
-        ({"candidates": 0}, "nothing to rank"),
+        ({"candidates": 0, "uniform": 0, "local": 0}, "nothing to rank"),
         ({"candidates": 5, "local": -1}, "nothing to rank"),
+        ({"sifted": 0}, "nothing to rank"),
         ({"zoom": 1.0}, r"zoom=1.0 must lie in \[0, 1\)"),
     ],
 )

@@ -1,0 +1,97 @@
+"""The prediction of a value: the transformer's own, and those of Gaussian processes that it weighs.
+
+Where `ModelConfig.experts` is on, the probability of a bin is
+
+    w_0 p_own(bin) + sum_e w_e p_e(bin),    w = softmax(gate(hidden state) + b evidence),
+
+with the experts' predictions and evidence of `data/experts.py`. Untrained, the gates are flat and b
+is 1: Bayesian averaging of the experts, with a prior that leaves a little to the transformer.
+The chance that a trial has no value stays the transformer's.
+
+Array dimensions: see `optformer.model`; E experts, M those that count, G = 1 + E predictions.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Float32, Int, Int64
+
+from optformer.data import experts
+from optformer.model.transformer import AnyArray, Ids, Weights
+
+NEGLIGIBLE = 1e-3
+"""Experts with less weight than this for every candidate are left out if at most `FEW` remain."""
+
+FEW, MANY = 8, 32
+"""The weightiest `FEW` experts are mixed if all others are negligible; otherwise `MANY`. Two
+sizes, since each is compiled."""
+
+
+def log_weights(
+    gates: Weights, hidden: Float[Array, "*T D"], evidence: Float[AnyArray, "*T E"]
+) -> Float32[Array, "*T G"]:
+    """The logarithm of each prediction's weight; the first is the transformer's own."""
+    logits = (hidden @ gates["hidden"]).astype(jnp.float32) + gates["offset"]
+    share = gates["evidence"] * evidence
+    share -= jax.nn.logsumexp(share, axis=-1, keepdims=True)
+    return jax.nn.log_softmax(jnp.concatenate([logits[..., :1], logits[..., 1:] + share], axis=-1))
+
+
+def log_chance(
+    log_weights: Float[Array, "*T G"], own: Float[Array, "*T"], logs: Float[AnyArray, "*T E"]
+) -> Float[Array, "*T"]:
+    """The mixture's log probability of a bin, from those of its parts."""
+    return jax.nn.logsumexp(log_weights + jnp.concatenate([own[..., None], logs], axis=-1), axis=-1)
+
+
+def choose_experts(
+    log_weights_NG: Float32[np.ndarray, "N G"],
+) -> tuple[Int64[np.ndarray, " M"], Float32[np.ndarray, "N 1+M"]]:
+    """The experts that count for some candidate, and the log weights without the others'."""
+    most_E = log_weights_NG[:, 1:].max(axis=0)
+    many = (most_E > np.log(NEGLIGIBLE)).sum() > FEW
+    chosen_M = np.argsort(-most_E, kind="stable")[: MANY if many else FEW]
+    left = log_weights_NG[:, np.append(0, 1 + chosen_M)]
+    return chosen_M, left - np.logaddexp.reduce(left, axis=1, keepdims=True)
+
+
+def mix(
+    logits_NO: Float[Array, "N O"],
+    log_weights_NG: Float[Array, "N G"],
+    mean_NM: Float[Array, "N M"],
+    scale_NM: Float[Array, "N M"],
+    warp_M: Int[Array, " M"],
+    freedom: Float[Array, ""],
+    *,
+    ids: Ids,
+) -> Float32[Array, "N O"]:
+    """The transformer's log-odds with those of the bins as the mixture has them.
+
+    Args:
+      log_weights_NG: of the transformer's own prediction, and of the experts there are.
+      mean_NM, scale_NM: of the experts' predictions under their warps `warp_M`.
+    """
+    bins = slice(ids.first_bin, ids.first_bin + ids.bins)
+    edges_WF = jnp.asarray(experts.warp(np.linspace(0.0, 1.0, ids.bins + 1)), jnp.float32)
+
+    def add(above_NF: Array, expert: tuple[Array, Array, Array, Array]) -> tuple[Array, None]:
+        log_weight_N, mean_N, scale_N, warp = expert
+        t_NF = (edges_WF[warp] - mean_N[:, None]) / scale_N[:, None]
+        bent_NF = jnp.sqrt(freedom * jnp.log1p(t_NF * t_NF / freedom)) * (1.0 - 0.25 / freedom)
+        # What is above, not below: improvements are in the upper tail, where 1 - p loses digits.
+        tail_NF = jax.lax.erfc(jnp.copysign(bent_NF, t_NF) * np.float32(np.sqrt(0.5)))
+        inside_N = jnp.maximum(tail_NF[:, 0] - tail_NF[:, -1], 1e-30)
+        share_N = jnp.exp(log_weight_N) * (1.0 - experts.FLOOR) / inside_N
+        return above_NF + share_N[:, None] * (tail_NF - tail_NF[:, -1:]), None
+
+    above_NF, _ = jax.lax.scan(
+        add,
+        jnp.zeros((len(logits_NO), ids.bins + 1), jnp.float32),
+        (log_weights_NG[:, 1:].T, mean_NM.T, scale_NM.T, warp_M),
+    )
+    floor_N1 = jnp.exp(log_weights_NG[:, 1:]).sum(-1, keepdims=True) * experts.FLOOR / ids.bins
+    chance_NQ = above_NF[:, :-1] - above_NF[:, 1:] + floor_N1
+    own_NQ = jax.nn.log_softmax(logits_NO[:, bins])
+    mixed_NQ = jnp.logaddexp(log_weights_NG[:, :1] + own_NQ, jnp.log(chance_NQ))
+    whole_N1 = jax.nn.logsumexp(logits_NO[:, bins], axis=-1, keepdims=True)
+    return logits_NO.at[:, bins].set(whole_N1 + mixed_NQ)

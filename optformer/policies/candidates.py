@@ -1,0 +1,160 @@
+"""Points to rank beside the model's own samples, and the choice of the best.
+
+Array dimensions: N points, M sifted ones, K centres, P parameters, Q
+parameters with those that have no token, R trials, E experts, G predictions, V values.
+"""
+
+import numpy as np
+from jaxtyping import Float, Float64, Int64
+from scipy.special import ndtr
+
+from optformer.data import experts
+from optformer.data.experts import Posterior
+from optformer.study import Study
+from optformer.tokenization import quantize
+from optformer.tokenization.tokenizer import EncodedProblem, StudyTokenizer
+
+CENTRES = 8
+"""The second round of `sift` looks around so many points of the first."""
+
+SIFTERS = 12
+"""So many experts sift, the weightiest."""
+
+
+def sift(
+    ids_NP: Int64[np.ndarray, "N P"],
+    count: int,
+    posterior: Posterior,
+    log_weights_G: Float[np.ndarray, " G"],
+    best: float,
+    problem: EncodedProblem,
+    tokenizer: StudyTokenizer,
+    rng: np.random.Generator,
+) -> Int64[np.ndarray, "M P"]:
+    """The points from which the experts expect most improvement, some of them found near others.
+
+    Args:
+      ids_NP: output tokens, in the order of the problem's tokens.
+      log_weights_G: of the transformer's own prediction, which has no say, and of each expert's.
+      best: the best value so far, on the bins' axis.
+    """
+
+    def gains(ids_NP: Int64[np.ndarray, "N P"]) -> Float64[np.ndarray, " N"]:
+        units_NP = units_of_ids(ids_NP, tokenizer)
+        return expected_improvement(posterior, log_weights_G[1:], units_NP, best)
+
+    ids_NP = np.unique(ids_NP, axis=0)
+    gain_N = gains(ids_NP)
+    best_K = np.argsort(-gain_N, kind="stable")[:CENTRES]
+    centres_KP = _in_study_order(units_of_ids(ids_NP[best_K], tokenizer), problem)
+    near_NP = ids_of_units(problem, tokenizer, near(centres_KP, len(ids_NP) // 3, rng))
+    near_NP = np.unique(near_NP, axis=0)
+    gain_N = np.concatenate([gain_N, gains(near_NP)])
+    ids_NP, first_N = np.unique(np.concatenate([ids_NP, near_NP]), axis=0, return_index=True)
+    return ids_NP[np.argsort(-gain_N[first_N], kind="stable")[:count]]
+
+
+def expected_improvement(
+    posterior: Posterior,
+    log_weights_E: Float[np.ndarray, " E"],
+    units_NP: Float64[np.ndarray, "N P"],
+    best: float,
+    values: int = 33,
+) -> Float64[np.ndarray, " N"]:
+    """By how much the experts expect each point to be better than `best`, on the bins' axis."""
+    chosen_M = np.argsort(-log_weights_E, kind="stable")[:SIFTERS]
+    mean_NM, scale_NM = experts.predict(posterior, units_NP, chosen_M)
+    share_M = np.exp(log_weights_E[chosen_M].astype(np.float64))
+    values_V = np.linspace(best, 1.0, values)
+    warped_VM = experts.warp(values_V)[chosen_M // len(experts.KERNELS)].T
+    t_NVM = (warped_VM - mean_NM[:, None]) / scale_NM[:, None]
+    above_NVM = ndtr(-experts.normal_score(t_NVM, posterior.freedom))
+    # The integral of what lies above; all of it is below 1.
+    above_NVM -= above_NVM[:, -1:]
+    area_NM = above_NVM.sum(axis=1) - 0.5 * above_NVM[:, 0]
+    return area_NM @ share_M * (values_V[1] - values_V[0])
+
+
+def units_of_ids(
+    ids_NP: Int64[np.ndarray, "N P"], tokenizer: StudyTokenizer
+) -> Float64[np.ndarray, "N P"]:
+    """Where output tokens of parameters are in the unit cube, as experts see it."""
+    vocabulary = tokenizer.vocabulary
+    return vocabulary.to_units(ids_NP + vocabulary.first_output, other=experts.INACTIVE)
+
+
+def ids_of_units(
+    problem: EncodedProblem, tokenizer: StudyTokenizer, units_NQ: Float64[np.ndarray, "N Q"]
+) -> Int64[np.ndarray, "N P"]:
+    """Output tokens of points of the unit cube, whose columns are the problem's parameters."""
+    values_NQ = np.stack(
+        [
+            quantize.from_units(parameter, units_N)
+            for parameter, units_N in zip(problem.problem.parameters, units_NQ.T, strict=True)
+        ],
+        axis=1,
+    )
+    ids_NQ = tokenizer.parameter_ids(problem.problem, values_NQ) - tokenizer.vocabulary.first_output
+    active_NQ = problem.problem.active(values_NQ)
+    inactive = tokenizer.vocabulary.inactive - tokenizer.vocabulary.first_output
+    return np.where(active_NQ, ids_NQ, inactive)[:, problem.order_P]
+
+
+def _in_study_order(
+    units_NP: Float64[np.ndarray, "N P"], problem: EncodedProblem
+) -> Float64[np.ndarray, "N Q"]:
+    """Columns of the tokens as columns of the problem; NaN where a parameter has no token."""
+    units_NQ = np.full((len(units_NP), len(problem.problem.parameters)), np.nan)
+    units_NQ[:, problem.order_P] = np.where(units_NP == experts.INACTIVE, np.nan, units_NP)
+    return units_NQ
+
+
+def units_near_best(
+    study: Study, count: int, rng: np.random.Generator
+) -> Float64[np.ndarray, "N P"]:
+    """Points of the unit cube around the best three completed trials; at random without any."""
+    goal = study.objective()
+    done_R = np.flatnonzero(np.isfinite(goal))
+    if not len(done_R):
+        return rng.random((count, len(study.problem.parameters)))
+    best_K = done_R[np.argsort(-goal[done_R], kind="stable")[:3]]
+    centres_KP = np.stack(
+        [
+            quantize.to_units(parameter, study.values_RP[best_K, column])
+            for column, parameter in enumerate(study.problem.parameters)
+        ],
+        axis=1,
+    )
+    centres_KP = np.where(np.isfinite(study.values_RP[best_K]), centres_KP, np.nan)
+    return near(centres_KP, count, rng)
+
+
+def near(
+    centres_KP: Float64[np.ndarray, "K P"], count: int, rng: np.random.Generator
+) -> Float64[np.ndarray, "N P"]:
+    """Points of the unit cube around some of these, at random where a coordinate is NaN.
+
+    Each is moved by a normal step of its own size, from 0.003 to 0.3 of a parameter's range, in
+    about half of the parameters and at least one.
+    """
+    shape = count, centres_KP.shape[1]
+    # An inactive parameter has no place of its own.
+    centres_KP = np.where(np.isfinite(centres_KP), centres_KP, rng.random(centres_KP.shape))
+    start_NP = centres_KP[rng.integers(len(centres_KP), size=count)]
+    moved_NP = rng.random(shape) < 0.5
+    moved_NP[np.arange(count), rng.integers(shape[1], size=count)] = True
+    size_N1 = np.exp(rng.uniform(np.log(0.003), np.log(0.3), (count, 1)))
+    step_NP = np.where(moved_NP, size_N1 * rng.standard_normal(shape), 0.0)
+    # Reflected, so that borders get no more than their share.
+    return 1.0 - np.abs(1.0 - np.abs(start_NP + step_NP) % 2.0)
+
+
+def best_new(
+    scores_N: Float64[np.ndarray, " N"],
+    ids_NP: Int64[np.ndarray, "N P"],
+    known_RP: Int64[np.ndarray, "R P"],
+) -> int:
+    """The best candidate that is no repeat of a known trial, or of all if every one is."""
+    known = {row.tobytes() for row in known_RP}
+    new_N = np.array([row.tobytes() not in known for row in ids_NP])
+    return int(np.argmax(np.where(new_N, scores_N, -np.inf) if new_N.any() else scores_N))
