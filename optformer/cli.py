@@ -424,6 +424,21 @@ def serve(
             "parameters=, trials= (of a study) or count= (suggestions at once). Can be repeated.",
         ),
     ] = [],
+    warm_up: Annotated[
+        list[int],
+        typer.Option(
+            min=0,
+            help="Compile ahead, before listening, what studies of so many parameters take; what "
+            "8 take serves fewer too. Can be repeated; 0 for nothing.",
+        ),
+    ] = [8],
+    compiled: Annotated[
+        Path | None,
+        typer.Option(
+            help="Keep what was compiled ahead in this folder, for the next start.",
+            show_default=False,
+        ),
+    ] = None,
 ) -> None:
     """Serve a model as a Vizier service, beside Vizier's own algorithms."""
     from optformer.service import server
@@ -443,6 +458,8 @@ def serve(
         tls=tls,
         metrics_port=metrics_port,
         log_format=log_format.value,
+        warm_up=tuple(number for number in warm_up if number),
+        compiled=compiled,
     )
     server.serve(checkpoint, serving)
 

@@ -173,9 +173,10 @@ class VizierFactory:
 
                 return VizierGPBandit.from_problem(statement, seed)
             case _:
+                import jax
                 from vizier._src.algorithms.designers.gp_ucb_pe import VizierGPUCBPEBandit
 
-                return VizierGPUCBPEBandit.from_problem(statement, seed)
+                return VizierGPUCBPEBandit(statement, rng=jax.random.PRNGKey(seed))
 
 
 class _Vizier:

@@ -5,6 +5,7 @@ import dataclasses
 import logging
 import signal
 import threading
+import time
 import types
 from collections.abc import Iterator
 from concurrent import futures
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     import grpc
     from vizier import pythia
 
+    from optformer.policies.model import OptFormer
     from optformer.service.observe import LogFormat, Metrics
     from optformer.service.servicer import StudyService
     from optformer.service.tls import Certificates
@@ -185,6 +187,9 @@ class Serving:
     Attributes:
       tls: the service's certificate; None for plain text.
       metrics_port: where Prometheus reads, over HTTP at the same host; None for nowhere.
+      warm_up: numbers of parameters; what studies with so many take is compiled before the service
+        listens, and so before it is healthy.
+      compiled: where that is kept for the next start; None for nowhere.
     """
 
     host: str = "localhost"
@@ -194,6 +199,8 @@ class Serving:
     tls: "Certificates | None" = None
     metrics_port: int | None = None
     log_format: "LogFormat" = "text"
+    warm_up: tuple[int, ...] = ()
+    compiled: Path | None = None
 
 
 def serve(checkpoint: Path, serving: Serving) -> None:
@@ -211,7 +218,9 @@ def serve(checkpoint: Path, serving: Serving) -> None:
 
     start_log(serving.log_format)
     log = logging.getLogger("optformer.server")
-    factory = OptFormerPolicyFactory(optformer.load(checkpoint))
+    model = optformer.load(checkpoint)
+    _warm_up(model, serving)
+    factory = OptFormerPolicyFactory(model)
     stop = threading.Event()
 
     def told(number: int, frame: types.FrameType | None) -> None:
@@ -241,6 +250,18 @@ def serve(checkpoint: Path, serving: Serving) -> None:
         stop.wait()
         log.info("stopping: no new requests; those in flight have %.0f s", GRACE_SECONDS)
     log.info("stopped")
+
+
+def _warm_up(model: "OptFormer", serving: Serving) -> None:
+    """Compiles ahead what suggestions take, and says so."""
+    if not serving.warm_up:
+        return
+    numbers = ", ".join(map(str, serving.warm_up))
+    log = logging.getLogger("optformer.server")
+    log.info("compiling for studies of %s parameters", numbers)
+    start = time.monotonic()
+    model.warmup(serving.warm_up, keep=serving.compiled)
+    log.info("compiled in %.1f s", time.monotonic() - start)
 
 
 @contextlib.contextmanager

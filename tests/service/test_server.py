@@ -214,6 +214,7 @@ def random_model(tmp_path: Path) -> Path:
         tokenizer=tokenizer,
         weights=jax.tree.map(lambda a: rng.normal(size=a.shape).astype(a.dtype), shapes),
         algorithms=("random_search",),
+        tokens=128,
     )
     checkpoint.save(saved, tmp_path / "model")
     return tmp_path / "model"
@@ -226,6 +227,7 @@ def served(random_model: Path, tmp_path: Path) -> Iterator[tuple[subprocess.Pope
         "serve", str(random_model), "--port", str(port),
         "--database", str(tmp_path / "studies.db"),
         "--log-format", "json", "--metrics-port", str(_free_port()), "--limit", "count=2",
+        "--warm-up", "1", "--compiled", str(tmp_path / "compiled"),
     ]  # fmt: skip
     code = "from optformer import cli; cli.main()"
     process = subprocess.Popen(
@@ -243,7 +245,7 @@ def test_the_command_serves_until_told_to_stop(served: tuple[subprocess.Popen, i
     process, port = served
     with grpc.insecure_channel(f"localhost:{port}") as channel:
         checks = health_pb2_grpc.HealthStub(channel)
-        checks.Check(CHECK(), timeout=60, wait_for_ready=True)
+        checks.Check(CHECK(), timeout=120, wait_for_ready=True)
         stub = vizier_service_pb2_grpc.VizierServiceStub(channel)
         study = open_study(f"localhost:{port}", LINE, algorithm="OPTFORMER_PRIOR", name="line")
         assert len(study.suggest(count=2)) == 2
@@ -254,6 +256,9 @@ def test_the_command_serves_until_told_to_stop(served: tuple[subprocess.Popen, i
     assert process.returncode == 0
     lines = [json.loads(line) for line in err.splitlines()]
     told = [line["message"] for line in lines if "message" in line]
+    # It listens when it is warm.
+    starts = [message.split()[0] for message in told]
+    assert starts.index("compiling") < starts.index("compiled") < starts.index("serving")
     assert told[-2:] == ["stopping: no new requests; those in flight have 25 s", "stopped"]
     codes = [line["code"] for line in lines if line.get("method") == "SuggestTrials"]
     assert codes == ["OK", "RESOURCE_EXHAUSTED"]
