@@ -15,6 +15,7 @@ Array dimensions: R trials, N candidates, P parameters, K kernels, W warps, E = 
 """
 
 import dataclasses
+import functools
 
 import numpy as np
 import scipy.linalg
@@ -268,6 +269,7 @@ def _squares(
     return np.where(ordered_P, apart_NRP**2 + alone_NRP, other_NRP)
 
 
+@functools.cache
 def _weights(parameters: int) -> Float64[np.ndarray, "K P"]:
     """The inverse squared length scales."""
     rows = [

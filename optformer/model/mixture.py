@@ -79,7 +79,8 @@ def mix(
         t_NF = (edges_WF[warp] - mean_N[:, None]) / scale_N[:, None]
         bent_NF = jnp.sqrt(freedom * jnp.log1p(t_NF * t_NF / freedom)) * (1.0 - 0.25 / freedom)
         # What is above, not below: improvements are in the upper tail, where 1 - p loses digits.
-        tail_NF = jax.lax.erfc(jnp.copysign(bent_NF, t_NF) * np.float32(np.sqrt(0.5)))
+        beyond_NF = _erfc_of_positive(bent_NF * np.float32(np.sqrt(0.5)))
+        tail_NF = jnp.where(t_NF < 0, 2.0 - beyond_NF, beyond_NF)
         inside_N = jnp.maximum(tail_NF[:, 0] - tail_NF[:, -1], 1e-30)
         share_N = jnp.exp(log_weight_N) * (1.0 - experts.FLOOR) / inside_N
         return above_NF + share_N[:, None] * (tail_NF - tail_NF[:, -1:]), None
@@ -95,3 +96,19 @@ def mix(
     mixed_NQ = jnp.logaddexp(log_weights_NG[:, :1] + own_NQ, jnp.log(chance_NQ))
     whole_N1 = jax.nn.logsumexp(logits_NO[:, bins], axis=-1, keepdims=True)
     return logits_NO.at[:, bins].set(whole_N1 + mixed_NQ)
+
+
+_ERFC = (
+    *(-1.26551223, 1.00002368, 0.37409196, 0.09678418, -0.18628806),
+    *(0.27886807, -1.13520398, 1.48851587, -0.82215223, 0.17087277),
+)
+
+
+def _erfc_of_positive(x: Float[Array, "*N"]) -> Float[Array, "*N"]:
+    """The complementary error function from one exponential, relative error below 2e-7 of it (Press
+    et al., Numerical Recipes, 6.2.2). XLA's is exact and takes most of the time of a mixture."""
+    k = 1.0 / (1.0 + 0.5 * x)
+    exponent = jnp.full_like(k, _ERFC[-1])
+    for coefficient in reversed(_ERFC[:-1]):
+        exponent = exponent * k + coefficient
+    return k * jnp.exp(exponent - x * x)

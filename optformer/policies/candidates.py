@@ -17,7 +17,7 @@ from optformer.tokenization.tokenizer import EncodedProblem, StudyTokenizer
 CENTRES = 8
 """The second round of `sift` looks around so many points of the first."""
 
-SIFTERS = 12
+SIFTERS = 8
 """So many experts sift, the weightiest."""
 
 
@@ -59,7 +59,7 @@ def expected_improvement(
     log_weights_E: Float[np.ndarray, " E"],
     units_NP: Float64[np.ndarray, "N P"],
     best: float,
-    values: int = 33,
+    values: int = 17,
 ) -> Float64[np.ndarray, " N"]:
     """By how much the experts expect each point to be better than `best`, on the bins' axis."""
     chosen_M = np.argsort(-log_weights_E, kind="stable")[:SIFTERS]

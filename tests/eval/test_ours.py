@@ -78,7 +78,7 @@ def test_predictions_in_turn_are_those_of_each_prefix_alone(model_folder):
     (study,) = prediction.random_studies(Quadratic(noise=0.02), 9, np.random.default_rng(0))
     y_R = study.objective()
     y_range = (float(np.nanmin(y_R)), float(np.nanmax(y_R)))
-    predictor = ModelPredictor(model=model, bins=50)
+    predictor = ModelPredictor(model=model)
     rows_N = np.arange(9)
     whole_NQ = predictor.predict(study, y_range, rows_N)
     np.testing.assert_allclose(whole_NQ.sum(axis=1), 1.0)
