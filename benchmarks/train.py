@@ -42,6 +42,10 @@ def main() -> None:
     options = parser.parse_args()
     if options.measure:
         what, preset = options.measure
+        if what != "torch":
+            from optformer.model import running
+
+            running.keep_memory()  # as `train` does
         measure = {"ours": ours, "real": real, "torch": theirs}[what]
         print(json.dumps(measure(preset, options) | {"peak": peak()}))
         return
@@ -119,7 +123,7 @@ def real(preset: str, options: argparse.Namespace) -> dict:
 
     from optformer.model.step import make_step, start
 
-    config, ids, batches, mesh = setting(preset, options)
+    config, ids, batches, mesh = setting(preset, options, experts=True)
     step = make_step(config.model, config.loss, config.optimizer, ids, seed=0, mesh=mesh)
     state = start(config, ids)
     for _ in range(2):  # the second time nothing is compiled
@@ -161,8 +165,8 @@ def theirs(preset: str, options: argparse.Namespace) -> dict:
     return {"tokens": targets.numel() / fastest(once, options.steps)}
 
 
-def setting(preset: str, options: argparse.Namespace) -> tuple:
-    """A run's configuration, and what it trains on."""
+def setting(preset: str, options: argparse.Namespace, *, experts: bool = False) -> tuple:
+    """A run's configuration, and what it trains on. Torch's model has no experts."""
     from optformer.config import load_config
     from optformer.data.batches import Batches
     from optformer.data.mixture import GeneratedSource
@@ -177,11 +181,12 @@ def setting(preset: str, options: argparse.Namespace) -> tuple:
             f"batch.rows={options.rows}",
             f"batch.tokens={options.tokens}",
             "data.generated_weight=1.0",
+            f"model.experts={str(experts).lower()}",
         ],
     )
     tokenizer = StudyTokenizer(config.tokenizer)
     made = GeneratedSource(config.data.generate, options.rows, options.tokens)
-    batches = Batches([(made, 1.0)], tokenizer, config.batch, seed=0)
+    batches = Batches([(made, 1.0)], tokenizer, config.batch, seed=0, ask_experts=experts)
     mesh = sharding.make_mesh(dataclasses.replace(config.train, devices=1), config.model)
     return config, Ids.of(tokenizer.vocabulary), batches, mesh
 

@@ -28,6 +28,7 @@ from optformer.tokenization.tokenizer import StudyTokenizer, TokenizerOptions, v
 
 FORMAT = 2
 WEIGHTS, TEXT, CONFIG = "weights.safetensors", "text.model", "config.json"
+VALUE_TEMPERATURE = "value_temperature"
 T5X = "checkpoint"
 """The file by which a folder is a checkpoint of T5X (`model/t5x.py`)."""
 
@@ -45,6 +46,8 @@ class Checkpoint:
       weights: nested dicts and lists of numpy arrays.
       algorithms: whose trajectories it has learned from: what a prompt may name.
       tokens: the longest trajectory that it has learned from.
+      value_temperature: of predicted metrics, where it was found to be calibrated; 1 if nobody
+        looked (`model/validation.py`).
       about: how it was made: steps, studies, measured losses; for people to read.
     """
 
@@ -53,6 +56,7 @@ class Checkpoint:
     weights: Tree
     algorithms: tuple[str, ...] = ()
     tokens: int = 512
+    value_temperature: float = 1.0
     about: Mapping[str, object] = dataclasses.field(default_factory=dict)
 
 
@@ -76,10 +80,10 @@ def save(checkpoint: Checkpoint, folder: Path) -> None:
             "weights": _hash(temporary / WEIGHTS),
             "algorithms": list(checkpoint.algorithms),
             "tokens": checkpoint.tokens,
+            VALUE_TEMPERATURE: checkpoint.value_temperature,
             "about": dict(checkpoint.about),
         }
-        config["digest"] = _digest(config)
-        (temporary / CONFIG).write_text(json.dumps(config, indent=2) + "\n", "utf-8")
+        _write_config(config, temporary / CONFIG)
         temporary.chmod(0o755)
         if folder.exists():
             old = Path(tempfile.mkdtemp(prefix=f".{folder.name}-old-", dir=folder.parent))
@@ -129,21 +133,7 @@ def load(folder: Path) -> Checkpoint:
             f"{folder} is no checkpoint: {', '.join(missing)} is missing. A checkpoint folder "
             f"holds {CONFIG}, {WEIGHTS} and {TEXT}, or is a checkpoint_<step> of T5X."
         )
-    try:
-        config = json.loads((folder / CONFIG).read_text("utf-8"))
-        version = config["format"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(f"{folder / CONFIG} is damaged: {error!r}. Copy it again.") from error
-    if version != FORMAT:
-        raise CheckpointError(
-            f"{folder} has checkpoint format {version}, but this optformer reads format {FORMAT}. "
-            "Install the version of optformer that wrote it."
-        )
-    if config.pop("digest", None) != _digest(config):
-        raise CheckpointError(
-            f"{folder / CONFIG} was changed or is damaged: its digest does not fit what it says. "
-            "Copy the folder again."
-        )
+    config = _read_config(folder)
     if _hash(folder / WEIGHTS) != config.get("weights"):
         raise CheckpointError(
             f"{folder / WEIGHTS} is damaged or from another checkpoint: its hash is not the one in "
@@ -154,6 +144,7 @@ def load(folder: Path) -> Checkpoint:
         options = from_tree(TokenizerOptions, config["tokenizer"], "tokenizer.")
         vocabulary = vocabulary_of(options, (folder / TEXT).read_bytes())
         algorithms, tokens = tuple(config["algorithms"]), int(config["tokens"])
+        value_temperature = _value_temperature(config)
     except (ConfigError, KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"{folder} does not fit this optformer: {error!r}") from error
     if vocabulary.fingerprint != config.get("vocabulary"):
@@ -172,6 +163,7 @@ def load(folder: Path) -> Checkpoint:
         weights=unflatten(arrays),
         algorithms=algorithms,
         tokens=tokens,
+        value_temperature=value_temperature,
         about=config.get("about", {}),
     )
 
@@ -205,14 +197,38 @@ def fingerprint(folder: Path) -> str:
         files = sorted(path for path in folder.glob("target.*/*") if path.is_file())
         hashes = [f"{path.relative_to(folder)} {_hash(path)}" for path in [folder / T5X, *files]]
         return hashlib.sha256("\n".join(hashes).encode()).hexdigest()
-    try:
-        return str(json.loads((folder / CONFIG).read_text("utf-8"))["weights"])
-    except FileNotFoundError as error:
+    return str(_read_config(folder)["weights"])
+
+
+def value_temperature(folder: Path) -> float:
+    """What `load` would find as the temperature of predicted metrics, without the weights.
+
+    Raises:
+      CheckpointError: there is no checkpoint, or its configuration is damaged.
+    """
+    folder = find(folder)
+    if is_t5x(folder):
+        return Checkpoint.value_temperature
+    return _value_temperature(_read_config(folder))
+
+
+def set_value_temperature(folder: Path, temperature: float) -> None:
+    """Changes the temperature of predicted metrics of a checkpoint on disk, in one step.
+
+    Raises:
+      CheckpointError: there is no checkpoint, its configuration is damaged, or it is T5X's, which
+        has no place for one.
+    """
+    folder = find(folder)
+    if is_t5x(folder):
         raise CheckpointError(
-            f"there is no checkpoint folder {folder}. Make one: optformer train."
-        ) from error
-    except (ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(f"{folder / CONFIG} is damaged: {error!r}. Copy it again.") from error
+            f"{folder} is a checkpoint of T5X, which has no place for a temperature. Name one "
+            "where it is used: value_temperature in the policy's settings."
+        )
+    config = _read_config(folder) | {VALUE_TEMPERATURE: temperature}
+    unfinished = folder / f".{os.getpid()}.{CONFIG}"
+    _write_config(config, unfinished)
+    os.replace(unfinished, folder / CONFIG)
 
 
 def flatten(tree: Tree | list, prefix: str = "") -> dict[str, np.ndarray]:
@@ -245,6 +261,41 @@ def _lists(node: Tree | np.ndarray) -> Tree | list | np.ndarray:
     if node and all(key.isdigit() for key in node):
         return [_lists(node[str(index)]) for index in range(len(node))]
     return {key: _lists(value) for key, value in node.items()}
+
+
+def _value_temperature(config: Tree) -> float:
+    # Checkpoints from before there was one have none.
+    return float(config.get(VALUE_TEMPERATURE, Checkpoint.value_temperature))
+
+
+def _read_config(folder: Path) -> Tree:
+    """What a checkpoint's configuration says, without its digest, which is checked."""
+    try:
+        config = json.loads((folder / CONFIG).read_text("utf-8"))
+        version = config["format"]
+    except FileNotFoundError as error:
+        raise CheckpointError(
+            f"there is no checkpoint folder {folder}. Make one: optformer train."
+        ) from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{folder / CONFIG} is damaged: {error!r}. Copy it again.") from error
+    if version != FORMAT:
+        raise CheckpointError(
+            f"{folder} has checkpoint format {version}, but this optformer reads format {FORMAT}. "
+            "Install the version of optformer that wrote it."
+        )
+    if config.pop("digest", None) != _digest(config):
+        raise CheckpointError(
+            f"{folder / CONFIG} was changed or is damaged: its digest does not fit what it says. "
+            "Copy the folder again."
+        )
+    return config
+
+
+def _write_config(config: Tree, path: Path) -> None:
+    """With its digest."""
+    signed = config | {"digest": _digest(config)}
+    path.write_text(json.dumps(signed, indent=2) + "\n", "utf-8")
 
 
 def _digest(config: Tree) -> str:

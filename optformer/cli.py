@@ -256,6 +256,22 @@ def train(
 
 
 @app.command()
+def calibrate(
+    checkpoint: Annotated[Path, typer.Argument(help="The model's checkpoint folder.")],
+    studies: Annotated[
+        list[Path],
+        typer.Option(help="A folder of study shards not trained on. Can be repeated."),
+    ],
+) -> None:
+    """Make a model as sure of values as it should be: set its temperature. Training does so too."""
+    from optformer.data import store
+    from optformer.model import calibration
+    from optformer.terminal import show
+
+    show.calibrated(calibration.calibrate(checkpoint, list(store.scan(studies))), checkpoint)
+
+
+@app.command()
 def tune(
     problem: Annotated[
         str, typer.Option(help="A scikit-learn model on a data set, such as svc/wine.")

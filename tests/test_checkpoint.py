@@ -43,6 +43,29 @@ def test_everything_comes_back(folder: Path) -> None:
     jax.tree.map(np.testing.assert_array_equal, loaded.weights, to_numpy(weights))
 
 
+def test_the_temperature_of_values_can_be_changed_in_place(folder: Path) -> None:
+    assert checkpoint.load(folder).value_temperature == 1.0
+    before = checkpoint.load(folder)
+    checkpoint.set_value_temperature(folder, 1.25)
+    after = checkpoint.load(folder)
+    assert checkpoint.value_temperature(folder) == after.value_temperature == 1.25
+    assert (after.about, after.tokens, after.config) == (before.about, before.tokens, before.config)
+    jax.tree.map(np.testing.assert_array_equal, after.weights, before.weights)
+    assert len(list(folder.iterdir())) == 3
+
+
+def test_a_checkpoint_from_before_there_was_a_temperature_loads(folder: Path) -> None:
+    path = folder / "config.json"
+    config = json.loads(path.read_text())
+    del config["value_temperature"], config["digest"]
+    config["digest"] = checkpoint._digest(config)
+    path.write_text(json.dumps(config))
+    assert checkpoint.load(folder).value_temperature == 1.0
+    assert checkpoint.value_temperature(folder) == 1.0
+    checkpoint.set_value_temperature(folder, 0.8)
+    assert checkpoint.load(folder).value_temperature == 0.8
+
+
 def _flip(path: Path) -> None:
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 1

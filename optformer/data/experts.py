@@ -20,7 +20,7 @@ import functools
 import numpy as np
 import scipy.linalg
 from jaxtyping import Bool, Float32, Float64, Int64
-from scipy.special import ndtr
+from scipy.special import ndtr, stdtr
 
 INACTIVE = -1.0
 """Stands for a parameter that a trial does not have."""
@@ -163,6 +163,20 @@ def follow(
     )
 
 
+def foretell(
+    units_RP: Float64[np.ndarray, "R P"],
+    values_R: Float64[np.ndarray, " R"],
+    ordered_P: Bool[np.ndarray, " P"],
+) -> tuple[Float64[np.ndarray, "R E"], Float64[np.ndarray, "R E"], Float64[np.ndarray, " R"]]:
+    """The whole predictions of which `follow` says what they were worth: mean, scale and degrees
+    of freedom of each trial's Student-t, under the experts' warps."""
+    measured_R = np.isfinite(values_R)
+    factor_KRR, innovations_WKR = _factor(units_RP, values_R, measured_R, ordered_P)
+    middle_R = np.where(measured_R, values_R, 0.5)
+    mean_WKR, scale_WKR, freedom_R = _moments(factor_KRR, innovations_WKR, middle_R, measured_R)
+    return mean_WKR.reshape(EXPERTS, -1).T, scale_WKR.reshape(EXPERTS, -1).T, freedom_R
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Posterior:
     """The experts given a study's trials.
@@ -238,6 +252,35 @@ def predict(
         mean_NM[:, here_m] = (posterior.innovations_WKR[warp_M[here_m], kernel] @ white_RN).T
         scale_NM[:, here_m] = spread_N[:, None] * posterior.scale_WK[warp_M[here_m], kernel]
     return mean_NM, scale_NM
+
+
+def draw_levels(
+    posterior: Posterior,
+    units_NP: Float64[np.ndarray, "N P"],
+    kernel: int,
+    rng: np.random.Generator,
+) -> Float64[np.ndarray, " N"]:
+    """One draw of the function at all points, as levels in [0, 1] of what `predict` says of each.
+
+    A level is the predicted probability of a lower value, and uniform over draws; those of near
+    points are near. The prediction's noise is one draw for all points, which moves them alike:
+    the best of the points is the best of the function's values. Warps change no level.
+    """
+    points, every = len(units_NP), np.array([kernel])
+    ordered_P, noise = posterior.ordered_P, KERNELS[kernel].noise
+    across_NR = _covariance(_squares(units_NP, posterior.units_RP, ordered_P), every)[0]
+    white_RN = scipy.linalg.solve_triangular(
+        posterior.factor_KRR[kernel], across_NR.T, lower=True, check_finite=False
+    )
+    covariance_NN = _covariance(_squares(units_NP, units_NP, ordered_P), every)[0]
+    covariance_NN -= white_RN.T @ white_RN
+    covariance_NN[np.diag_indices(points)] += JITTER
+    drawn_N = np.linalg.cholesky(covariance_NN) @ rng.standard_normal(points)
+    drawn_N += np.sqrt(noise) * rng.standard_normal()
+    drawn_N /= np.sqrt(covariance_NN.diagonal() + noise)
+    # A Student-t process: one variance for all.
+    drawn_N *= np.sqrt(posterior.freedom / rng.chisquare(posterior.freedom))
+    return stdtr(posterior.freedom, drawn_N)
 
 
 def normal_score(
@@ -331,6 +374,22 @@ def _scale(
     return np.sqrt((FREEDOM * 0.25**2 + squares) / (FREEDOM + count))
 
 
+def _moments(
+    factor_KRR: Float64[np.ndarray, "K R R"],
+    innovations_WKR: Float64[np.ndarray, "W K R"],
+    values_R: Float64[np.ndarray, " R"],
+    measured_R: Bool[np.ndarray, " R"],
+) -> tuple[Float64[np.ndarray, "W K R"], Float64[np.ndarray, "W K R"], Float64[np.ndarray, " R"]]:
+    """Mean, scale and degrees of freedom of each value's prediction from those before it."""
+    spread_KR = np.diagonal(factor_KRR, axis1=1, axis2=2)
+    known_WKR = innovations_WKR**2 * measured_R
+    squares_WKR = np.cumsum(known_WKR, axis=-1) - known_WKR
+    count_R = (np.cumsum(measured_R) - measured_R).astype(np.float64)
+    scale_WKR = _scale(squares_WKR, count_R) * spread_KR
+    mean_WKR = warp(values_R)[:, None] - spread_KR * innovations_WKR
+    return mean_WKR, scale_WKR, FREEDOM + count_R
+
+
 def _foretold(
     factor_KRR: Float64[np.ndarray, "K R R"],
     innovations_WKR: Float64[np.ndarray, "W K R"],
@@ -339,16 +398,11 @@ def _foretold(
     bins: int,
 ) -> tuple[Float64[np.ndarray, "W K R"], Float64[np.ndarray, "W K R"]]:
     """Log probability of each value's bin, and the probability below its middle."""
-    spread_KR = np.diagonal(factor_KRR, axis1=1, axis2=2)
-    known_WKR = innovations_WKR**2 * measured_R
-    squares_WKR = np.cumsum(known_WKR, axis=-1) - known_WKR
-    count_R = (np.cumsum(measured_R) - measured_R).astype(np.float64)
-    scale_WKR = _scale(squares_WKR, count_R) * spread_KR
-    mean_WKR = warp(values_R)[:, None] - spread_KR * innovations_WKR
+    mean_WKR, scale_WKR, freedom_R = _moments(factor_KRR, innovations_WKR, values_R, measured_R)
 
     def score(values_R: Float64[np.ndarray, " R"]) -> Float64[np.ndarray, "W K R"]:
         t_WKR = (warp(values_R)[:, None] - mean_WKR) / scale_WKR
-        return normal_score(t_WKR, FREEDOM + count_R)
+        return normal_score(t_WKR, freedom_R)
 
     low_WKR, high_WKR = score(np.zeros_like(values_R)), score(np.ones_like(values_R))
     total_WKR = np.maximum(_mass(low_WKR, high_WKR), 1e-30)

@@ -12,7 +12,7 @@ import numpy as np
 
 from optformer.data import store
 from optformer.demo.problems import held_out
-from optformer.eval import prediction
+from optformer.eval import prediction, prediction_sections
 from optformer.eval.report import (
     Curve,
     Figure,
@@ -63,8 +63,8 @@ def verdict(comparison: "Comparison") -> str:
         how = "better" if 2 * better > pairs else "worse"
         found = f"{first} found {how} settings than random search here"
     return (
-        f"{found}: it ended better in {better} of {pairs} pairs of runs. One problem, and a model "
-        "that trained for minutes, show that the loop works and not how good the method can be."
+        f"{found}: it ended better in {better} of {pairs} pairs of runs. One problem shows that "
+        "the loop works, not how good the method is."
     )
 
 
@@ -101,7 +101,7 @@ def write(
         sections=(
             *_tuning(settings, comparison),
             *_predictions(predictions),
-            *_training(trained),
+            *_training(settings, trained),
             *_studies(settings, imported, manifest),
             *_time(clock),
         ),
@@ -172,11 +172,11 @@ def _predictions(predictions: Mapping[str, prediction.Predictions]) -> list[Sect
                 "them. Neither had a say in which trials these were.",
             )
         ),
-        *prediction.sections(predictions),
+        *prediction_sections.sections({"random search above": predictions}),
     ]
 
 
-def _training(trained: "TrainResult") -> list[Section]:
+def _training(settings: "Settings", trained: "TrainResult") -> list[Section]:
     reports = trained.reports
     steps_T = np.array([report.step for report in reports], dtype=np.float64)
     curves = [
@@ -188,7 +188,8 @@ def _training(trained: "TrainResult") -> list[Section]:
         Heading(title="Training"),
         Text(
             paragraphs=(
-                f"{trained.parameters:,} weights trained for {last.seconds:.0f} s, "
+                f"{settings.pretrained}, a model of {trained.parameters:,} weights, learned for "
+                f"{last.seconds:.0f} s more, "
                 f"{last.step:,} steps. A token of a parameter cost {first.parameter:.2f} nats at "
                 f"first and {last.parameter:.2f} at last, one of a metric {first.value:.2f} and "
                 f"{last.value:.2f}. A model that knows nothing pays about 6.9 nats for one of "

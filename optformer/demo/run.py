@@ -1,7 +1,7 @@
 """`optformer demo`: the whole loop on real input, each step by the functions of its own command.
 
 log     a Vizier service tunes scikit-learn models; its database is the study log
-learn   the log is imported; a small model trains on it and on generated studies
+learn   the log is imported; the model of the package is fine-tuned on it and on generated studies
 tune    a Vizier service offers that model; a client tunes a problem that the log does not have
 report  one page says what came of it
 """
@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 from jaxtyping import Float64
 
-from optformer.config import DataConfig, OptimizerConfig, RunConfig, TrainConfig
+from optformer.config import FINE_TUNING_RATE, DataConfig, OptimizerConfig, RunConfig, TrainConfig
 from optformer.data import importers, store
 from optformer.data.augment import AugmentConfig
 from optformer.data.batches import BatchConfig, StudySource
@@ -28,7 +28,6 @@ from optformer.demo import page as report
 from optformer.demo.logs import Logs, write_logs
 from optformer.demo.problems import SklearnProblem, held_out, logged, need_sklearn
 from optformer.errors import ConfigError
-from optformer.model.config import MODELS
 from optformer.progress import Progress
 from optformer.service.client import Tried, open_study, tune
 from optformer.service.server import endpoint_of
@@ -41,7 +40,6 @@ if TYPE_CHECKING:
 
 KINDS: tuple[Literal["bbob", "gaussian_process"], ...] = ("bbob", "gaussian_process")
 OURS = ("OPTFORMER_EI", "OPTFORMER_PRIOR")
-PROMPT = "eagle_strategy"  # whom the model imitates: the best that it has seen
 
 _MARK = ".optformer-demo"  # says that a folder is a demo's, so that the next may replace it
 
@@ -53,7 +51,8 @@ class Settings:
     Attributes:
       problems, logged_trials: what the log holds, and how many trials each of its studies has.
       generated: how many studies are made for training.
-      train_seconds: how long to train.
+      pretrained: the model to fine-tune, a name or a checkpoint's folder.
+      train_seconds: for how long.
       trials, repeats: in each study of the comparison, and studies of each algorithm.
     """
 
@@ -64,6 +63,7 @@ class Settings:
     )
     logged_trials: int = 25
     generated: int = 4096
+    pretrained: str = "optformer-tiny"
     train_seconds: float = 150.0
     trials: int = 25
     repeats: int = 5
@@ -162,7 +162,7 @@ def run(settings: Settings) -> Path:
     with step(clock, "3/5 generate", "algorithms search functions, to learn from as well") as p:
         manifest = make(settings, p)
     show.generated(manifest, settings.made)
-    with step(clock, "3/5 train", "a small model, on the imported and the generated studies") as p:
+    with step(clock, "3/5 train", f"{settings.pretrained} goes on learning, from both") as p:
         trained = train(settings, p)
     show.trained(trained)
 
@@ -232,21 +232,22 @@ def make(settings: Settings, progress: Progress) -> dict[str, object]:
 
 
 def train(settings: Settings, progress: Progress) -> "TrainResult":
-    """Step 3, second half: a model of the smallest named shape, for a set time."""
+    """Step 3, second half: fine-tuning for a set time. Most batches are generated studies, so that
+    the model does not forget other problems for the few that the log has."""
     from optformer.model import train as training
 
     config = RunConfig(
-        model=MODELS["micro"],
+        init=settings.pretrained,
         # Just long enough for these studies: many small steps teach more in a short time.
         batch=BatchConfig(
-            rows=12,
+            rows=4,
             tokens=192,
             text_tokens=128,
             sizes=1,
             augment=AugmentConfig(names=0.1, values=0.1),
         ),
         data=DataConfig(shards=(str(settings.shards.resolve()),), generated_weight=2.0),
-        optimizer=OptimizerConfig(warmup=50),
+        optimizer=OptimizerConfig(learning_rate=FINE_TUNING_RATE, warmup=50),
         train=TrainConfig(
             steps=1_000_000,  # time ends it
             seconds=settings.train_seconds,
@@ -286,7 +287,6 @@ def compare(settings: Settings, checkpoint: Path, progress: Progress) -> Compari
                     target.problem,
                     algorithm=algorithm,
                     name=f"{target.name.replace('/', '-')}-{algorithm.lower()}-{repeat}",
-                    policy={"algorithm": PROMPT},
                 )
                 runs[algorithm].append(
                     tune(

@@ -11,13 +11,12 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float64, Int8, Int64
 
-from optformer.checkpoint import fingerprint
+from optformer.checkpoint import fingerprint, value_temperature
 from optformer.data.problems import to_units
 from optformer.errors import CheckpointError
 from optformer.eval.prediction import in_range
 from optformer.eval.task import Optimizer, nearest
-from optformer.policies import acquisition
-from optformer.policies.model import OptFormer, PolicyConfig, Session, incumbent, load
+from optformer.policies.model import OptFormer, PolicyConfig, Session, load
 from optformer.study import Problem, Study
 from optformer.tokenization.metadata import UNKNOWN
 from optformer.tokenization.quantize import ValueScaling
@@ -32,6 +31,8 @@ class ModelFactory:
     Attributes:
       checkpoint: its folder. Where it lies makes no other optimizer of it.
       together: how many studies share one pass through the model; more take more memory.
+      policy: its `value_temperature` is said here where the checkpoint says it, so that results
+        of another one are not reused.
       weights: the checkpoint's fingerprint, so that results of other weights are not reused.
     """
 
@@ -42,6 +43,10 @@ class ModelFactory:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "weights", fingerprint(self.checkpoint))
+        if self.policy.value_temperature is None:
+            said = value_temperature(self.checkpoint)
+            policy = dataclasses.replace(self.policy, value_temperature=said)
+            object.__setattr__(self, "policy", policy)
 
     def __call__(self, problem: Problem, seed: int) -> Optimizer:
         """The policy at the start of a study."""
@@ -78,21 +83,32 @@ class _Many:
 
     def choose(self, values_NP: Float64[np.ndarray, "N P"]) -> int:
         """The row of these points to try next in the first study: what the policy ranks highest,
-        or what is nearest to a sample of the prior."""
-        study, rng, policy = self._studies[0], self._rngs[0], self._policy
+        or what is nearest to a sample of the prior. A joint draw is of those points that have the
+        highest 0.9 quantiles, `_AT_ONCE` at most."""
+        study, policy = self._studies[0], self._policy
         if policy.acquisition == "prior":
             (wish_1P,) = self.suggest()
             parameters = study.problem.parameters
             return nearest(to_units(parameters, values_NP), to_units(parameters, wish_1P)[0])
-        parts = []
-        for first in range(0, len(values_NP), _AT_ONCE):
-            some_NP = values_NP[first : first + _AT_ONCE]
-            probabilities_NQ, scaling = self._session.predict(
-                study, some_NP, policy.value_temperature
-            )
-            parts.append(probabilities_NQ)
-        best = incumbent(study, scaling)
-        return int(acquisition.score(policy.acquisition, np.concatenate(parts), best, rng).argmax())
+        rows_N = np.arange(len(values_NP))
+        if policy.acquisition == "ts_joint" and len(rows_N) > _AT_ONCE:
+            by_quantile = dataclasses.replace(policy, acquisition="ucb")
+            high_N = self._score(values_NP, by_quantile)
+            rows_N = np.sort(np.argsort(-high_N, kind="stable")[:_AT_ONCE])
+        return int(rows_N[self._score(values_NP[rows_N], policy).argmax()])
+
+    def _score(
+        self, values_NP: Float64[np.ndarray, "N P"], policy: PolicyConfig
+    ) -> Float64[np.ndarray, " N"]:
+        """Scores of points for the first study."""
+        return np.concatenate(
+            [
+                self._session.score(
+                    self._studies[0], values_NP[first : first + _AT_ONCE], policy, self._rngs[0]
+                )
+                for first in range(0, len(values_NP), _AT_ONCE)
+            ]
+        )
 
     def suggest(self, count: int = 1) -> list[Float64[np.ndarray, "N P"]]:
         """The policy's next points in each study."""
@@ -141,10 +157,14 @@ class _One:
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class ModelPredictor:
-    """Predicts trials with values scaled by the range that all predictors are told."""
+    """Predicts trials with values scaled by the range that all predictors are told.
+
+    Attributes:
+      value_temperature: None for the checkpoint's.
+    """
 
     model: OptFormer
-    value_temperature: float = 1.0
+    value_temperature: float | None = None
 
     def predict(
         self, study: Study, y_range: tuple[float, float], rows_N: Int64[np.ndarray, " N"]

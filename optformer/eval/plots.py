@@ -165,78 +165,70 @@ def plot_panels(
                 _stamp(axes)
         for place in range(len(panels), rows * columns):
             grid.flat[place].set_axis_off()
-            grid.flat[place - columns].tick_params(labelbottom=True)  # it has none below now
+            # It has none below now.
+            grid.flat[place - columns].tick_params(which="both", labelbottom=True)
         figure.supxlabel(x_label, fontsize=9, color=_INK)
         figure.supylabel(y_label, fontsize=9, color=_INK)
-        lines = {line.get_label(): line for axes in grid.flat for line in axes.get_lines()}
-        lines = {label: line for label, line in lines.items() if not label.startswith("_")}
-        figure.legend(
-            handles=list(lines.values()),
-            labels=list(lines),
-            loc="outside upper left",
-            ncols=min(len(lines), 4 if max(map(len, lines)) < 22 else 3),
-            frameon=False,
-            fontsize=8.5,
-            handlelength=1.4,
-        )
+        _legend(figure, grid)
     return figure
 
 
-def plot_calibration(
-    curves: Mapping[str, tuple[Float[np.ndarray, " C"], Float[np.ndarray, " C"]]],
-    *,
-    title: str = "",
-    names: Sequence[str] = (),
-) -> Figure:
-    """Calibration curves: the confidence level asked for against how often the truth lay within.
+def plot_calibration(panels: Mapping[str, Sequence[Curve]], *, names: Sequence[str] = ()) -> Figure:
+    """Calibration curves, one panel a title: the confidence level asked for against how often the
+    truth lay within.
 
     The diagonal is perfect; below it, predictions are too sure of themselves.
     """
-    every = list(names) or list(curves)
+    every = list(names) or sorted({curve.name for curves in panels.values() for curve in curves})
     hues = colours(every)
+    columns = min(2 if len(panels) <= 4 else 3, len(panels))
+    rows = -(-len(panels) // columns)
     with matplotlib.rc_context(_RC):
-        figure = Figure(figsize=(7.2, 3.9), layout="constrained")
-        axes = figure.add_subplot()
-        axes.plot([0, 1], [0, 1], color=_SOFT, linewidth=0.8, dashes=(4, 3), label="_perfect")
-        drawn = [
-            Curve(name=name, x_T=levels_C, mean_T=observed_C)
-            for name, (levels_C, observed_C) in curves.items()
-        ]
-        _draw(axes, drawn, hues, 8.5)
-        axes.set(xlim=(0, 1), ylim=(0, 1), aspect="equal", title=title)
-        axes.set(xlabel="predicted probability", ylabel="observed frequency")
-        axes.grid(True)
-        axes.text(0.03, 0.95, "too cautious ↑", fontsize=8, color=_SOFT, va="top")
-        axes.text(0.97, 0.05, "too sure ↓", fontsize=8, color=_SOFT, ha="right")
-        axes.legend(frameon=False, fontsize=8.5, loc="upper left", bbox_to_anchor=(1.02, 1.0))
+        figure = Figure(
+            figsize=(7.2, 0.7 + (3.2 if columns < 3 else 2.3) * rows), layout="constrained"
+        )
+        grid = figure.subplots(rows, columns, squeeze=False)
+        for axes, (title, curves) in zip(grid.flat, panels.items(), strict=False):
+            axes.plot([0, 1], [0, 1], color=_SOFT, linewidth=0.8, dashes=(4, 3), label="_perfect")
+            _draw(axes, curves, hues, 8.5)
+            axes.set(xlim=(0, 1), ylim=(0, 1), aspect="equal", title=title)
+            axes.grid(True)
+            axes.text(0.03, 0.95, "too cautious ↑", fontsize=8, color=_SOFT, va="top")
+            axes.text(0.97, 0.05, "too sure ↓", fontsize=8, color=_SOFT, ha="right")
+        for axes in grid.flat[len(panels) :]:
+            axes.set_axis_off()
+        figure.supxlabel("predicted probability", fontsize=9, color=_INK)
+        figure.supylabel("observed frequency", fontsize=9, color=_INK)
+        _legend(figure, grid)
     return figure
 
 
 def plot_histogram(
-    values: Mapping[str, Float[np.ndarray, " N"]],
+    panels: Mapping[str, Mapping[str, Float[np.ndarray, " N"]]],
     *,
     x_label: str,
-    title: str = "",
     bins: int = 20,
     names: Sequence[str] = (),
 ) -> Figure:
-    """Histograms over [0, 1] side by side, as densities; a dashed line marks the uniform one."""
-    hues = colours(list(names) or list(values))
+    """Histograms over [0, 1] as densities: a row a title, in it one a name; a dashed line marks
+    the uniform one."""
+    every = list(names) or sorted({name for values in panels.values() for name in values})
+    hues = colours(every)
+    columns = max(map(len, panels.values()))
+    edges = np.linspace(0.0, 1.0, bins + 1)
     with matplotlib.rc_context(_RC):
-        figure = Figure(figsize=(7.2, 2.6), layout="constrained")
-        grid = figure.subplots(1, len(values), sharey=True, squeeze=False)
-        for axes, (name, values_N) in zip(grid.flat, values.items(), strict=True):
-            edges = np.linspace(0.0, 1.0, bins + 1)
-            axes.hist(values_N, edges, density=True, color=hues[name], alpha=0.75, rwidth=0.92)
-            axes.axhline(1.0, color=_INK, linewidth=0.8, dashes=(4, 3))
-            axes.set(
-                xlim=(0, 1),
-                xlabel=x_label,
-                title=f"{name.replace('_', ' ')}  (n = {len(values_N):,})",
-            )
-        grid.flat[0].set_ylabel("density")
-        if title:
-            figure.suptitle(title, fontsize=9.5, x=0.01, ha="left")
+        figure = Figure(figsize=(7.2, 0.8 + 1.6 * len(panels)), layout="constrained")
+        grid = figure.subplots(len(panels), columns, sharey="row", squeeze=False)
+        for line, (title, values) in zip(grid, panels.items(), strict=True):
+            for axes, (name, values_N) in zip(line, values.items(), strict=False):
+                axes.hist(values_N, edges, density=True, color=hues[name], alpha=0.75, rwidth=0.92)
+                axes.axhline(1.0, color=_INK, linewidth=0.8, dashes=(4, 3))
+                shown = ", ".join(filter(None, (title, name.replace("_", " "))))
+                axes.set(xlim=(0, 1), title=f"{shown}  (n = {len(values_N):,})")
+            for axes in line[len(values) :]:
+                axes.set_axis_off()
+        figure.supxlabel(x_label, fontsize=9, color=_INK)
+        figure.supylabel("density", fontsize=9, color=_INK)
     return figure
 
 
@@ -248,14 +240,21 @@ def plot_intervals(
     log_x: bool = False,
     reference: float | None = None,
     names: Sequence[str] = (),
+    groups: Mapping[str, str] | None = None,
     tick: Callable[[float], str] = "{:g}".format,
     unfinished: bool = False,
 ) -> Figure:
     """One dot a name with its interval (middle, low, high), best first as given.
 
-    `tick` writes the numbers at the axis, in units of people's choice.
+    Args:
+      groups: the group of each name; those of a group share a colour.
+      tick: writes the numbers at the axis, in units of people's choice.
     """
-    hues = colours(list(names) or list(rows))
+    if groups is None:
+        hues = colours(list(names) or list(rows))
+    else:
+        by_group = colours(list(groups.values()))
+        hues = {name: by_group[groups[name]] for name in rows}
     with matplotlib.rc_context(_RC):
         figure = Figure(figsize=(7.2, 0.8 + 0.32 * len(rows)), layout="constrained")
         axes = figure.add_subplot()
@@ -418,6 +417,21 @@ def _draw(axes: Axes, curves: Sequence[Curve], hues: Mapping[str, str], size: fl
             dashes=(3, 1.5) if curve.published else (None, None),
             label=_label(curve),
         )
+
+
+def _legend(figure: Figure, grid: np.ndarray) -> None:
+    """Names each curve of the panels once, above them."""
+    lines = {line.get_label(): line for axes in grid.flat for line in axes.get_lines()}
+    lines = {label: line for label, line in lines.items() if not label.startswith("_")}
+    figure.legend(
+        handles=list(lines.values()),
+        labels=list(lines),
+        loc="outside upper left",
+        ncols=min(len(lines), 4 if max(map(len, lines)) < 22 else 3),
+        frameon=False,
+        fontsize=8.5,
+        handlelength=1.4,
+    )
 
 
 def _label(curve: Curve) -> str:

@@ -10,7 +10,7 @@ Array dimensions: R trials of a study, N predictions, Q bins, P parameters, F fe
 import dataclasses
 import os
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
@@ -19,9 +19,6 @@ from jaxtyping import Bool, Float, Float64, Int64
 
 from optformer.data.problems import ObjectiveBlock, studies_of, to_units
 from optformer.errors import StudyError
-from optformer.eval import statistics
-from optformer.eval.page import Figure, Section, Table, Text
-from optformer.eval.plots import Curve, plot_calibration, plot_curves, plot_histogram
 from optformer.model import predictive
 from optformer.progress import Progress, silent
 from optformer.study import ParameterType, Study
@@ -53,6 +50,7 @@ class Predictions:
 
     Attributes:
       study_N: which study each is of, from 0.
+      parameters_N: how many parameters that study has.
       seen_N: how many trials were before it.
       log_density_N: per unit of the scaled value; uniform predictions score 0.
       confidence_N, right_N: of the likeliest of 100 intervals.
@@ -60,6 +58,7 @@ class Predictions:
     """
 
     study_N: Int64[np.ndarray, " N"]
+    parameters_N: Int64[np.ndarray, " N"]
     seen_N: Int64[np.ndarray, " N"]
     log_density_N: Float64[np.ndarray, " N"]
     pit_N: Float64[np.ndarray, " N"]
@@ -88,17 +87,12 @@ def evaluate(
       every: predict each `every`-th trial only; predictors see all trials before it anyway.
 
     Raises:
-      StudyError: a study whose feasible values are all the same has no scale.
+      StudyError: a study whose feasible values are all the same has no scale (`value_range`).
     """
     parts: dict[str, list[dict[str, np.ndarray]]] = {name: [] for name in predictors}
     for number, study in enumerate(studies):
         y_R = study.objective()
-        low, high = float(np.nanmin(y_R)), float(np.nanmax(y_R))
-        if not high > low:
-            raise StudyError(
-                f"study {study.name!r}: all its values are {low}, so that there is nothing to "
-                "predict. Leave it out."
-            )
+        low, high = value_range(study)
         rows_N = np.flatnonzero(np.isfinite(y_R))
         rows_N = rows_N[rows_N % every == every - 1]
         truth_N = (y_R[rows_N] - low) / (high - low)
@@ -108,6 +102,7 @@ def evaluate(
             parts[name].append(
                 {
                     "study_N": np.full(len(rows_N), number),
+                    "parameters_N": np.full(len(rows_N), len(study.problem.parameters)),
                     "seen_N": rows_N,
                     "log_density_N": predictive.log_density(probabilities_NQ, truth_N),
                     "pit_N": predictive.pit(probabilities_NQ, truth_N),
@@ -123,6 +118,38 @@ def evaluate(
         )
         for name, some in parts.items()
     }
+
+
+def value_range(study: Study) -> tuple[float, float]:
+    """The smallest and the largest value of a study, by which its values are scaled.
+
+    Raises:
+      StudyError: they are the same, or there is none.
+    """
+    y_N = study.objective()
+    y_N = y_N[np.isfinite(y_N)]
+    if not len(y_N) or y_N.min() == y_N.max():
+        what = f"all its values are {y_N[0]}" if len(y_N) else "no trial of it has a value"
+        raise StudyError(
+            f"study {study.name!r}: {what}, so that there is nothing to predict. Leave it out."
+        )
+    return float(y_N.min()), float(y_N.max())
+
+
+def join(parts: Sequence[Predictions]) -> Predictions:
+    """One predictor's predictions of several parts, each of its own studies."""
+    counts = [int(part.study_N.max(initial=-1)) + 1 for part in parts]
+    firsts = np.concatenate([[0], np.cumsum(counts)[:-1]]).astype(np.int64)
+    moved = [
+        dataclasses.replace(part, study_N=part.study_N + first)
+        for part, first in zip(parts, firsts, strict=True)
+    ]
+    return Predictions(
+        **{
+            field.name: np.concatenate([getattr(part, field.name) for part in moved])
+            for field in dataclasses.fields(Predictions)
+        }
+    )
 
 
 def in_range(inside_NQ: Float64[np.ndarray, "N Q"]) -> Float64[np.ndarray, "N Q"]:
@@ -169,127 +196,6 @@ def load(path: Path) -> dict[str, Predictions]:
             )
             for name in names
         }
-
-
-def table(predictions: Mapping[str, Predictions]) -> Table:
-    """The predictors' numbers with their intervals over studies."""
-    rng = np.random.default_rng(0)
-    rows = []
-    for name, made in predictions.items():
-        density, ece, rmse = (
-            _over_studies(made, measure, rng)
-            for measure in (
-                lambda part: float(part.log_density_N.mean()),
-                lambda part: predictive.calibration_error(part.confidence_N, part.right_N),
-                lambda part: float(np.sqrt((part.error_N**2).mean())),
-            )
-        )
-        rows.append(
-            (
-                name.replace("_", " "),
-                "{:.2f} [{:.2f}, {:.2f}]".format(*density),
-                "{:.2f} [{:.2f}, {:.2f}]".format(*(100 * part for part in ece)),
-                "{:.3f} [{:.3f}, {:.3f}]".format(*rmse),
-            )
-        )
-    counted = _counted(predictions)
-    return Table(
-        caption=f"Predictions of the next value, by the protocol of OptFormer's table 4, with "
-        f"95 % intervals over studies. {counted}.",
-        header=("predictor", "log density", "ECE, %", "RMSE"),
-        rows=rows,
-        name="prediction",
-    )
-
-
-def sections(predictions: Mapping[str, Predictions]) -> list[Section]:
-    """The report's sections about predictions, without a heading. Intervals are over studies."""
-    curves = [_by_seen(name, made) for name, made in predictions.items()]
-    names, counted = list(predictions), _counted(predictions)
-    return [
-        table(predictions),
-        Text(
-            paragraphs=(
-                "Values are scaled to [0, 1] by the smallest and largest of their study. Log "
-                "density is in nats per unit of the scaled value: uniform predictions score 0. "
-                "ECE is the expected calibration error of the likeliest of 100 intervals, in 10 "
-                "bins of confidence.",
-            )
-        ),
-        Figure(
-            caption=f"Mean log density by how many trials were seen. {counted}.",
-            picture=plot_curves(
-                curves, x_label="trials seen", y_label="log predictive density", names=names
-            ),
-            name="density",
-        ),
-        Figure(
-            caption="Calibration: how often the truth lay in the central interval that was "
-            f"predicted to hold it with this probability. {counted}.",
-            picture=plot_calibration(
-                {
-                    name: predictive.calibration_curve(made.pit_N)
-                    for name, made in predictions.items()
-                },
-                names=names,
-            ),
-            name="calibration",
-        ),
-        Figure(
-            caption="Probability integral transforms: flat is right, a hump is too cautious, a "
-            "valley too sure, a slope biased.",
-            picture=plot_histogram(
-                {name: made.pit_N for name, made in predictions.items()},
-                x_label="probability integral transform",
-                names=names,
-            ),
-            name="pit",
-        ),
-    ]
-
-
-def _counted(predictions: Mapping[str, Predictions]) -> str:
-    first = next(iter(predictions.values()))
-    studies = len(np.unique(first.study_N))
-    return f"{len(first.study_N):,} predictions in {studies:,} stud{'y' if studies == 1 else 'ies'}"
-
-
-def _over_studies(
-    made: Predictions,
-    measure: Callable[[Predictions], float],
-    rng: np.random.Generator,
-    resamples: int = 300,
-) -> tuple[float, float, float]:
-    rows = [np.flatnonzero(made.study_N == study) for study in np.unique(made.study_N)]
-    resampled = [
-        measure(_take(made, np.concatenate([rows[one] for one in picked])))
-        for picked in rng.integers(len(rows), size=(resamples, len(rows)))
-    ]
-    low, high = np.quantile(resampled, [0.025, 0.975])
-    return measure(made), float(low), float(high)
-
-
-def _take(made: Predictions, rows: np.ndarray) -> Predictions:
-    return Predictions(
-        **{field.name: getattr(made, field.name)[rows] for field in dataclasses.fields(made)}
-    )
-
-
-def _by_seen(name: str, made: Predictions, groups: int = 12) -> Curve:
-    """Mean log density in groups of about as many predictions."""
-    edges = np.unique(np.quantile(made.seen_N, np.linspace(0, 1, groups + 1)))
-    group_N = np.clip(np.searchsorted(edges, made.seen_N, side="right") - 1, 0, len(edges) - 2)
-    there = np.unique(group_N)
-    rng = np.random.default_rng(0)
-    means = [statistics.bootstrap_mean(made.log_density_N[group_N == one], rng) for one in there]
-    mean_T, low_T, high_T = np.array(means).T
-    return Curve(
-        name=name,
-        x_T=np.array([made.seen_N[group_N == one].mean() for one in there]),
-        mean_T=mean_T,
-        low_T=low_T,
-        high_T=high_T,
-    )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -3,18 +3,19 @@
 
 import dataclasses
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from optformer import checkpoint as checkpoints
 from optformer.data.problems.bbob import TEST_FAMILIES
-from optformer.errors import ConfigError, SourceError
+from optformer.errors import ConfigError, SourceError, did_you_mean
 from optformer.eval import bbob as bbob_tasks
 from optformer.eval import coco as coco_tasks
 from optformer.eval import hpob as hpob_tasks
-from optformer.eval import prediction as predicting
+from optformer.eval import prediction_runs, prediction_sections
+from optformer.eval import prediction_sources as sources_of
 from optformer.eval import tables as tables_tasks
 from optformer.eval.contestants import Contestants
 from optformer.eval.page import Code, Heading, Page, Section, Text, write_page
@@ -33,9 +34,9 @@ from optformer.eval.results import Results, merge, protocol_of, read
 from optformer.eval.runner import run
 from optformer.eval.task import Task
 from optformer.progress import Progress, silent
+from optformer.study import Study
 
 REPORT = "report.html"
-PREDICTIONS = "predictions.npz"
 LIKELIHOODS = "likelihoods.npz"
 COMMANDS = "commands.json"
 
@@ -84,6 +85,7 @@ def bbob(
     *,
     families: Sequence[str] = (),
     parameters: Sequence[int] = (2, 4),
+    instances: int = 1,
     seeds: int = 5,
 ) -> Evaluated:
     """Best-so-far curves on randomized functions of the families held out, or of these.
@@ -93,7 +95,10 @@ def bbob(
       CheckpointError: the model cannot be loaded.
     """
     tasks = bbob_tasks.tasks(
-        families=families or TEST_FAMILIES, parameters=parameters, trials=how.trials
+        families=families or TEST_FAMILIES,
+        parameters=parameters,
+        instances=instances,
+        trials=how.trials,
     )
     return _optimized(out, who, how, bbob_tasks.PROTOCOL, tasks, range(seeds))
 
@@ -245,48 +250,101 @@ def imitation(
 
 def prediction(
     out: Path,
+    how: How,
     *,
     checkpoint: Path | None,
+    sources: Sequence[str] = (),
     families: Sequence[str] = (),
     parameters: Sequence[int] = (2, 4),
-    trials: int = 100,
     instances: int = 5,
-    command: str = "",
-    progress: Progress = silent,
+    hpob_data: Path | None = None,
+    spaces: Sequence[str] = (),
+    studies: Sequence[Path] = (),
+    most_studies: int = 100,
 ) -> Evaluated:
-    """How well a model predicts random trials of held-out functions, beside a Gaussian process
-    whose hyperparameters are fitted by maximum likelihood every 5 trials.
+    """How well a model predicts trials of these sources, beside a Gaussian process whose
+    hyperparameters are fitted by maximum likelihood every 5 trials.
 
     Args:
-      instances: functions of each family and size.
+      sources: "bbob" and "gp"; "bbob" if no source of any kind is named.
+      families: BBOB functions; those held out if none.
+      parameters, instances: how large BBOB functions and draws are, and how many of each.
+      hpob_data: HPO-B's release, which is then a source, too.
+      studies: folders of study shards, each a source.
+      most_studies: of each such folder.
 
     Raises:
-      ConfigError: no model, or an unknown function. CheckpointError: the model cannot be loaded.
+      ConfigError: no model, an unknown source, function or space, or a folder of other settings.
+      SourceError: a folder is missing or empty; says what to do.
+      CheckpointError: the model cannot be loaded.
     """
     if checkpoint is None:
         raise ConfigError("nobody predicts: give --checkpoint.")
-    from optformer.eval.ours import ModelPredictor
-    from optformer.policies.model import load
+    from optformer.eval.prediction import GaussianProcess
 
-    predictors: dict[str, predicting.Predictor] = {
-        "optformer": ModelPredictor(model=load(checkpoint)),
-        "gaussian_process": predicting.GaussianProcess(refit_every=5),
-    }
-    studies = bbob_tasks.random_studies(
-        families=families or TEST_FAMILIES,
-        parameters=parameters,
-        instances=instances,
-        trials=trials,
+    if not (sources or hpob_data or studies):
+        sources = (sources_of.BBOB,)
+    for name in sources:
+        if name not in sources_of.GENERATED:
+            known = sources_of.GENERATED
+            raise ConfigError(
+                f"there is no source {name!r}. Known: {', '.join(known)}, and the folders of "
+                f"--hpob and --studies.{did_you_mean(name, known)}"
+            )
+    if families and sources_of.BBOB not in sources:
+        raise ConfigError("--function is for BBOB: give --source bbob, too.")
+    if spaces and hpob_data is None:
+        raise ConfigError("--space is for HPO-B: give --hpob, too.")
+    accept = _accepts(checkpoint)
+    drawn: list[sources_of.Source] = []
+    if sources_of.BBOB in sources:
+        drawn.append(
+            sources_of.bbob_functions(
+                families=families, parameters=parameters, instances=instances, trials=how.trials
+            )
+        )
+    if sources_of.GP in sources:
+        drawn.append(
+            sources_of.gaussian_process_draws(
+                parameters=parameters, instances=instances, trials=how.trials
+            )
+        )
+    if hpob_data is not None:
+        drawn.append(sources_of.hpob_surrogates(hpob_data, spaces=spaces, trials=how.trials))
+    drawn += [
+        sources_of.logs(folder, trials=how.trials, most_studies=most_studies, accept=accept)
+        for folder in studies
+    ]
+    found = prediction_runs.run(
+        {
+            "optformer": prediction_runs.CheckpointPredictor(checkpoint=checkpoint),
+            prediction_sections.REFERENCE: GaussianProcess(refit_every=5),
+        },
+        drawn,
+        out,
+        workers=how.workers,
+        progress=how.progress,
     )
-    predictions = predicting.evaluate(predictors, studies, progress=progress)
-    predicting.save(predictions, out / PREDICTIONS)
-    table = predicting.table(predictions)
+    table = prediction_sections.summary(found.predictions)
     return Evaluated(
         counted=table.caption,
         header=tuple(table.header),
         rows=tuple(tuple(map(str, row)) for row in table.rows),
-        page=_report(out, "prediction", command, checkpoint),
+        page=_report(out, "prediction", how.command, checkpoint),
     )
+
+
+def _accepts(checkpoint: Path) -> Callable[[Study], None]:
+    """What refuses the studies that the model cannot take, with a StudyError.
+
+    Raises:
+      CheckpointError: the model cannot be loaded; says so before anything runs.
+    """
+    from optformer.model.config import most_parameters
+    from optformer.policies.model import check_problem
+
+    most = most_parameters(checkpoints.load(checkpoint).config)
+    return lambda study: check_problem(study.problem, most)
 
 
 def compare(first: Path, second: Path, out: Path, *, command: str = "") -> Evaluated:
@@ -375,13 +433,14 @@ def _report(
     noted.write_text(json.dumps(known, indent=1), "utf-8")
     commands = "\n".join(filter(None, known.values()))
     sections: list[Section] = []
-    if (out / PREDICTIONS).exists():
-        predictions = predicting.load(out / PREDICTIONS)
-        sections = [Heading(title="Predictions"), *predicting.sections(predictions)]
+    if prediction_runs.is_there(out):
+        found = prediction_runs.read(out)
+        sections = [Heading(title="Predictions"), *prediction_sections.page_sections(found)]
     if not (out / "plan.json").exists():
+        titles = [sources_of.title(source) for source in found.predictions]
         page = Page(
-            title="Predictions on BBOB",
-            lead=predicting.table(predictions).caption,
+            title=f"Predictions on {', '.join(titles)}",
+            lead=prediction_sections.lead(found.predictions),
             sections=[*sections, Heading(title="How to reproduce"), Code(text=commands)],
         )
         return write_page(page, out / REPORT)

@@ -206,27 +206,37 @@ class Engine:
         nothing_1D = np.zeros((1, self.config.width), np.float32)
         return self._weighed(nothing_1D, evidence_E)[0]
 
+    def weigh(
+        self, hidden_ND: Float32[np.ndarray, "N D"], posterior: experts.Posterior
+    ) -> tuple[Int64[np.ndarray, " M"], Float32[np.ndarray, "N 1+M"]]:
+        """The experts that count for some candidate, and log weights of the transformer's own
+        prediction and of theirs."""
+        count = len(hidden_ND)
+        padded_ND = np.pad(hidden_ND, [(0, size_class(count, 1) - count), (0, 0)], mode="edge")
+        weights_NG = self._weighed(padded_ND, posterior.evidence_E)[:count]
+        return mixture.choose_experts(weights_NG)
+
     def mix(
         self,
         logits_NO: Float32[np.ndarray, "N O"],
-        hidden_ND: Float32[np.ndarray, "N D"],
+        chosen_M: Int64[np.ndarray, " M"],
+        log_weights_NG: Float32[np.ndarray, "N 1+M"],
         posterior: experts.Posterior,
         units_NP: Float64[np.ndarray, "N P"],
     ) -> Float32[np.ndarray, "N O"]:
-        """The candidates' log-odds with those of the experts mixed in (`model/mixture.py`)."""
+        """The candidates' log-odds with those of the experts mixed in (`model/mixture.py`), by the
+        weights that `weigh` gives, or others."""
         count = len(units_NP)
         more = size_class(count, 1) - count
-        logits_NO, hidden_ND, units_NP = (
+        logits_NO, log_weights_NG, units_NP = (
             np.pad(array, [(0, more), (0, 0)], mode="edge")
-            for array in (logits_NO, hidden_ND, units_NP)
+            for array in (logits_NO, log_weights_NG, units_NP)
         )
-        weights_NG = self._weighed(hidden_ND, posterior.evidence_E)
-        chosen_M, left_NM = mixture.choose_experts(weights_NG)
         mean_NM, scale_NM = experts.predict(posterior, units_NP, chosen_M)
         with jax.enable_x64(False):
             mixed_NO = self._mix(
                 logits_NO,
-                left_NM,
+                log_weights_NG,
                 mean_NM.astype(np.float32),
                 scale_NM.astype(np.float32),
                 (chosen_M // len(experts.KERNELS)).astype(np.int32),

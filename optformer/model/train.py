@@ -102,6 +102,7 @@ def train(
       TrainingError: the loss became NaN or infinite; the batch is kept in the folder.
     """
     settings = config.train
+    running.keep_memory()
     if settings.distributed:
         sharding.join()
     if not sharding.is_first():
@@ -146,6 +147,7 @@ def train(
     parameters = sum(leaf.size for leaf in jax.tree.leaves(state["weights"]))
     reports: list[Report] = []
     algorithms = algorithms_of(kept, config, init)
+    temperature = init.value_temperature if init else Checkpoint.value_temperature
 
     def save_model(name: str) -> None:
         weights = state["average"] if config.optimizer.ema else state["weights"]
@@ -165,6 +167,7 @@ def train(
             weights=sharding.to_numpy(weights),
             algorithms=algorithms,
             tokens=config.batch.tokens,
+            value_temperature=temperature,
             about=about,
         )
         if sharding.is_first():
@@ -176,6 +179,8 @@ def train(
         states = around.enter_context(States(folder))
         state = states.restore(state, say)
         first = int(state["step"])
+        if first and (folder / "checkpoint").is_dir():
+            temperature = checkpoint.value_temperature(folder / "checkpoint")
         write = around.enter_context(_writer(folder, first, settings))
         trace = running.Trace(folder / "profile", profile, say)
         around.callback(trace.close)
@@ -211,11 +216,13 @@ def train(
             evaluates = bool(validation) and (last or (step + 1) % settings.evaluate_every == 0)
             if evaluates or last or totals.seconds >= report_seconds:
                 weights = state["average"] if config.optimizer.ema else state["weights"]
-                found = evaluate(weights, validation) if evaluates else None
+                found = evaluate(weights, validation)[0] if evaluates else None
                 reports.append(totals.report(step + 1, done, seconds, found))
                 write(reports[-1])
                 report(reports[-1])
                 totals = Totals()
+                if found is not None:
+                    temperature = found.get("value_temperature", temperature)
                 if found is not None and found["loss"] < float(state["best"]):
                     state["best"] = jnp.full_like(state["best"], found["loss"])
                     save_model("best")

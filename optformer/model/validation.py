@@ -1,32 +1,71 @@
-"""How a model does on studies that it never trains on, while it trains."""
+"""How a model does on studies that it never trains on, while it trains, and how sure it should be.
+
+Array dimensions: see `optformer.model`; N targets, E experts, G = 1 + E predictions.
+"""
 
 import functools
 import itertools
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding
-from jaxtyping import Array
+from jaxtyping import Array, Float, Float32, Int64
 
 from optformer.config import RunConfig
-from optformer.data import augment
-from optformer.data.batches import Batch, pack
-from optformer.model import loss, predictive, sharding, transformer
+from optformer.data import augment, experts
+from optformer.data.batches import Batch, pack, read_trials
+from optformer.model import loss, mixture, predictive, sharding, transformer
 from optformer.model.config import LossConfig, ModelConfig
 from optformer.model.transformer import Ids, Weights
 from optformer.study import Study
-from optformer.tokenization.tokenizer import StudyTokenizer
+from optformer.tokenization.tokenizer import EncodedProblem, EncodedTrials, StudyTokenizer
 from optformer.tokenization.trajectory import Role
 
 MOST_BATCHES = 16
 
-Evaluate = Callable[[Weights, Sequence[Batch]], dict[str, float]]
+TARGETS = 128
+"""Of so many metrics of a batch, the whole predicted distribution is looked at."""
+
+
+class Targets(NamedTuple):
+    """Places of a batch whose targets are bins of a first metric, from all of its studies.
+
+    Attributes:
+      row_N, place_N: where they are; N is `TARGETS`, the first `known` of which count.
+      mean_NE, scale_NE, freedom_N: what experts predict there (`experts.foretell`).
+    """
+
+    known: int
+    row_N: Int64[np.ndarray, " N"]
+    place_N: Int64[np.ndarray, " N"]
+    mean_NE: Float32[np.ndarray, "N E"]
+    scale_NE: Float32[np.ndarray, "N E"]
+    freedom_N: Float32[np.ndarray, " N"]
+
+
+class Held(NamedTuple):
+    """A batch of held studies."""
+
+    batch: Batch
+    targets: Targets
+
+
+class Foreseen(NamedTuple):
+    """Whole predictions of some first metrics: log-odds of the bins, and the bin that came."""
+
+    log_odds_NQ: Float32[np.ndarray, "N Q"]
+    bin_N: Int64[np.ndarray, " N"]
+
+
+Evaluate = Callable[[Weights, Sequence[Held]], tuple[dict[str, float], Foreseen]]
 
 
 def validation_batches(
     studies: Sequence[Study], tokenizer: StudyTokenizer, config: RunConfig
-) -> list[Batch]:
+) -> list[Held]:
     """The held studies as batches, unchanged; each layout has its turn before any has two."""
     groups: dict[int, list] = {}
     for study in studies:
@@ -42,37 +81,89 @@ def validation_batches(
         )
     )
     parts = [part for one_round in rounds for part in one_round if part is not None]
-    return [
-        pack(part, tokenizer, config.batch, ask_experts=config.model.experts)
-        for part in parts[:MOST_BATCHES]
+    held = []
+    for part in parts[:MOST_BATCHES]:
+        batch = pack(part, tokenizer, config.batch, ask_experts=config.model.experts)
+        held.append(Held(batch, _targets(batch, part, tokenizer, config.model)))
+    return held
+
+
+def _targets(
+    batch: Batch,
+    examples: Sequence[tuple[EncodedProblem, EncodedTrials]],
+    tokenizer: StudyTokenizer,
+    model: ModelConfig,
+) -> Targets:
+    """Metrics evenly spread over a batch that was packed of these."""
+    counts_BT = loss.asked_experts(batch, Ids.of(tokenizer.vocabulary)) & (batch.weights_BT > 0)
+    row_N, place_N = np.nonzero(counts_BT)
+    count = min(len(row_N), TARGETS)
+    some_N = np.linspace(0, len(row_N) - 1, count).round().astype(np.int64)
+    row_N, place_N = row_N[some_N], place_N[some_N]
+    size = experts.EXPERTS if model.experts else 0
+    mean_NE, scale_NE = np.zeros((TARGETS, size)), np.ones((TARGETS, size))
+    freedom_N = np.ones(TARGETS)
+    # Studies were put into rows in order.
+    members = [
+        (row, segment)
+        for row, segments_T in enumerate(batch.segments_BT)
+        for segment in range(1, segments_T.max() + 1)
     ]
+    for (row, segment), (problem, trials) in zip(members, examples, strict=True):
+        at_n = np.flatnonzero((row_N == row) & (batch.segments_BT[row_N, place_N] == segment))
+        if not size or not len(at_n):
+            continue
+        first = np.argmax(batch.segments_BT[row] == segment) + len(problem.layout.prefix)
+        trial_n = (place_N[at_n] - first) // problem.layout.length
+        said = experts.foretell(*read_trials(problem, trials, tokenizer))
+        mean_NE[at_n], scale_NE[at_n], freedom_N[at_n] = (array[trial_n] for array in said)
+    more = TARGETS - count
+    return Targets(
+        known=count,
+        row_N=np.pad(row_N, (0, more)),
+        place_N=np.pad(place_N, (0, more)),
+        mean_NE=mean_NE.astype(np.float32),
+        scale_NE=scale_NE.astype(np.float32),
+        freedom_N=freedom_N.astype(np.float32),
+    )
 
 
 @functools.lru_cache(maxsize=8)
 def make_evaluate(
     model: ModelConfig, loss_config: LossConfig, ids: Ids, *, mesh: Mesh, half: bool = False
 ) -> Evaluate:
-    """(weights, batches) -> what was found.
+    """(weights, held) -> what was found, and the predictions of which `value_temperature` was.
 
     `parameter` and `value` are mean nats a token of these roles, `loss` is their mean as training
     weighs them. For metrics that are bins, `log_density` is the mean log predictive density, for
     which uniform predictions score 0, and `quantile_error` how far predicted quantiles are from
-    where they should be (`predictive.quantile_error`).
+    where they should be (`predictive.quantile_error`). Both are of predictions as they are;
+    `value_temperature` would give first metrics most probability (`predictive.tempered`).
     """
+    everywhere = NamedSharding(mesh, sharding.spec())
 
-    @functools.partial(jax.jit, out_shardings=NamedSharding(mesh, sharding.spec()))
-    def measure(weights: Weights, batch: Batch) -> tuple[dict[str, Array], Array, Array]:
+    @functools.partial(jax.jit, out_shardings=everywhere)
+    def measure(
+        weights: Weights, batch: Batch, row_N: Array, place_N: Array
+    ) -> tuple[dict[str, Array], Array, Array, Array, Array]:
         weights = transformer.half(weights) if half else weights
         outputs = loss.compute(weights, model, ids, batch)
         _, metrics = loss.of_outputs(outputs, ids, batch, loss_config)
-        return metrics, *loss.bin_measures(outputs, batch, ids)
+        at_N = row_N, place_N
+        whole_N = outputs.logits_BTO[at_N], outputs.weights_BTG[at_N]
+        return metrics, *loss.bin_measures(outputs, batch, ids), *whole_N
 
-    def evaluate(weights: Weights, batches: Sequence[Batch]) -> dict[str, float]:
+    mix = jax.jit(functools.partial(_mix, ids=ids))
+
+    def evaluate(weights: Weights, held: Sequence[Held]) -> tuple[dict[str, float], Foreseen]:
         sums: dict[str, float] = {}
-        densities, pits = [], []
-        for batch in batches:
+        densities, pits, log_odds, bins = [], [], [], []
+        for batch, targets in held:
+            row_N, place_N = targets.row_N, targets.place_N
             placed = sharding.place_batch(batch, mesh)
-            metrics, density_BT, pit_BT = jax.device_get(measure(weights, placed))
+            metrics, density_BT, pit_BT, logits_NO, weights_NG = jax.device_get(
+                measure(weights, placed, row_N, place_N)
+            )
             for name, number in metrics.items():
                 sums[name] = sums.get(name, 0.0) + float(number)
             bin_BT = batch.targets_BT - ids.text
@@ -81,6 +172,10 @@ def make_evaluate(
             # Empty rows may have been added for the devices.
             densities.append(density_BT[: len(counts_BT)][counts_BT])
             pits.append(pit_BT[: len(counts_BT)][counts_BT])
+            if model.experts:
+                logits_NO = jax.device_get(mix(logits_NO, weights_NG, *targets[3:]))
+            log_odds.append(logits_NO[: targets.known, ids.first_bin :][:, : ids.bins])
+            bins.append(bin_BT[row_N, place_N][: targets.known])
         found = {
             name: sums[f"{name}_nats"] / max(sums[f"{name}_tokens"], 1.0)
             for name in ("parameter", "value")
@@ -90,6 +185,32 @@ def make_evaluate(
         if any(map(len, pits)):
             found["log_density"] = float(np.concatenate(densities).mean())
             found["quantile_error"] = predictive.quantile_error(np.concatenate(pits))
-        return found
+        foreseen = Foreseen(np.concatenate(log_odds), np.concatenate(bins).astype(np.int64))
+        if len(foreseen.bin_N):
+            found["value_temperature"] = predictive.best_temperature(*foreseen)
+        return found, foreseen
 
     return evaluate
+
+
+def _mix(
+    logits_NO: Float[Array, "N O"],
+    log_weights_NG: Float[Array, "N G"],
+    mean_NE: Float[Array, "N E"],
+    scale_NE: Float[Array, "N E"],
+    freedom_N: Float[Array, " N"],
+    *,
+    ids: Ids,
+) -> Float32[Array, "N O"]:
+    """As `mixture.mix`, where each target has the weightiest experts of its own."""
+    top_NM, chosen_NM = jax.lax.top_k(log_weights_NG[:, 1:], mixture.MANY)
+    left_NG = jax.nn.log_softmax(jnp.concatenate([log_weights_NG[:, :1], top_NM], axis=1))
+    each = jax.vmap(functools.partial(mixture.mix, ids=ids))
+    return each(
+        logits_NO[:, None],
+        left_NG[:, None],
+        jnp.take_along_axis(mean_NE, chosen_NM, axis=1)[:, None],
+        jnp.take_along_axis(scale_NE, chosen_NM, axis=1)[:, None],
+        chosen_NM // len(experts.KERNELS),
+        freedom_N,
+    )[:, 0]

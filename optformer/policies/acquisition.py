@@ -13,9 +13,10 @@ from jaxtyping import Float, Float64
 
 from optformer.errors import ConfigError
 
-Acquisition = Literal["ei", "ts", "ucb", "pi", "mean", "prior"]
-"""Expected improvement, Thompson sampling, upper confidence bound, probability of improvement,
-mean; `prior` ranks nothing and takes a sample of the model as it is."""
+Acquisition = Literal["ei", "ts", "ts_joint", "ucb", "pi", "mean", "prior"]
+"""Expected improvement, Thompson sampling of each candidate by itself or of all as one draw of the
+function, upper confidence bound, probability of improvement, mean; `prior` ranks nothing and takes
+a sample of the model as it is."""
 
 ACQUISITIONS: tuple[str, ...] = get_args(Acquisition)
 
@@ -28,11 +29,13 @@ def score(
     probabilities_NQ: Float[np.ndarray, "N Q"],
     best: float,
     rng: np.random.Generator,
+    levels_N: Float64[np.ndarray, " N"] | None = None,
 ) -> Float64[np.ndarray, " N"]:
     """The candidates' scores.
 
     Args:
       best: the best metric so far, on the bins' axis.
+      levels_N: of `ts_joint`, the quantiles at which one draw of all candidates is.
 
     Raises:
       ConfigError: an acquisition that does not exist, or that ranks nothing.
@@ -49,6 +52,9 @@ def score(
         return quantile(probabilities_NQ, np.full(len(probabilities_NQ), UCB_QUANTILE))
     if acquisition == "ts":
         return quantile(probabilities_NQ, rng.random(len(probabilities_NQ)))
+    if acquisition == "ts_joint":
+        assert levels_N is not None
+        return quantile(probabilities_NQ, levels_N)
     raise ConfigError(
         f"acquisition {acquisition!r} cannot rank candidates. Known: {', '.join(ACQUISITIONS)}."
     )

@@ -14,13 +14,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from jaxtyping import Float, Float64, Int64
+from jaxtyping import Float, Float32, Float64, Int64
 
 from optformer import checkpoint
 from optformer.data import experts
 from optformer.data.experts import Posterior
 from optformer.errors import ConfigError, StudyError
-from optformer.model.config import most_parameters
+from optformer.model import predictive
+from optformer.model.config import ModelConfig, most_parameters
 from optformer.model.decode import Engine, History, Rules
 from optformer.model.transformer import Ids
 from optformer.policies import acquisition
@@ -73,7 +74,8 @@ class PolicyConfig:
       zoom: the share of the completed trials, the worst ones, whose metrics the scale need not
         hold: the model then tells the better ones apart more finely.
       temperature: of the samples; below 1 they stay closer to the likeliest.
-      value_temperature: of the predicted metric; above 1 it is less sure.
+      value_temperature: of the predicted metric; above 1 it is less sure. None for the one at
+        which the checkpoint was found to be calibrated.
     """
 
     algorithm: str | None = None
@@ -84,12 +86,13 @@ class PolicyConfig:
     sifted: int = 28
     zoom: float = 0.0
     temperature: float = 1.0
-    value_temperature: float = 1.0
+    value_temperature: float | None = None
 
     def __post_init__(self) -> None:
         for field in ("temperature", "value_temperature"):
-            if not getattr(self, field) > 0:
-                raise ConfigError(f"{field}={getattr(self, field)} must be above 0.")
+            value = getattr(self, field)
+            if value is not None and not value > 0:
+                raise ConfigError(f"{field}={value} must be above 0.")
         if not 0.0 <= self.zoom < 1.0:
             raise ConfigError(f"zoom={self.zoom} must lie in [0, 1).")
         numbers = (self.candidates, self.uniform, self.local)
@@ -109,6 +112,7 @@ class OptFormer:
         self.about = saved.about
         self.algorithms = saved.algorithms
         self.most_tokens = saved.tokens
+        self.value_temperature = saved.value_temperature
         self.engine = Engine(saved.weights, saved.config, Ids.of(saved.tokenizer.vocabulary))
         self._sessions: OrderedDict[tuple, Session] = OrderedDict()
         self._lock = threading.Lock()
@@ -222,9 +226,13 @@ class OptFormer:
         values_NP: Float64[np.ndarray, "N P"],
         *,
         algorithm: str = UNKNOWN,
-        value_temperature: float = 1.0,
+        value_temperature: float | None = None,
     ) -> tuple[Float64[np.ndarray, "N Q"], ValueScaling]:
         """The distribution of the first metric at each point, given the study's trials.
+
+        Args:
+          algorithm: who is said to choose the trials.
+          value_temperature: above 1 it is less sure; None for the checkpoint's.
 
         Returns:
           Probabilities over Q bins, and the scaling that places [0, 1], cut into those bins, on
@@ -263,7 +271,12 @@ class Session:
         policy: PolicyConfig,
         rngs: Sequence[np.random.Generator],
     ) -> list[Float64[np.ndarray, "N P"]]:
-        """`count` suggestions for each study, which depend on no other study."""
+        """`count` suggestions for each study, which depend on no other study.
+
+        Raises:
+          ConfigError: the policy's acquisition is none for this model.
+        """
+        check_acquisition(policy.acquisition, self._model.config)
         studies = [self._fit(row, study, count) for row, study in enumerate(studies)]
         chosen: list[list[np.ndarray]] = [[] for _ in studies]
         scalings = [
@@ -282,7 +295,7 @@ class Session:
         self,
         study: Study,
         values_NP: Float64[np.ndarray, "N P"],
-        value_temperature: float,
+        value_temperature: float | None = None,
         scaling: ValueScaling | None = None,
     ) -> tuple[Float64[np.ndarray, "N Q"], ValueScaling]:
         """As `OptFormer.predict`, for a session of one study.
@@ -290,6 +303,32 @@ class Session:
         Args:
           scaling: of the first metric, in place of the one that the study's values give.
         """
+        candidates, used = self._candidates(study, values_NP, scaling)
+        return candidates.probabilities(value_temperature), used
+
+    def score(
+        self,
+        study: Study,
+        values_NP: Float64[np.ndarray, "N P"],
+        policy: PolicyConfig,
+        rng: np.random.Generator,
+    ) -> Float64[np.ndarray, " N"]:
+        """How the policy ranks these points, for a session of one study.
+
+        Raises:
+          ConfigError: the policy's acquisition is none for this model, or ranks nothing.
+        """
+        check_acquisition(policy.acquisition, self._model.config)
+        candidates, scaling = self._candidates(study, values_NP)
+        return candidates.score(policy, incumbent(study, scaling), rng)
+
+    def _candidates(
+        self,
+        study: Study,
+        values_NP: Float64[np.ndarray, "N P"],
+        scaling: ValueScaling | None = None,
+    ) -> tuple["_Candidates", ValueScaling]:
+        """What the model says of these points, in a session of one study, and the scaling."""
         tokenizer = self._model.tokenizer
         study = self._fit(0, study, 1)
         scalings = tokenizer.fit_scalings(study)
@@ -303,10 +342,10 @@ class Session:
         _, logits_BNO, hidden_BND = self._model.engine.rollout(
             self._history, self._rules, given_BNP, 1.0, np.zeros(1, np.int64)
         )
-        logits_NO = self._with_experts(
-            logits_BNO[0], hidden_BND[0], self._posteriors()[0], given_BNP[0]
+        made = _Candidates(
+            self._model, given_BNP[0], logits_BNO[0], hidden_BND[0], self._posteriors()[0]
         )
-        return bin_probabilities(logits_NO, tokenizer, value_temperature), scalings[0]
+        return made, scalings[0]
 
     def _fit(self, row: int, study: Study, count: int) -> Study:
         """As much of the study as the model has learned to read, with room for `count` more."""
@@ -388,13 +427,10 @@ class Session:
             ids_NP = own_NP + tokenizer.vocabulary.first_output
             index = 0
             if ranked:
-                logits_NO = self._with_experts(
-                    logits_BNO[row], hidden_BND[row], posteriors[row], own_NP
+                candidates = _Candidates(
+                    self._model, own_NP, logits_BNO[row], hidden_BND[row], posteriors[row]
                 )
-                probabilities_NQ = bin_probabilities(logits_NO, tokenizer, policy.value_temperature)
-                scores_N = acquisition.score(
-                    policy.acquisition, probabilities_NQ, incumbents[row], rngs[row]
-                )
+                scores_N = candidates.score(policy, incumbents[row], rngs[row])
                 known = tokenizer.parameter_ids(study.problem, study.values_RP)
                 index = best_new(scores_N, ids_NP, known[:, problem.order_P])
             suggestions.append(tokenizer.decode_parameters(problem, ids_NP[[index]], rngs[row])[0])
@@ -453,18 +489,81 @@ class Session:
             rng,
         )
 
-    def _with_experts(
+
+class _Candidates:
+    """What a model says of points of one study.
+
+    Args:
+      ids_NP: their output tokens.
+      logits_NO, hidden_ND: what the engine's `rollout` says of them.
+      posterior: the study's, where the model has experts.
+    """
+
+    def __init__(
         self,
-        logits_NO: Float[np.ndarray, "N O"],
-        hidden_ND: Float[np.ndarray, "N D"],
-        posterior: Posterior | None,
+        model: OptFormer,
         ids_NP: Int64[np.ndarray, "N P"],
-    ) -> Float[np.ndarray, "N O"]:
-        """Log-odds of the candidates' metric, those of the experts mixed in where there are any."""
-        if posterior is None:
-            return logits_NO
-        units_NP = units_of_ids(ids_NP, self._model.tokenizer)
-        return self._model.engine.mix(logits_NO, hidden_ND, posterior, units_NP)
+        logits_NO: Float32[np.ndarray, "N O"],
+        hidden_ND: Float32[np.ndarray, "N D"],
+        posterior: Posterior | None,
+    ) -> None:
+        self._model, self._posterior = model, posterior
+        self._own_NO = self._mixed_NO = logits_NO
+        if posterior is not None:
+            self._units_NP = units_of_ids(ids_NP, model.tokenizer)
+            self._experts_M, self._log_weights_NG = model.engine.weigh(hidden_ND, posterior)
+            self._mixed_NO = self._mix(posterior, self._log_weights_NG)
+
+    def probabilities(self, temperature: float | None) -> Float64[np.ndarray, "N Q"]:
+        """Of the bins, as `OptFormer.predict` gives them."""
+        if temperature is None:
+            temperature = self._model.value_temperature
+        return bin_probabilities(self._mixed_NO, self._model.tokenizer, temperature)
+
+    def score(
+        self, policy: PolicyConfig, best: float, rng: np.random.Generator
+    ) -> Float64[np.ndarray, " N"]:
+        """As the policy ranks them."""
+        probabilities_NQ = self.probabilities(policy.value_temperature)
+        levels_N = self.draw_levels(rng) if policy.acquisition == "ts_joint" else None
+        return acquisition.score(policy.acquisition, probabilities_NQ, best, rng, levels_N)
+
+    def draw_levels(self, rng: np.random.Generator) -> Float64[np.ndarray, " N"]:
+        """One draw of the metric at all candidates, as quantiles of what is predicted of each.
+
+        The prediction is a mixture: one of its parts is drawn by its weight and believed of all
+        candidates, and a Gaussian process among them is drawn whole (`experts.draw_levels`).
+        Weights may differ between candidates; the same random number then draws each one's part,
+        so that near ones have the same. The transformer does not say how values hang together:
+        where it is drawn, its quantiles are those of a process drawn by its weight among them.
+        """
+        assert self._posterior is not None
+        weights_NG = np.exp(self._log_weights_NG.astype(np.float64))
+        weights_NG /= weights_NG.sum(axis=1, keepdims=True)
+        part_N = (weights_NG.cumsum(axis=1)[:, :-1] < rng.random()).sum(axis=1)
+        mean_M = weights_NG[:, 1:].mean(axis=0)
+        instead = 1 + rng.choice(len(mean_M), p=mean_M / mean_M.sum())
+        process_N = np.where(part_N > 0, part_N, instead)
+        levels_N = np.empty(len(part_N))
+        for process in np.unique(process_N):
+            kernel = int(self._experts_M[process - 1] % len(experts.KERNELS))
+            drawn_N = experts.draw_levels(self._posterior, self._units_NP, kernel, rng)
+            levels_N[process_N == process] = drawn_N[process_N == process]
+        # All of each candidate's weight on its part.
+        only_NG = np.full_like(self._log_weights_NG, -np.inf)
+        only_NG[np.arange(len(part_N)), part_N] = 0.0
+        part_NQ, whole_NQ = (
+            bin_probabilities(logits_NO, self._model.tokenizer, 1.0, feasible=True)
+            for logits_NO in (self._mix(self._posterior, only_NG), self._mixed_NO)
+        )
+        return predictive.pit(whole_NQ, acquisition.quantile(part_NQ, levels_N))
+
+    def _mix(
+        self, posterior: Posterior, log_weights_NG: Float32[np.ndarray, "N G"]
+    ) -> Float32[np.ndarray, "N O"]:
+        return self._model.engine.mix(
+            self._own_NO, self._experts_M, log_weights_NG, posterior, self._units_NP
+        )
 
 
 def load(path: str | Path) -> OptFormer:
@@ -493,6 +592,20 @@ def check_problem(problem: Problem, most: int) -> None:
         raise StudyError(
             f"problem {problem.name!r} has {len(problem.parameters)} parameters; this model takes "
             f"{most}. Train one with more model.slots, or fix some of them."
+        )
+
+
+def check_acquisition(name: Acquisition, config: ModelConfig) -> None:
+    """Refuses an acquisition that the model does not know enough for.
+
+    Raises:
+      ConfigError: `ts_joint` of a model without Gaussian processes.
+    """
+    if name == "ts_joint" and not config.experts:
+        raise ConfigError(
+            "acquisition='ts_joint' draws from the Gaussian processes of a model, and this one was "
+            "trained without them (model.experts=false). Use ts, which draws each candidate's "
+            "metric by itself."
         )
 
 
@@ -545,16 +658,26 @@ def with_pending(study: Study, values_P: Float64[np.ndarray, " P"]) -> Study:
 
 
 def bin_probabilities(
-    logits_NO: Float[np.ndarray, "N O"], tokenizer: StudyTokenizer, temperature: float
+    logits_NO: Float[np.ndarray, "N O"],
+    tokenizer: StudyTokenizer,
+    temperature: float,
+    *,
+    feasible: bool = False,
 ) -> Float64[np.ndarray, "N Q"]:
-    """Probabilities of the bins; they sum to 1 less the chance of an infeasible trial, if any."""
+    """Probabilities of the bins; they sum to 1 less the chance of an infeasible trial, if any.
+
+    Args:
+      temperature: of the bins; the chance of an infeasible trial is another question's answer.
+      feasible: given that the trial is feasible.
+    """
     vocabulary = tokenizer.vocabulary
     first = vocabulary.first_bin - vocabulary.first_output
-    stop = first + vocabulary.bins + bool(vocabulary.statuses)
-    outcomes_NO = logits_NO[:, first:stop].astype(np.float64)
-    scaled_NO = (outcomes_NO - outcomes_NO.max(axis=1, keepdims=True)) / temperature
-    shares_NO = np.exp(scaled_NO)
-    return shares_NO[:, : vocabulary.bins] / shares_NO.sum(axis=1, keepdims=True)
+    stop = first + vocabulary.bins
+    bins_NQ = predictive.tempered(logits_NO[:, first:stop], temperature)
+    if feasible or not vocabulary.statuses:
+        return bins_NQ
+    outcomes_NO = predictive.tempered(logits_NO[:, first : stop + 1], 1.0)
+    return bins_NQ * outcomes_NO[:, : vocabulary.bins].sum(axis=1, keepdims=True)
 
 
 def _after(trials: EncodedTrials, length: int) -> EncodedTrials:

@@ -1,7 +1,8 @@
 """A model behind Vizier's interfaces: a Designer, a Pythia Policy, and their factory.
 
-Algorithm names: OPTFORMER (the same as OPTFORMER_EI), OPTFORMER_EI, _TS, _UCB, _PI, _MEAN and
-_PRIOR. A study's metadata in the namespace "optformer" can set any field of `PolicyConfig`:
+Algorithm names: OPTFORMER (the same as OPTFORMER_EI), OPTFORMER_EI, _TS, _TS_JOINT, _UCB, _PI,
+_MEAN and _PRIOR. A study's metadata in the namespace "optformer" can set any field of
+`PolicyConfig`:
 
     problem.metadata.ns("optformer")["candidates"] = "200"
 """
@@ -219,6 +220,7 @@ def policy_config(algorithm: str, problem: vz.ProblemStatement) -> PolicyConfig:
     kinds = typing.get_type_hints(PolicyConfig)
     for key, text in problem.metadata.ns(NAMESPACE).items():
         kind = kinds.get(key, str)
+        kind = float if kind == float | None else kind
         try:
             settings[key] = kind(text) if kind in (int, float) else str(text)
         except (TypeError, ValueError) as error:

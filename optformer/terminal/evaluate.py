@@ -69,6 +69,9 @@ def bbob(
     optimizers: Optimizers = ["random_search", "vizier_eagle"],
     functions: Functions = [],
     parameters: Parameters = [2, 4],
+    instances: Annotated[
+        int, typer.Option(min=1, help="Functions of each kind and number of parameters.")
+    ] = 1,
     trials: Trials = 100,
     seeds: Seeds = 5,
     workers: Workers = 2,
@@ -85,6 +88,7 @@ def bbob(
             suite.How(trials=trials, workers=workers, command=_command(), progress=progress),
             families=functions,
             parameters=parameters,
+            instances=instances,
             seeds=seeds,
         )
     _end(done)
@@ -248,25 +252,56 @@ def imitation(
 def prediction(
     out: Out,
     checkpoint: Model = None,
+    sources: Annotated[
+        list[str],
+        typer.Option(
+            "--source",
+            help="bbob (held-out functions) or gp (Gaussian-process draws). Repeatable; bbob if "
+            "there is no --source, --hpob or --studies.",
+        ),
+    ] = [],
+    hpob: Annotated[
+        Path | None,
+        typer.Option(
+            help="HPO-B's release, for random trials on its surrogates: a folder with hpob-data "
+            "and saved-surrogates.",
+            show_default=False,
+        ),
+    ] = None,
+    studies: Annotated[
+        list[Path],
+        typer.Option(help="A folder of study shards: its studies as they are. Repeatable."),
+    ] = [],
     functions: Functions = [],
+    spaces: Annotated[
+        list[str], typer.Option("--space", help="A search space of HPO-B. Repeatable; all if none.")
+    ] = [],
     parameters: Parameters = [2, 4],
-    trials: Trials = 100,
+    trials: Annotated[int, typer.Option(min=2, help="How many trials a study has at most.")] = 100,
     instances: Annotated[int, typer.Option(min=1, help="Functions of each kind and size.")] = 5,
+    most_studies: Annotated[
+        int, typer.Option(min=1, help="Of a folder with more studies, so many at random.")
+    ] = 100,
+    workers: Workers = 2,
 ) -> None:
-    """How well the model predicts values, beside a Gaussian process."""
+    """How well the model predicts values, beside a Gaussian process: by source of the studies,
+    trials seen and number of parameters."""
     from optformer.eval import suite
     from optformer.terminal import show
 
     with show.bar("Evaluating") as progress:
         done = suite.prediction(
             out,
+            suite.How(trials=trials, workers=workers, command=_command(), progress=progress),
             checkpoint=checkpoint,
+            sources=sources,
             families=functions,
             parameters=parameters,
-            trials=trials,
             instances=instances,
-            command=_command(),
-            progress=progress,
+            hpob_data=hpob,
+            spaces=spaces,
+            studies=studies,
+            most_studies=most_studies,
         )
     _end(done)
 

@@ -22,6 +22,7 @@ from optformer.study import Problem
 if TYPE_CHECKING:
     from optformer.data import importers
     from optformer.eval.suite import Evaluated
+    from optformer.model.calibration import Calibrated
     from optformer.model.reports import Report
     from optformer.model.train import TrainResult
     from optformer.service.client import Tried
@@ -210,6 +211,7 @@ def trained(result: "TrainResult") -> None:
             "  values": "value",
             "log density": "log_density",
             "quantile error": "quantile_error",
+            "value temperature": "value_temperature",
         }
         for title, name in names.items():
             found = [f"{each[name]:.3f}" for each in measured if name in each]
@@ -217,6 +219,24 @@ def trained(result: "TrainResult") -> None:
                 pairs[title] = " -> ".join(dict.fromkeys([found[0], found[-1]]))
     if result.skipped:
         pairs["studies left out"] = counted(result.skipped)
+    fields(pairs)
+
+
+def calibrated(made: "Calibrated", folder: Path) -> None:
+    """What a checkpoint's temperature was and is, and what its predictions are worth with each."""
+    line(f"the temperature of values in {folder}, by {plural(made.predictions, 'prediction')}")
+    names = {
+        "temperature": "temperature",
+        "log density": "log_density",
+        "quantile error": "quantile_error",
+        "ECE": "ece",
+    }
+    pairs = {
+        title: f"{getattr(made.before, name):.3f} -> {getattr(made.after, name):.3f}"
+        for title, name in names.items()
+    }
+    if made.skipped:
+        pairs["studies left out"] = counted(made.skipped)
     fields(pairs)
 
 

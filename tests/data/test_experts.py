@@ -19,11 +19,8 @@ def trials(count: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
     return units_RP, (np.floor(values_R * BINS) + 0.5) / BINS
 
 
-def textbook(
-    units_RP: np.ndarray, values_R: np.ndarray, unit_P: np.ndarray, expert: int
-) -> scipy.stats.rv_continuous:
-    """The prediction at a point, by solving the linear equations."""
-    warp, kernel = divmod(expert, len(KERNELS))
+def prior(a_NP: np.ndarray, b_NP: np.ndarray, kernel: int) -> np.ndarray:
+    """Covariances of the values of a function and its mean, without noise."""
     scale = KERNELS[kernel].length * np.sqrt(3)
     pattern = KERNELS[kernel].relevant
     scales_P = scale * np.array([1.0 if pattern[p % len(pattern)] else 6.0 for p in range(3)])
@@ -35,13 +32,24 @@ def textbook(
         matern = (1 + root + root**2 / 3) * np.exp(-root)
         return experts.MEAN_VARIANCE + (np.exp(-square / 2) if KERNELS[kernel].gaussian else matern)
 
+    return np.array([[covariance(a_P, b_P) for b_P in b_NP] for a_P in a_NP])
+
+
+def textbook(
+    units_RP: np.ndarray, values_R: np.ndarray, unit_P: np.ndarray, expert: int
+) -> scipy.stats.rv_continuous:
+    """The prediction at a point, by solving the linear equations."""
+    warp, kernel = divmod(expert, len(KERNELS))
     noise = KERNELS[kernel].noise + experts.JITTER
-    matrix = np.array([[covariance(a, b) for b in units_RP] for a in units_RP])
-    matrix += noise * np.eye(len(units_RP))
-    across = np.array([covariance(a, unit_P) for a in units_RP])
+    matrix = prior(units_RP, units_RP, kernel) + noise * np.eye(len(units_RP))
+    across = prior(units_RP, unit_P[None], kernel)[:, 0]
     warped_R = experts.warp(values_R)[warp]
     solved_R = np.linalg.solve(matrix, warped_R)
-    left = covariance(unit_P, unit_P) + noise - across @ np.linalg.solve(matrix, across)
+    left = (
+        prior(unit_P[None], unit_P[None], kernel)[0, 0]
+        + noise
+        - across @ np.linalg.solve(matrix, across)
+    )
     freedom = experts.FREEDOM + len(values_R)
     variance = (experts.FREEDOM * 0.25**2 + warped_R @ solved_R) / freedom
     return scipy.stats.t(freedom, across @ solved_R, np.sqrt(variance * left))
@@ -72,6 +80,51 @@ def test_evidence_adds_up_and_is_what_conditioning_finds() -> None:
     )
     posterior = experts.condition(units_RP, values_R, np.zeros(15, bool), ORDERED, BINS)
     np.testing.assert_allclose(posterior.evidence_E, followed.log_RE.sum(0), rtol=1e-4, atol=1e-3)
+
+
+def test_foretold_distributions_give_the_probabilities_that_were_followed() -> None:
+    units_RP, values_R = trials(15)
+    values_R[4] = np.nan
+    mean_RE, scale_RE, freedom_R = experts.foretell(units_RP, values_R, ORDERED)
+    followed = experts.follow(units_RP, values_R, ORDERED, BINS)
+    warp_E = np.arange(experts.EXPERTS) // len(KERNELS)
+    for row in (0, 3, 10, 14):
+        edges = np.array([0.0, values_R[row] - 0.5 / BINS, values_R[row] + 0.5 / BINS, 1.0])
+        t_4E = (experts.warp(edges)[warp_E].T - mean_RE[row]) / scale_RE[row]
+        low_E, left_E, right_E, high_E = scipy.stats.norm.cdf(
+            experts.normal_score(t_4E, freedom_R[row])
+        )
+        share_E = (1 - experts.FLOOR) * (right_E - left_E) / (high_E - low_E)
+        share_E += experts.FLOOR / BINS
+        np.testing.assert_allclose(np.exp(followed.log_RE[row]), share_E, rtol=1e-3, atol=1e-9)
+
+
+@pytest.mark.parametrize("kernel", [2, 9, 15, 20, 33])
+def test_levels_are_of_one_draw_of_the_process(kernel: int) -> None:
+    """Uniform, nearly equal at nearly equal points, and as much together as the textbook says: of
+    a Student-t process, two are below their medians with probability 1/4 + asin(r) / 2 pi."""
+    units_RP, values_R = trials(10)
+    units_NP = np.array([[0.31, 0.9, 0.5], [0.3101, 0.9, 0.5], [0.75, 0.4, 0.5]])
+    posterior = experts.condition(units_RP, values_R, np.zeros(10, bool), ORDERED, BINS)
+    rng = np.random.default_rng(kernel)
+    draws = 4000
+    levels_DN = np.array(
+        [experts.draw_levels(posterior, units_NP, kernel, rng) for _ in range(draws)]
+    )
+    for level in (0.1, 0.5, 0.9):
+        error = np.sqrt(level * (1 - level) / draws)
+        np.testing.assert_allclose((levels_DN < level).mean(axis=0), level, atol=4 * error)
+    near = np.abs(levels_DN[:, 0] - levels_DN[:, 1]).mean()
+    assert near < 0.03 < np.abs(levels_DN[:, 0] - levels_DN[:, 2]).mean()
+    matrix = prior(units_RP, units_RP, kernel)
+    matrix += (KERNELS[kernel].noise + experts.JITTER) * np.eye(10)
+    across_RN = prior(units_RP, units_NP, kernel)
+    covariance_NN = prior(units_NP, units_NP, kernel) + KERNELS[kernel].noise
+    covariance_NN -= across_RN.T @ np.linalg.solve(matrix, across_RN)
+    spread_N = np.sqrt(np.diagonal(covariance_NN))
+    together = 0.25 + np.arcsin(covariance_NN[0, 2] / spread_N[0] / spread_N[2]) / (2 * np.pi)
+    found = (levels_DN[:, [0, 2]] < 0.5).all(axis=1).mean()
+    assert abs(found - together) < 4 * np.sqrt(together * (1 - together) / draws)
 
 
 def test_what_comes_later_changes_nothing() -> None:

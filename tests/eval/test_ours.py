@@ -1,12 +1,13 @@
+import dataclasses
 import shutil
 
 import numpy as np
 import pytest
 
 import optformer
-from optformer.checkpoint import fingerprint
+from optformer.checkpoint import fingerprint, set_value_temperature
 from optformer.errors import CheckpointError, ConfigError
-from optformer.eval import prediction
+from optformer.eval import ours, prediction
 from optformer.eval.ours import ModelFactory, ModelPredictor
 from optformer.eval.runner import run
 from optformer.eval.task import LockstepFactory, random_start
@@ -41,6 +42,29 @@ def test_results_of_other_weights_are_not_reused(tmp_path, save_model):
     changed = ModelFactory(checkpoint=folder, policy=POLICY)
     with pytest.raises(ConfigError, match=f"'m' with other settings.*{changed.weights}"):
         run({"m": changed}, [task(trials=1)], [0], out, protocol="test")
+
+
+def test_results_of_another_value_temperature_are_not_reused(tmp_path, save_model):
+    folder, out = save_model(tmp_path / "model", 0), tmp_path / "out"
+    before = ModelFactory(checkpoint=folder, policy=POLICY)
+    run({"m": before}, [task(trials=1)], [0], out, protocol="test")
+    set_value_temperature(folder, 1.5)
+    after = ModelFactory(checkpoint=folder, policy=POLICY)
+    assert (before.policy.value_temperature, after.policy.value_temperature) == (1.0, 1.5)
+    with pytest.raises(ConfigError, match="'m' with other settings"):
+        run({"m": after}, [task(trials=1)], [0], out, protocol="test")
+    named = dataclasses.replace(POLICY, value_temperature=1.0)
+    assert ModelFactory(checkpoint=folder, policy=named) == before
+
+
+def test_a_joint_draw_is_of_the_highest_where_there_are_many_points(model_folder, monkeypatch):
+    monkeypatch.setattr(ours, "_AT_ONCE", 8)
+    policy = dataclasses.replace(POLICY, acquisition="ts_joint")
+    factory = ModelFactory(checkpoint=model_folder, policy=policy)
+    points_NP = random_start(task(), 20, 0)
+    rows = {factory(task().problem, seed).choose(points_NP) for seed in range(6)}
+    assert len(rows) > 1
+    assert rows <= set(range(20))
 
 
 def test_a_checkpoint_that_changes_meanwhile_is_an_error_of_its_runs(tmp_path, save_model):

@@ -1,10 +1,19 @@
+import dataclasses
+from pathlib import Path
+
 import numpy as np
 import pytest
 
+from optformer.data import store
+from optformer.data.importers import import_studies
 from optformer.data.problems import studies_of
-from optformer.errors import StudyError
-from optformer.eval import prediction
+from optformer.data.problems.kernels import KERNELS
+from optformer.errors import ConfigError, SourceError, StudyError
+from optformer.eval import prediction, prediction_runs, suite
+from optformer.eval import prediction_sections as sections
+from optformer.eval import prediction_sources as sources
 from optformer.eval.page import Page, Table, render
+from optformer.eval.prediction_sources import Source
 from optformer.study import Metric, Parameter, ParameterType, Problem, Study
 from tests.eval.quadratic import Quadratic
 
@@ -17,6 +26,7 @@ def studies(count=3, trials=25, noise=0.02):
     return made
 
 
+@dataclasses.dataclass(frozen=True)
 class Uniform:
     def predict(self, study, y_range, rows_N):
         return np.full((len(rows_N), 50), 1 / 50)
@@ -96,11 +106,209 @@ def test_a_gaussian_process_does_not_see_later_trials():
     np.testing.assert_allclose(whole.sum(1), 1.0)
 
 
+def test_parts_joined_are_the_whole():
+    some = studies()
+    whole = prediction.evaluate({"oracle": Oracle()}, some)["oracle"]
+    parts = [prediction.evaluate({"oracle": Oracle()}, [study])["oracle"] for study in some]
+    joined = prediction.join(parts)
+    for field in dataclasses.fields(whole):
+        np.testing.assert_array_equal(getattr(joined, field.name), getattr(whole, field.name))
+
+
+# --- a folder of predictions ------------------------------------------------------------------
+
+
+def source(name="bbob", **fields):
+    return Source(name=name, about=f"those of {name}", studies=studies(**fields))
+
+
+@dataclasses.dataclass(frozen=True)
+class Counting(Uniform):
+    """Leaves a file for every study that it predicts."""
+
+    folder: Path
+
+    def predict(self, study, y_range, rows_N):
+        (self.folder / f"{len(list(self.folder.iterdir()))}").touch()
+        return super().predict(study, y_range, rows_N)
+
+
+def test_a_folder_goes_on_where_it_stopped(tmp_path):
+    (calls := tmp_path / "calls").mkdir()
+    predictors, out = {"uniform": Counting(calls)}, tmp_path / "out"
+    first = prediction_runs.run(predictors, [source(count=1)], out)
+    assert first.predictions["bbob"]["uniform"].study_N.max() == 0
+    both = prediction_runs.run(predictors, [source(count=3), source("gp", count=1)], out)
+    assert len(list(calls.iterdir())) == 4  # of studies with one name, each is a study
+    assert [len(np.unique(made["uniform"].study_N)) for made in both.predictions.values()] == [3, 1]
+    assert both.missing == 0 and both.about == {"bbob": "those of bbob", "gp": "those of gp"}
+    next((out / "predictions" / "parts").iterdir()).unlink()
+    assert prediction_runs.read(out).missing == 1
+    prediction_runs.run(predictors, [source(count=3), source("gp", count=1)], out)
+    assert len(list(calls.iterdir())) == 5
+
+
+def test_processes_predict_the_same(tmp_path):
+    predictors = {"gp": prediction.GaussianProcess(bins=20, refit_every=5)}
+    made = [
+        prediction_runs.run(
+            predictors, [source(count=2, trials=8)], tmp_path / str(workers), workers=workers
+        )
+        for workers in (1, 2)
+    ]
+    first, second = (found.predictions["bbob"]["gp"] for found in made)
+    np.testing.assert_allclose(first.log_density_N, second.log_density_N, atol=1e-6)
+
+
+def test_a_folder_holds_predictions_of_the_same_kind_only(tmp_path):
+    (calls := tmp_path / "calls").mkdir()
+    out = tmp_path / "out"
+    prediction_runs.run({"uniform": Counting(calls)}, [source(count=1)], out)
+    with pytest.raises(ConfigError, match="other settings"):
+        prediction_runs.run({"uniform": Counting(tmp_path)}, [source(count=1)], out)
+    with pytest.raises(ConfigError, match="another study named 'bbob/quadratic'"):
+        prediction_runs.run({"uniform": Counting(calls)}, [source(count=1, trials=9)], out)
+    with pytest.raises(ConfigError, match="two sources are named 'gp'"):
+        prediction_runs.run({"uniform": Counting(calls)}, [source("gp"), source("gp")], out)
+    with pytest.raises(SourceError, match="holds no predictions"):
+        prediction_runs.read(tmp_path)
+
+
+# --- where studies come from ------------------------------------------------------------------
+
+
+def test_draws_are_of_every_kernel_and_more_of_them_change_none():
+    few, more = (
+        sources.gaussian_process_draws(parameters=(1, 3), instances=count, trials=5)
+        for count in (1, 2)
+    )
+    assert {study.name.split("/")[1] for study in few.studies} == set(KERNELS)
+    assert {len(study.problem.parameters) for study in few.studies} == {1, 3}
+    found = {study.name: study.objective() for study in more.studies}
+    assert len(found) == 2 * len(few.studies)
+    for study in few.studies:
+        np.testing.assert_array_equal(study.objective(), found[study.name])
+
+
+def take(study):
+    """Refuses studies of more than 20 trials."""
+    if len(study) > 20:
+        raise StudyError("it is too long.")
+
+
+def test_logs_are_as_they_are_but_for_what_cannot_be_predicted(tmp_path):
+    flat = studies_of(Quadratic(), np.full((1, 3, 4), 0.5), np.full((1, 3), 2.0), "r")
+    some = studies(count=3, trials=12)
+    store.write([*some, *flat], tmp_path, source="test")
+    made = sources.logs(tmp_path, trials=7, accept=take)
+    assert sources.title(made.name) == f"logs {tmp_path.name}"
+    for study, kept in zip(some, made.studies, strict=True):
+        np.testing.assert_array_equal(kept.metrics_RM, study.metrics_RM[:7])
+    assert "All of its 4 studies, the first 7 trials" in made.about
+    assert "Left out: 1 study" in made.about and "all its values are" in made.about
+    fewer = sources.logs(tmp_path, most_studies=2, accept=take)
+    assert "2 at random of its 4 studies" in fewer.about
+    store.write(studies(count=1, trials=30), tmp_path / "long", source="test")
+    with pytest.raises(SourceError, match="none of its 1 study can be predicted: it is too long"):
+        sources.logs(tmp_path / "long", accept=take)
+    with pytest.raises(SourceError, match=r"optformer import LOG .*nowhere"):
+        sources.logs(tmp_path / "nowhere", accept=take)
+
+
+def test_real_hpob_and_real_logs_are_predicted(shared_data, tmp_path):
+    pytest.importorskip("xgboost")
+    hpob = sources.hpob_surrogates(shared_data / "hpob", spaces=["5527"], trials=6)
+    assert {study.name.split("/")[1] for study in hpob.studies} == {"5527"}
+    for study in hpob.studies:
+        y_R = study.objective()
+        assert len(study) == 6 and y_R.min() >= 0 and y_R.max() <= 1
+    import_studies(str(shared_data / "study_logs" / "xgb48.jsonl.gz"), tmp_path / "xgb48")
+    logs = sources.logs(tmp_path / "xgb48", trials=6, most_studies=3, accept=lambda study: None)
+    found = prediction_runs.run({"uniform": Uniform()}, [hpob, logs], tmp_path / "out")
+    assert list(found.predictions) == ["hpob", "studies/xgb48"]
+
+
+# --- the command ------------------------------------------------------------------------------
+
+
+def test_the_page_says_which_source(tmp_path, model_folder):
+    store.write(studies(count=1, trials=6), tmp_path / "mine", source="test")
+    done = suite.prediction(
+        tmp_path / "out",
+        suite.How(trials=6, command="optformer evaluate it"),
+        checkpoint=model_folder,
+        sources=("bbob",),
+        families=("Lunacek",),
+        parameters=(4,),
+        instances=1,
+        studies=[tmp_path / "mine"],
+    )
+    assert [row[0] for row in done.rows] == ["BBOB", "logs mine"]
+    page = done.page.read_text("utf-8")
+    for word in ("Predictions on BBOB, logs mine", "the first 6 trials", "# weights"):
+        assert word in page
+
+
+def test_what_cannot_be_predicted_is_refused(tmp_path, model_folder):
+    def predict(**fields):
+        suite.prediction(tmp_path, suite.How(trials=5), checkpoint=model_folder, **fields)
+
+    with pytest.raises(ConfigError, match=r"no source 'bob'.*--studies\. Did you mean bbob"):
+        predict(sources=("bob",))
+    with pytest.raises(ConfigError, match="--function is for BBOB"):
+        predict(sources=("gp",), families=("Lunacek",))
+    with pytest.raises(ConfigError, match="--space is for HPO-B"):
+        predict(spaces=("5527",))
+    with pytest.raises(SourceError, match=r"github\.com/machinelearningnuremberg/HPO-B"):
+        predict(hpob_data=tmp_path / "nowhere")
+    assert not list(tmp_path.iterdir())
+
+
+# --- numbers and pictures ---------------------------------------------------------------------
+
+
+class Rough(Oracle):
+    """Knows the function less well."""
+
+    def predict(self, study, y_range, rows_N):
+        return 0.5 * super().predict(study, y_range, rows_N) + 0.5 / 200
+
+
+def compared(count=3):
+    made = {"optformer": Oracle(), sections.REFERENCE: Rough()}
+    return prediction.evaluate(made, studies(count=count))
+
+
+def test_differences_are_paired_and_intervals_are_over_studies():
+    table = sections.table({"bbob": compared(), "gp": compared(count=1)})
+    assert table.header[4:] == (
+        "optformer",
+        "gaussian process",
+        "optformer − gaussian process",
+    )
+    (density, *_), (alone, *_) = table.rows[:3], table.rows[3:]
+    assert density[:3] == ("BBOB", "log density", 3)
+    # Half the density at the truth, whichever studies are drawn: the difference is sure.
+    assert density[6].startswith("+0.6") and density[6].count("+0.6") == 3
+    assert "[" not in alone[4]  # one study cannot tell
+
+
+def test_groups_hold_each_prediction_once():
+    made = {"bbob": compared()}
+    total = len(made["bbob"]["optformer"].seen_N)
+    tables = {s.name: s for s in sections.sections(made) if isinstance(s, Table)}
+    seen = tables["prediction_by_seen"].rows
+    assert [row[1] for row in seen] == ["0–1", "2–4", "5–9", "10–19", "20–24"]
+    assert sum(row[3] for row in seen) == total
+    assert [row[1:4] for row in tables["prediction_by_parameters"].rows] == [("4", 3, total)]
+
+
 def test_sections_say_counts_and_intervals():
     made = prediction.evaluate({"uniform": Uniform(), "oracle": Oracle()}, studies())
-    sections = prediction.sections(made)
-    table = next(section for section in sections if isinstance(section, Table))
+    drawn = sections.sections({"a source of its own": made})
+    table = next(section for section in drawn if isinstance(section, Table))
     count = len(made["uniform"].pit_N)
     assert f"{count:,} predictions in 3 studies" in table.caption
-    assert table.rows[0][:2] == ("uniform", "0.00 [0.00, 0.00]")
-    assert "oracle" in render(Page(title="t", lead="l", sections=sections))
+    first = ("a source of its own", "log density", 3, count, "0.00 [0.00, 0.00]")
+    assert table.rows[0][:5] == first
+    assert "oracle" in render(Page(title="t", lead="l", sections=drawn))

@@ -35,13 +35,12 @@ def test_both_protocols_report_on_one_page(tmp_path, model_folder):
 
     found = suite.prediction(
         tmp_path,
+        How(trials=6, command="optformer evaluate two"),
         checkpoint=model_folder,
-        trials=6,
         instances=1,
-        command="optformer evaluate two",
         **small,
     )
-    assert [row[0] for row in found.rows] == ["optformer", "gaussian process"]
+    assert found.header[2:4] == ("optformer", "gaussian process")
     page = found.page.read_text("utf-8")
     for word in ("over random search", "ECE", "Calibration:", "evaluate one", "evaluate two"):
         assert word in page
@@ -50,12 +49,11 @@ def test_both_protocols_report_on_one_page(tmp_path, model_folder):
 def test_predictions_alone_have_a_page(tmp_path, model_folder):
     found = suite.prediction(
         tmp_path,
+        How(trials=5, command="optformer evaluate it"),
         checkpoint=model_folder,
         families=("Lunacek",),
         parameters=(2,),
-        trials=5,
         instances=1,
-        command="optformer evaluate it",
     )
     assert "5 predictions in 1 study" in found.counted
     assert "evaluate it" in found.page.read_text("utf-8")
@@ -63,7 +61,7 @@ def test_predictions_alone_have_a_page(tmp_path, model_folder):
 
 def test_nobody_to_evaluate_is_refused(tmp_path):
     with pytest.raises(ConfigError, match="nobody predicts: give --checkpoint"):
-        suite.prediction(tmp_path, checkpoint=None)
+        suite.prediction(tmp_path, How(), checkpoint=None)
     with pytest.raises(ConfigError, match="nobody imitates: give --checkpoint"):
         suite.imitation(tmp_path, How(), checkpoint=None)
     with pytest.raises(ConfigError, match="nobody to evaluate"):

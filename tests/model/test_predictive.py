@@ -40,6 +40,19 @@ def test_too_sure_predictions_are_found_out():
     assert sharp < predictive.log_density(probabilities_NQ, truth_N).mean()
 
 
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 3.0])
+def test_the_best_temperature_undoes_another(temperature):
+    probabilities_NQ, truth_N = predictions(RNG(2))
+    with np.errstate(divide="ignore"):
+        log_odds_NQ = np.maximum(np.log(probabilities_NQ), -500) * temperature + 7.0
+    bin_N = (truth_N * probabilities_NQ.shape[1]).astype(np.int64)
+    found = predictive.best_temperature(log_odds_NQ, bin_N)
+    assert found == pytest.approx(temperature, rel=0.05)  # 6,000 predictions: 0.018 at one sigma
+    np.testing.assert_allclose(
+        predictive.tempered(log_odds_NQ, temperature), probabilities_NQ, atol=1e-9
+    )
+
+
 @pytest.mark.parametrize("bins", [1, 100, 1000])
 def test_uniform_predictions_have_log_density_zero_and_the_truth_as_pit(bins):
     truth_N = RNG(0).random(50)

@@ -19,7 +19,8 @@ def distributions() -> np.ndarray:
 @pytest.mark.parametrize("acquisition", [name for name in ACQUISITIONS if name != "prior"])
 def test_a_distribution_that_is_better_everywhere_scores_best(acquisition: str) -> None:
     rng = np.random.default_rng(0)
-    scores_N = score(acquisition, distributions(), 0.5, rng)
+    levels_N = np.full(3, 0.7) if acquisition == "ts_joint" else None
+    scores_N = score(acquisition, distributions(), 0.5, rng, levels_N)
     assert scores_N.argmax() == 2
     assert scores_N.argmin() == 0
 

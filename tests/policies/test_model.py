@@ -8,13 +8,14 @@ import jax
 import numpy as np
 import pytest
 
+import optformer
 from optformer import checkpoint, pyvizier
 from optformer.errors import ConfigError, StudyError
-from optformer.model import transformer
+from optformer.model import predictive, transformer
 from optformer.model.config import MICRO
 from optformer.model.sharding import to_numpy
 from optformer.model.transformer import Ids
-from optformer.policies.acquisition import ACQUISITIONS
+from optformer.policies.acquisition import ACQUISITIONS, quantile
 from optformer.policies.candidates import units_near_best
 from optformer.policies.model import (
     OptFormer,
@@ -88,6 +89,8 @@ def test_the_released_format_goes_through_the_same_engine(tmp_path: Path) -> Non
     # There is no token for an infeasible trial.
     np.testing.assert_allclose(probabilities_NQ.sum(axis=1), 1.0)
     assert (scaling.unit_low, scaling.unit_high) == (0.2, 0.8)
+    with pytest.raises(ConfigError, match=r"'ts_joint' draws from the .* Use ts"):
+        model.propose(study, policy=policy("ts_joint"))
 
 
 def test_a_batch_on_a_continuous_space_has_no_repeats(model: OptFormer) -> None:
@@ -249,6 +252,45 @@ def test_predictions_are_distributions_on_the_metrics_axis(model: OptFormer) -> 
     assert (probabilities_NQ.sum(axis=1) <= 1 + 1e-9).all()
     np.testing.assert_allclose(scaling.from_units(np.array([0.2])), study.metrics_RM.min())
     np.testing.assert_allclose(scaling.from_units(np.array([0.8])), study.metrics_RM.max())
+
+
+@pytest.mark.parametrize(("own", "temperature"), [(-2.0, 1.0), (-2.0, 1.5), (6.0, 1.0)])
+def test_joint_draws_agree_where_points_are_near_and_with_predictions_everywhere(
+    checkpoint: Path, own: float, temperature: float
+) -> None:
+    """Also where the transformer's own prediction has most weight, which `own` adds to."""
+    saved = optformer.checkpoint.load(checkpoint)
+    saved.weights["experts"]["offset"][0] += own
+    model = OptFormer(saved)
+    study = random_study(plane(2), 12, np.random.default_rng(0))
+    low, high = study.problem.parameters[0].bounds
+    points_NP = low + (high - low) * np.array([[0.3, 0.6], [0.301, 0.6], [0.85, 0.1]])
+    session = Session(model, [(study.problem, "random_search")])
+    candidates, _ = session._candidates(study, points_NP)
+    probabilities_NQ = candidates.probabilities(temperature)
+    rng, draws = np.random.default_rng(1), 300
+    drawn_DN, alone_DN = (
+        np.array(
+            [
+                candidates.score(
+                    dataclasses.replace(policy(name), value_temperature=temperature), 0.5, rng
+                )
+                for _ in range(draws)
+            ]
+        )
+        for name in ("ts_joint", "ts")
+    )
+    # Four standard errors of so many draws.
+    mean_N = predictive.predicted_mean(probabilities_NQ)
+    error_N = 4 * drawn_DN.std(axis=0) / draws**0.5
+    assert (np.abs(drawn_DN.mean(axis=0) - mean_N) < error_N).all()
+    for level in (0.2, 0.5, 0.9):
+        wanted_N = quantile(probabilities_NQ, np.full(3, level))
+        share_N = (drawn_DN <= wanted_N).mean(axis=0)
+        np.testing.assert_allclose(share_N, level, atol=4 * (level * (1 - level) / draws) ** 0.5)
+    apart, alone = (np.abs(each[:, 0] - each[:, 1]) for each in (drawn_DN, alone_DN))
+    assert np.median(apart) < 0.02
+    assert np.mean(apart) < 0.2 * np.mean(alone)
 
 
 def test_a_higher_temperature_is_less_sure(model: OptFormer) -> None:

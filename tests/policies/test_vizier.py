@@ -110,13 +110,16 @@ def test_the_algorithms_name_and_metadata_set_the_policy() -> None:
     problem = statement()
     assert policy_config("OPTFORMER", problem).acquisition == "ei"
     assert policy_config("OPTFORMER_TS", problem).acquisition == "ts"
+    assert policy_config("OPTFORMER_TS_JOINT", problem).acquisition == "ts_joint"
     metadata = problem.metadata.ns("optformer")
     metadata["candidates"] = "7"
     metadata["algorithm"] = "random_search"
     metadata["temperature"] = "0.5"
+    metadata["value_temperature"] = "1.5"
     policy = policy_config("OPTFORMER_PRIOR", problem)
     assert (policy.acquisition, policy.candidates) == ("prior", 7)
     assert (policy.algorithm, policy.temperature) == ("random_search", 0.5)
+    assert policy.value_temperature == 1.5
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,109 @@
+"""What each idea is worth: models trained on the same few studies, each with one option changed.
+
+    python benchmarks/ablation.py RUNS
+
+All variants see the same batches of the same generated studies (random and evolutionary search on
+Gaussian-process draws and BBOB training functions, 1 to 3 parameters), about once, and are judged
+on the same held-out ones. Shown are the mean log predictive density of metrics, for which uniform
+predictions score 0 (higher is better), their expected calibration error, and the mean nats of a
+parameter's token (lower is better: how well it imitates); for several seeds, each one's number.
+
+Values are scaled by each study's whole range, in training and in validation: sampled targets can
+learn what that range gives away of trials to come, exact ones cannot.
+"""
+
+import argparse
+from pathlib import Path
+
+from optformer.config import RunConfig, load_config
+from optformer.data import store
+from optformer.data.generate import generate
+from optformer.data.mixture import GenerateConfig, Part
+from optformer.model.reports import Report
+from optformer.model.train import train
+
+VARIANTS: dict[str, tuple[str, ...]] = {
+    "default, with Gaussian-process experts": (),
+    "without experts": ("model.experts=false",),
+    "and a learned row a bin (T5's embedding)": (
+        "model.experts=false",
+        "model.number_embedding=row",
+        "model.number_output=row",
+    ),
+    "and hard targets": ("model.experts=false", "train.soft_bins=0", "train.soft_bins_end=0"),
+    "and sampled targets, not exact ones": ("model.experts=false", "loss.exact=false"),
+    "and no sums over a trial's tokens": ("model.experts=false", "model.trial_sum=false"),
+    "and positions in tokens, not trials": ("model.experts=false", "model.position=token"),
+}
+
+
+def main() -> None:
+    """Prints a table in Markdown."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("runs", type=Path, help="a folder; finished runs in it are not done again")
+    parser.add_argument("--model", default="tiny")
+    parser.add_argument("--studies", type=int, default=4096)
+    parser.add_argument("--steps", type=int, default=2000, help="of 512 tokens")
+    parser.add_argument("--seeds", type=int, default=1)
+    options = parser.parse_args()
+    made = GenerateConfig(
+        mixture=tuple(
+            Part(
+                problems=problems,
+                teachers=("random_search", "regularized_evolution", "eagle_strategy"),
+                fewest_parameters=1,
+                most_parameters=3,
+                trials=(30,),
+            )
+            for problems in ("gaussian_process", "bbob")
+        )
+    )
+    generate(made, options.runs / "studies", studies=options.studies, seed=123)
+    studies = list(store.scan(options.runs / "studies"))
+    print(
+        "| variant | log density | calibration error, % | nats a parameter |\n" + "|---" * 4 + "|"
+    )
+    for number, (name, overrides) in enumerate(VARIANTS.items()):
+        found = []
+        for seed in range(options.seeds):
+            config = variant(options.model, options.steps, seed, overrides)
+            result = train(config, options.runs / f"{number}-{seed}", studies)
+            found.append(last_validation(result.reports))
+        cells = (
+            " ".join(f"{scale * each[key]:.{digits}f}" for each in found)
+            for key, scale, digits in (
+                ("log_density", 1, 3),
+                ("quantile_error", 100, 1),
+                ("parameter", 1, 3),
+            )
+        )
+        print(f"| {name} | {' | '.join(cells)} |", flush=True)
+
+
+def variant(model: str, steps: int, seed: int, overrides: tuple[str, ...]) -> RunConfig:
+    """The run of one variant."""
+    common = (
+        f"model={model}",
+        "batch.rows=2",
+        "batch.tokens=256",
+        "batch.text_tokens=128",
+        "optimizer.learning_rate=2e-3",
+        "optimizer.ema=0.998",
+        "train.soft_bins=4",
+        "train.soft_bins_end=4",
+        f"train.steps={steps}",
+        f"train.evaluate_every={steps}",
+        f"train.checkpoint_every={steps}",
+        f"train.seed={seed}",
+    )
+    return load_config(overrides=(*common, *overrides))
+
+
+def last_validation(reports: tuple[Report, ...]) -> dict[str, float]:
+    """The validation at the end of a run."""
+    [*_, last] = [report.validation for report in reports if report.validation]
+    return last
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,255 @@
+"""Predictions of many studies in a folder, which goes on where it stopped.
+
+    <folder>/predictions/plan.json     predictors with their settings, sources, studies
+    <folder>/predictions/parts/*.npz   all predictors' predictions of one study, written in one step
+
+Studies are predicted by as many processes as are wanted; which one does it changes nothing.
+"""
+
+import dataclasses
+import functools
+import json
+import os
+import re
+import zlib
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from jaxtyping import Float, Int64
+
+from optformer import checkpoint as checkpoints
+from optformer.data.processes import each
+from optformer.errors import CheckpointError, ConfigError, SourceError, make_folder
+from optformer.eval.prediction import Predictions, Predictor, evaluate, join, load, save
+from optformer.eval.prediction_sources import Source
+from optformer.progress import Progress, silent
+from optformer.study import Study
+
+if TYPE_CHECKING:
+    from optformer.policies.model import OptFormer
+
+_FORMAT = 1
+
+BySource = Mapping[str, Mapping[str, Predictions]]
+"""source -> predictor -> its predictions; all predictors of a source have the same ones."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class Found:
+    """What a folder holds.
+
+    Attributes:
+      predictions: of the sources of which any study is done.
+      about: by source, in words what its studies are.
+      missing: how many planned studies are not predicted yet.
+    """
+
+    predictions: BySource
+    about: Mapping[str, str]
+    missing: int
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CheckpointPredictor:
+    """The model of a checkpoint as a `Predictor` that processes can be sent; each loads it once.
+
+    Attributes:
+      checkpoint: its folder, or the name of a model of this package. Where it lies makes no other
+        predictor of it.
+      weights, value_temperature: the checkpoint's, so that predictions of others are not reused.
+    """
+
+    checkpoint: Path = dataclasses.field(repr=False)
+    weights: str = dataclasses.field(init=False)
+    value_temperature: float = dataclasses.field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "weights", checkpoints.fingerprint(self.checkpoint))
+        said = checkpoints.value_temperature(self.checkpoint)
+        object.__setattr__(self, "value_temperature", said)
+
+    def predict(
+        self, study: Study, y_range: tuple[float, float], rows_N: Int64[np.ndarray, " N"]
+    ) -> Float[np.ndarray, "N Q"]:
+        """See `Predictor.predict`."""
+        from optformer.eval.ours import ModelPredictor
+
+        model = _loaded(self.checkpoint, self.weights)
+        predictor = ModelPredictor(model=model, value_temperature=self.value_temperature)
+        return predictor.predict(study, y_range, rows_N)
+
+
+@functools.lru_cache(maxsize=1)
+def _loaded(checkpoint: Path, weights: str) -> "OptFormer":
+    from optformer.policies.model import load as load_model
+
+    model = load_model(checkpoint)
+    if checkpoints.fingerprint(checkpoint) != weights:
+        raise CheckpointError(
+            f"{checkpoint} has changed since this evaluation began. Evaluate a copy of it."
+        )
+    return model
+
+
+def run(
+    predictors: Mapping[str, Predictor],
+    sources: Sequence[Source],
+    out: Path,
+    *,
+    every: int = 1,
+    workers: int = 1,
+    progress: Progress = silent,
+) -> Found:
+    """Predicts what is missing in `out` and returns all that is there, of other sources too.
+
+    Args:
+      every: predict each `every`-th trial only.
+      workers: processes; 1 works in this one. Predictors and studies are pickled for others.
+
+    Raises:
+      ConfigError: the folder holds predictions of other predictors, of the same ones with other
+        settings, or another study under the same name.
+      StudyError: a study without two different values.
+    """
+    settings = {name: repr(predictor) for name, predictor in predictors.items()}
+    studies = _named(sources)
+    _write_plan(out, settings | {"every": str(every)}, sources, studies)
+    jobs = [
+        _Job(predictors=predictors, study=study, every=every, part=_part(out, key))
+        for key, (_, study) in studies.items()
+    ]
+    waiting = [job for job in jobs if not job.part.exists()]
+    done = len(jobs) - len(waiting)
+    progress(done, len(jobs))
+    for job, _ in each(_run_one, waiting, workers=min(workers, max(1, len(waiting)))):
+        done += 1
+        progress(done, len(jobs), job.study.name)
+    return read(out)
+
+
+def is_there(out: Path) -> bool:
+    """Whether a results folder holds predictions."""
+    return _plan_path(out).exists()
+
+
+def read(out: Path) -> Found:
+    """The predictions in a results folder.
+
+    Raises:
+      SourceError: there are none, or they have another format.
+    """
+    plan = _read_plan(out)
+    if not plan:
+        raise SourceError(f"{out} holds no predictions. Make some: optformer evaluate prediction.")
+    parts: dict[str, list[dict[str, Predictions]]] = {}
+    missing = 0
+    for key, known in plan["studies"].items():
+        path = _part(out, key)
+        if path.exists():
+            parts.setdefault(known["source"], []).append(load(path))
+        else:
+            missing += 1
+    predictions = {
+        source: {name: join([part[name] for part in parts[source]]) for name in parts[source][0]}
+        for source in plan["sources"]
+        if source in parts
+    }
+    return Found(predictions=predictions, about=plan["sources"], missing=missing)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class _Job:
+    predictors: Mapping[str, Predictor]
+    study: Study
+    every: int
+    part: Path
+
+
+def _run_one(job: _Job) -> None:
+    save(evaluate(job.predictors, [job.study], every=job.every), job.part)
+
+
+def _named(sources: Sequence[Source]) -> dict[str, tuple[str, Study]]:
+    """Each study with its source, by both names; the second of a name has a number, too.
+
+    Raises:
+      ConfigError: two sources of one name.
+    """
+    names = [source.name for source in sources]
+    repeated = sorted({name for name in names if names.count(name) > 1})
+    if repeated:
+        raise ConfigError(f"two sources are named {repeated[0]!r}. Rename the folder of one.")
+    named: dict[str, tuple[str, Study]] = {}
+    for source in sources:
+        seen: Counter[str] = Counter()
+        for study in source.studies:
+            seen[study.name] += 1
+            number = f"#{seen[study.name]}" if seen[study.name] > 1 else ""
+            named[f"{source.name}/{study.name}{number}"] = source.name, study
+    return named
+
+
+def _write_plan(
+    out: Path,
+    settings: Mapping[str, str],
+    sources: Sequence[Source],
+    studies: Mapping[str, tuple[str, Study]],
+) -> None:
+    plan = _read_plan(out)
+    if plan and plan["settings"] != dict(settings):
+        raise ConfigError(
+            f"{out} holds predictions with other settings: {plan['settings']}, now "
+            f"{dict(settings)}. Write to another folder."
+        )
+    known = dict(plan.get("studies", {}))
+    for key, (source, study) in studies.items():
+        new = {"source": source, "fingerprint": _fingerprint(study)}
+        if known.setdefault(key, new) != new:
+            raise ConfigError(
+                f"{out} holds predictions of another study named {key!r}, of other trials. Write "
+                "to another folder."
+            )
+    plan = {
+        "format": _FORMAT,
+        "settings": dict(settings),
+        "sources": {**plan.get("sources", {}), **{s.name: s.about for s in sources}},
+        "studies": known,
+    }
+    path = _plan_path(out)
+    make_folder(path.parent)
+    unfinished = path.with_suffix(f".{os.getpid()}.tmp")
+    unfinished.write_text(json.dumps(plan, indent=1), "utf-8")
+    os.replace(unfinished, path)
+
+
+def _read_plan(out: Path) -> dict:
+    path = _plan_path(out)
+    if not path.exists():
+        return {}
+    plan = json.loads(path.read_text("utf-8"))
+    if plan.get("format") != _FORMAT:
+        raise SourceError(
+            f"{path} has format {plan.get('format')}, this version reads {_FORMAT}. Write to "
+            "another folder."
+        )
+    return plan
+
+
+def _plan_path(out: Path) -> Path:
+    return out / "predictions" / "plan.json"
+
+
+def _part(out: Path, key: str) -> Path:
+    # Readable, and different for different names.
+    slug = f"{re.sub(r'[^A-Za-z0-9.-]+', '_', key)[:100]}-{zlib.crc32(key.encode()):08x}"
+    return out / "predictions" / "parts" / f"{slug}.npz"
+
+
+def _fingerprint(study: Study) -> str:
+    told = repr((study.problem, study.algorithm)).encode()
+    columns = (study.values_RP, study.metrics_RM, study.states_R)
+    content = b"".join([told, *(np.ascontiguousarray(column).tobytes() for column in columns)])
+    return f"{zlib.crc32(content):08x}"

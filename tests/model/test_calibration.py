@@ -1,0 +1,132 @@
+"""A temperature is found where values are predicted best, and goes where it is used."""
+
+import dataclasses
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import optformer
+from optformer import checkpoint
+from optformer.config import load_config
+from optformer.data.experts import EXPERTS
+from optformer.errors import ConfigError
+from optformer.model import mixture, predictive, sharding
+from optformer.model.calibration import calibrate, quality
+from optformer.model.train import TrainResult
+from optformer.model.transformer import Ids
+from optformer.model.validation import make_evaluate, validation_batches
+from optformer.policies.model import OptFormer, PolicyConfig, bin_probabilities
+from tests.model.tiny import PLANES, SMALL, run
+from tests.studies import plane, random_study
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> TrainResult:
+    return run(tmp_path_factory.mktemp("run"), "train.steps=20", "optimizer.learning_rate=0.01")
+
+
+@pytest.mark.parametrize("experts", [True, False])
+def test_whole_predictions_are_those_that_validation_measures(
+    trained: TrainResult, experts: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of every metric here, and where the mixture leaves out none of the experts."""
+    monkeypatch.setattr(mixture, "MANY", EXPERTS)
+    saved = checkpoint.load(trained.checkpoint)
+    model = dataclasses.replace(saved.config, experts=experts)
+    config = dataclasses.replace(load_config(None, SMALL), model=model)
+    held = validation_batches(PLANES[:4], saved.tokenizer, config)
+    evaluate = make_evaluate.__wrapped__(  # compiled anew
+        model,
+        config.loss,
+        Ids.of(saved.tokenizer.vocabulary),
+        mesh=sharding.make_mesh(config.train, model),
+    )
+    found, foreseen = evaluate(saved.weights, held)
+    completed = sum(int(np.isfinite(study.objective()).sum()) for study in PLANES[:4])
+    assert len(foreseen.bin_N) == completed
+    plain = quality(foreseen, 1.0)
+    assert plain.log_density == pytest.approx(found["log_density"], abs=2e-3)
+    assert plain.quantile_error == pytest.approx(found["quantile_error"], abs=2e-3)
+
+
+def test_training_stores_what_its_last_validation_found(trained: TrainResult) -> None:
+    validation = trained.reports[-1].validation
+    assert validation is not None
+    low, high = predictive.TEMPERATURES
+    assert low < validation["value_temperature"] < high
+    saved = checkpoint.load(trained.checkpoint)
+    assert saved.value_temperature == validation["value_temperature"]
+
+
+def test_a_run_that_goes_on_knows_the_temperature_before_its_next_validation(
+    tmp_path: Path,
+) -> None:
+    settings = "train.evaluate_every=4", "train.checkpoint_every=1"
+    first = run(tmp_path, "train.steps=4", *settings)
+    found = checkpoint.value_temperature(first.checkpoint)
+    seen = []
+
+    def stop(report: object) -> None:
+        seen.append(checkpoint.value_temperature(first.checkpoint))
+        if len(seen) == 3:
+            raise InterruptedError
+
+    with pytest.raises(InterruptedError):
+        run(tmp_path, "train.steps=9", *settings, report=stop, report_seconds=0.0)
+    assert seen == [found] * 3 != [1.0] * 3
+
+
+def test_a_finished_checkpoint_is_calibrated(trained: TrainResult, tmp_path: Path) -> None:
+    folder = shutil.copytree(trained.checkpoint, tmp_path / "model")
+    checkpoint.set_value_temperature(folder, 3.5)
+    weights = checkpoint.fingerprint(folder)
+    rng = np.random.default_rng(99)
+    studies = [random_study(plane(2), 12, rng) for _ in range(6)]
+    strange = random_study(plane(36), 3, rng)
+    made = calibrate(folder, [*studies, strange])
+    assert made.before.temperature == 3.5
+    assert made.after.log_density > made.before.log_density
+    assert list(made.skipped.values()) == [1]
+    model = optformer.load(folder)
+    assert model.value_temperature == made.after.temperature
+    assert checkpoint.fingerprint(folder) == weights
+    assert calibrate(folder, studies).before == calibrate(folder, studies).after == made.after
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "config.json",
+        "text.model",
+        "weights.safetensors",
+    ]
+    with pytest.raises(ConfigError, match=r"no value to predict.*more than 35 parameters"):
+        calibrate(folder, [strange])
+
+
+def test_the_checkpoints_temperature_is_used_where_none_is_named(trained: TrainResult) -> None:
+    saved = checkpoint.load(trained.checkpoint)
+    warm = OptFormer(dataclasses.replace(saved, value_temperature=2.0))
+    plain = OptFormer(dataclasses.replace(saved, value_temperature=1.0))
+    study, points_NP = PLANES[0], np.random.default_rng(0).random((5, 2))
+    np.testing.assert_array_equal(
+        warm.predict(study, points_NP)[0],
+        plain.predict(study, points_NP, value_temperature=2.0)[0],
+    )
+    assert not np.array_equal(warm.predict(study, points_NP)[0], plain.predict(study, points_NP)[0])
+    warm_NP, named_NP = (
+        model.propose(study, 2, policy=policy, seed=0)
+        for model, policy in (
+            (warm, PolicyConfig(acquisition="ucb")),
+            (plain, PolicyConfig(acquisition="ucb", value_temperature=2.0)),
+        )
+    )
+    np.testing.assert_array_equal(warm_NP, named_NP)
+
+
+def test_a_temperature_leaves_the_chance_of_failure_alone(trained: TrainResult) -> None:
+    tokenizer = checkpoint.load(trained.checkpoint).tokenizer
+    logits_NO = 3 * np.random.default_rng(0).normal(size=(3, tokenizer.vocabulary.outputs))
+    plain_N, warm_N = (
+        bin_probabilities(logits_NO, tokenizer, temperature).sum(axis=1) for temperature in (1, 3)
+    )
+    np.testing.assert_allclose(warm_N, plain_N)
+    assert (plain_N < 1).all()
