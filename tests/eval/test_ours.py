@@ -61,7 +61,7 @@ def test_a_joint_draw_is_of_the_highest_where_there_are_many_points(model_folder
     monkeypatch.setattr(ours, "_AT_ONCE", 8)
     policy = dataclasses.replace(POLICY, acquisition="ts_joint")
     factory = ModelFactory(checkpoint=model_folder, policy=policy)
-    points_NP = random_start(task(), 20, 0)
+    points_NP = random_start(task(), 20, 0).values_NP
     rows = {factory(task().problem, seed).choose(points_NP) for seed in range(6)}
     assert len(rows) > 1
     assert rows <= set(range(20))
