@@ -3,13 +3,14 @@
     python benchmarks/ablation.py RUNS
 
 All variants see the same batches of the same generated studies (random and evolutionary search on
-Gaussian-process draws and BBOB training functions, 1 to 3 parameters), about once, and are judged
-on the same held-out ones. Shown are the mean log predictive density of metrics, for which uniform
-predictions score 0 (higher is better), their expected calibration error, and the mean nats of a
-parameter's token (lower is better: how well it imitates); for several seeds, each one's number.
+Gaussian-process draws and BBOB training functions, 1 to 3 parameters), each about twice, and are
+judged on the same held-out ones. Shown are the mean log predictive density of metrics, for which
+uniform predictions score 0 (higher is better), how far their quantiles are from where they should
+be, and the mean nats of a parameter's token (lower is better: how well it imitates); for several
+seeds, each one's number.
 
-Values are scaled by each study's whole range, in training and in validation: sampled targets can
-learn what that range gives away of trials to come, exact ones cannot.
+Validation scales values by each study's whole range, training half of the time: there, sampled
+targets can learn what that range gives away of trials to come, and exact ones cannot.
 """
 
 import argparse
@@ -60,9 +61,7 @@ def main() -> None:
     )
     generate(made, options.runs / "studies", studies=options.studies, seed=123)
     studies = list(store.scan(options.runs / "studies"))
-    print(
-        "| variant | log density | calibration error, % | nats a parameter |\n" + "|---" * 4 + "|"
-    )
+    print("| variant | log density | quantile error, % | nats a parameter |\n" + "|---" * 4 + "|")
     for number, (name, overrides) in enumerate(VARIANTS.items()):
         found = []
         for seed in range(options.seeds):

@@ -21,6 +21,7 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
+from optformer.data import experts
 from optformer.errors import CheckpointError, ConfigError, did_you_mean
 from optformer.model.config import ModelConfig
 from optformer.settings import from_tree, to_tree
@@ -28,7 +29,7 @@ from optformer.tokenization.tokenizer import StudyTokenizer, TokenizerOptions, v
 
 FORMAT = 2
 WEIGHTS, TEXT, CONFIG = "weights.safetensors", "text.model", "config.json"
-VALUE_TEMPERATURE = "value_temperature"
+VALUE_TEMPERATURE, EXPERTS = "value_temperature", "experts"
 T5X = "checkpoint"
 """The file by which a folder is a checkpoint of T5X (`model/t5x.py`)."""
 
@@ -77,6 +78,7 @@ def save(checkpoint: Checkpoint, folder: Path) -> None:
             "model": to_tree(checkpoint.config),
             "tokenizer": to_tree(checkpoint.tokenizer.options),
             "vocabulary": vocabulary.fingerprint,
+            EXPERTS: experts.fingerprint() if checkpoint.config.experts else "",
             "weights": _hash(temporary / WEIGHTS),
             "algorithms": list(checkpoint.algorithms),
             "tokens": checkpoint.tokens,
@@ -153,6 +155,12 @@ def load(folder: Path) -> Checkpoint:
             f"fingerprint is {vocabulary.fingerprint}, not {config.get('vocabulary')}. Restore "
             "the file from where the checkpoint came from."
         )
+    if model.experts and config.get(EXPERTS) != experts.fingerprint():
+        raise CheckpointError(
+            f"{folder} weighs other Gaussian processes than this optformer has: their fingerprint "
+            f"is {config.get(EXPERTS)!r}, not {experts.fingerprint()!r}. Install the version of "
+            "optformer that wrote it."
+        )
     try:
         arrays = safetensors.numpy.load_file(folder / WEIGHTS)
     except (safetensors.SafetensorError, OSError) as error:
@@ -217,13 +225,17 @@ def set_value_temperature(folder: Path, temperature: float) -> None:
 
     Raises:
       CheckpointError: there is no checkpoint, its configuration is damaged, or it is T5X's, which
-        has no place for one.
+        has no place for one, or this package's.
     """
     folder = find(folder)
     if is_t5x(folder):
         raise CheckpointError(
             f"{folder} is a checkpoint of T5X, which has no place for a temperature. Name one "
             "where it is used: value_temperature in the policy's settings."
+        )
+    if folder.resolve().is_relative_to(SHIPPED.resolve()):
+        raise CheckpointError(
+            f"{folder} is a part of this package. Copy the folder, and change the copy's."
         )
     config = _read_config(folder) | {VALUE_TEMPERATURE: temperature}
     unfinished = folder / f".{os.getpid()}.{CONFIG}"

@@ -263,7 +263,10 @@ def calibrate(
         typer.Option(help="A folder of study shards not trained on. Can be repeated."),
     ],
 ) -> None:
-    """Make a model as sure of values as it should be: set its temperature. Training does so too."""
+    """Make a model as sure of values as it should be: set its temperature. Training does so too.
+
+    Values are scaled by the range of each whole study, as in `optformer evaluate prediction`.
+    """
     from optformer.data import store
     from optformer.model import calibration
     from optformer.terminal import show
@@ -445,7 +448,8 @@ def serve(
         typer.Option(
             min=0,
             help="Compile ahead, before listening, what studies of so many parameters take; what "
-            "8 take serves fewer too. Can be repeated; 0 for nothing.",
+            "8 take serves fewer too. That can take a minute the first time (see --compiled). Can "
+            "be repeated; 0 for nothing.",
         ),
     ] = [8],
     compiled: Annotated[

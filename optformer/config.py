@@ -129,8 +129,10 @@ class RunConfig:
 
     Attributes:
       init: the folder of a checkpoint to start from (fine-tuning), whose shape and tokenizer are
-        then kept; empty to start from nothing. With `data.generated_weight`, batches of generated
-        studies are mixed in, so that a model of few logs does not forget what it knew of others.
+        then kept, but that one without experts gets them where `model.experts` is on and its
+        format allows it; empty to start from nothing. With `data.generated_weight`, batches of
+        generated studies are mixed in, so that a model of few logs does not forget what it knew of
+        others.
     """
 
     init: str = ""

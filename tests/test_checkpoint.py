@@ -9,6 +9,7 @@ import pytest
 
 from optformer import checkpoint
 from optformer.checkpoint import Checkpoint
+from optformer.data import experts
 from optformer.errors import CheckpointError
 from optformer.model import transformer
 from optformer.model.config import MICRO
@@ -66,6 +67,15 @@ def test_a_checkpoint_from_before_there_was_a_temperature_loads(folder: Path) ->
     assert checkpoint.load(folder).value_temperature == 0.8
 
 
+def test_a_model_of_other_gaussian_processes_is_refused(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its weights would count for the wrong ones."""
+    monkeypatch.setattr(experts, "KERNELS", experts.KERNELS[::-1])
+    with pytest.raises(CheckpointError, match="weighs other Gaussian processes"):
+        checkpoint.load(folder)
+
+
 def _flip(path: Path) -> None:
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 1
@@ -119,6 +129,8 @@ def test_a_shipped_model_loads_by_its_name(
     assert checkpoint.shipped() == ("model",)
     assert checkpoint.load(Path("model")).about == {"step": 3}
     assert checkpoint.fingerprint(Path("model")) == checkpoint.fingerprint(folder)
+    with pytest.raises(CheckpointError, match="is a part of this package"):
+        checkpoint.set_value_temperature(Path("model"), 0.9)
     Path("model").mkdir()
     with pytest.raises(CheckpointError, match="model is no checkpoint"):
         checkpoint.load(Path("model"))

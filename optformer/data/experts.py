@@ -16,6 +16,7 @@ Array dimensions: R trials, N candidates, P parameters, K kernels, W warps, E = 
 
 import dataclasses
 import functools
+import hashlib
 
 import numpy as np
 import scipy.linalg
@@ -104,6 +105,18 @@ SAME = 1e-6
 """Categories that are no further apart in [0, 1] than this are the same."""
 UNMEASURED = 1e8
 """Noise of a trial without a value: it says nothing."""
+
+
+def fingerprint() -> str:
+    """What tells these experts from others: a model's weights for them are by their number."""
+    kernels = [
+        f"{kernel.gaussian:d} {kernel.length:.5g} {kernel.noise:.5g} "
+        + "".join(map(str, map(int, kernel.relevant)))
+        for kernel in KERNELS
+    ]
+    constants = f"{MEAN_VARIANCE} {FREEDOM} {FLOOR}"
+    text = "\n".join([*kernels, *(f"{one.end} {one.offset}" for one in WARPS), constants])
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def warp(values: Float64[np.ndarray, "*R"]) -> Float64[np.ndarray, "W *R"]:
@@ -204,8 +217,9 @@ def condition(
 ) -> Posterior:
     """The experts given trials, as in `follow`.
 
-    Pending trials narrow predictions and leave their mean alone (Desautels et al., 2014). Others
-    without a value say nothing.
+    Pending trials narrow predictions and leave their mean alone (Desautels et al., 2014); in
+    `follow`, from which weights are learned, they say nothing, as others without a value do in
+    both.
     """
     # Pending ones last: then nothing about the others depends on them.
     rows = np.concatenate([np.flatnonzero(np.isfinite(values_R)), np.flatnonzero(pending_R)])

@@ -136,8 +136,9 @@ def _tuning(settings: "Settings", comparison: "Comparison") -> list[Section]:
                 f"{settings.repeats} runs of each algorithm, each from nothing. Neither this kind "
                 "of model nor this data set was in the study log.",
                 "OPTFORMER_PRIOR samples what the model thinks comes next. OPTFORMER_EI samples "
-                "many such candidates and takes the one with the largest expected improvement "
-                "under the model's own prediction.",
+                "many such candidates, adds points that the Gaussian processes inside the model "
+                "find promising, and takes the one with the largest expected improvement under "
+                "the prediction of the model and its processes together.",
             )
         ),
         Figure(

@@ -19,8 +19,8 @@ from jaxtyping import Array, Float, Float32, Int, Int64
 from optformer.data import experts
 from optformer.model.transformer import AnyArray, Ids, Weights
 
-NEGLIGIBLE = 1e-3
-"""Experts with less weight than this for every candidate are left out if at most `FEW` remain."""
+NEGLIGIBLE = 0.02
+"""Experts that together have less than this share of the experts' weight are left out."""
 
 FEW, MANY = 8, 32
 """The weightiest `FEW` experts are mixed if all others are negligible; otherwise `MANY`. Two
@@ -47,12 +47,16 @@ def log_chance(
 def choose_experts(
     log_weights_NG: Float32[np.ndarray, "N G"],
 ) -> tuple[Int64[np.ndarray, " M"], Float32[np.ndarray, "N 1+M"]]:
-    """The experts that count for some candidate, and the log weights without the others'."""
-    most_E = log_weights_NG[:, 1:].max(axis=0)
-    many = (most_E > np.log(NEGLIGIBLE)).sum() > FEW
-    chosen_M = np.argsort(-most_E, kind="stable")[: MANY if many else FEW]
-    left = log_weights_NG[:, np.append(0, 1 + chosen_M)]
-    return chosen_M, left - np.logaddexp.reduce(left, axis=1, keepdims=True)
+    """The experts that count for some candidate, and the log weights without the others', whose
+    weight those that stay share: the transformer's own does not change."""
+    experts_NE = np.exp(log_weights_NG[:, 1:])
+    order_E = np.argsort(-experts_NE.max(axis=0), kind="stable")
+    whole_N = experts_NE.sum(axis=1)
+    few = (experts_NE[:, order_E[FEW:]].sum(axis=1) < NEGLIGIBLE * whole_N).all()
+    chosen_M = order_E[: FEW if few else MANY]
+    left_NG = log_weights_NG[:, np.append(0, 1 + chosen_M)]
+    left_NG[:, 1:] += np.log(whole_N / experts_NE[:, chosen_M].sum(axis=1))[:, None]
+    return chosen_M, left_NG
 
 
 def mix(
@@ -79,9 +83,12 @@ def mix(
         t_NF = (edges_WF[warp] - mean_N[:, None]) / scale_N[:, None]
         bent_NF = jnp.sqrt(freedom * jnp.log1p(t_NF * t_NF / freedom)) * (1.0 - 0.25 / freedom)
         # What is above, not below: improvements are in the upper tail, where 1 - p loses digits.
+        # If all of the range is in the lower tail, what is below.
+        t_NF = jnp.where(t_NF[:, -1:] < 0, -t_NF, t_NF)
         beyond_NF = _erfc_of_positive(bent_NF * np.float32(np.sqrt(0.5)))
         tail_NF = jnp.where(t_NF < 0, 2.0 - beyond_NF, beyond_NF)
-        inside_N = jnp.maximum(tail_NF[:, 0] - tail_NF[:, -1], 1e-30)
+        inside_N = tail_NF[:, 0] - tail_NF[:, -1]
+        inside_N = jnp.copysign(jnp.maximum(jnp.abs(inside_N), 1e-30), inside_N)
         share_N = jnp.exp(log_weight_N) * (1.0 - experts.FLOOR) / inside_N
         return above_NF + share_N[:, None] * (tail_NF - tail_NF[:, -1:]), None
 
@@ -93,7 +100,10 @@ def mix(
     floor_N1 = jnp.exp(log_weights_NG[:, 1:]).sum(-1, keepdims=True) * experts.FLOOR / ids.bins
     chance_NQ = above_NF[:, :-1] - above_NF[:, 1:] + floor_N1
     own_NQ = jax.nn.log_softmax(logits_NO[:, bins])
-    mixed_NQ = jnp.logaddexp(log_weights_NG[:, :1] + own_NQ, jnp.log(chance_NQ))
+    # Of an expert that puts nothing into the range, only the floor is there.
+    mixed_NQ = jax.nn.log_softmax(
+        jnp.logaddexp(log_weights_NG[:, :1] + own_NQ, jnp.log(jnp.maximum(chance_NQ, 1e-30)))
+    )
     whole_N1 = jax.nn.logsumexp(logits_NO[:, bins], axis=-1, keepdims=True)
     return logits_NO.at[:, bins].set(whole_N1 + mixed_NQ)
 

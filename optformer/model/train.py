@@ -109,6 +109,11 @@ def train(
         report, say = (lambda report: None), (lambda text: None)
     init = checkpoint.load(Path(config.init)) if config.init else None
     if init is not None:
+        if init.config.experts and not config.model.experts:
+            raise ConfigError(
+                f"model.experts=false, but {config.init} has experts, and its shape is kept. Leave "
+                "the setting out."
+            )
         options = init.tokenizer.options
         experts = init.config.experts or (config.model.experts and can_ask_experts(options))
         model = dataclasses.replace(init.config, experts=experts)

@@ -65,14 +65,19 @@ def expected_improvement(
     chosen_M = np.argsort(-log_weights_E, kind="stable")[:SIFTERS]
     mean_NM, scale_NM = experts.predict(posterior, units_NP, chosen_M)
     share_M = np.exp(log_weights_E[chosen_M].astype(np.float64))
-    values_V = np.linspace(best, 1.0, values)
+    # The last is the end of the range, and so is the first.
+    values_V = np.append(0.0, np.linspace(best, 1.0, values))
     warped_VM = experts.warp(values_V)[chosen_M // len(experts.KERNELS)].T
     t_NVM = (warped_VM - mean_NM[:, None]) / scale_NM[:, None]
-    above_NVM = ndtr(-experts.normal_score(t_NVM, posterior.freedom))
-    # The integral of what lies above; all of it is below 1.
-    above_NVM -= above_NVM[:, -1:]
+    # Where all of the range is in the lower tail, what is below has more digits than what is above.
+    sign_N1M = np.where(t_NVM[:, -1:] < 0, -1.0, 1.0)
+    tail_NVM = ndtr(-sign_N1M * experts.normal_score(t_NVM, posterior.freedom))
+    tail_NVM -= tail_NVM[:, -1:].copy()
+    inside_N1M = np.copysign(np.maximum(np.abs(tail_NVM[:, :1]), 1e-30), tail_NVM[:, :1])
+    # The integral of what lies above.
+    above_NVM = tail_NVM[:, 1:] / inside_N1M
     area_NM = above_NVM.sum(axis=1) - 0.5 * above_NVM[:, 0]
-    return area_NM @ share_M * (values_V[1] - values_V[0])
+    return area_NM @ share_M * (1.0 - best) / (values - 1)
 
 
 def units_of_ids(

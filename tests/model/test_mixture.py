@@ -34,11 +34,12 @@ def test_untrained_weights_are_bayes_rule(gates: dict) -> None:
 
 
 @pytest.mark.parametrize("freedom", [3.0, 40.0])
-def test_mixed_bins_are_the_parts_probabilities(freedom: float) -> None:
+@pytest.mark.parametrize("centre", [0.0, 0.7, -0.7])  # of means; the range is 1 wide, around 0
+def test_mixed_bins_are_the_parts_probabilities(freedom: float, centre: float) -> None:
     rng = np.random.default_rng(1)
     logits_NO = rng.normal(size=(5, IDS.outputs)).astype(np.float32)
-    mean_NM = rng.uniform(-0.5, 0.5, (5, 4)).astype(np.float32)
-    scale_NM = rng.uniform(0.02, 0.5, (5, 4)).astype(np.float32)
+    mean_NM = rng.uniform(centre - 0.4, centre + 0.4, (5, 4)).astype(np.float32)
+    scale_NM = rng.uniform(0.05, 0.5, (5, 4)).astype(np.float32)
     warp_M = np.array([0, 1, 3, 4], np.int32)
     weights_NG = rng.dirichlet(np.ones(5), size=5)
     mixed_NO = mixture.mix(
@@ -56,7 +57,9 @@ def test_mixed_bins_are_the_parts_probabilities(freedom: float) -> None:
     np.testing.assert_allclose(after_NO[:, IDS.bins :], before_NO[:, IDS.bins :], atol=1e-4)
     edges_MF = experts.warp(np.linspace(0, 1, IDS.bins + 1))[warp_M]
     score_NMF = experts.normal_score((edges_MF - mean_NM[..., None]) / scale_NM[..., None], freedom)
-    share_NMQ = np.diff(scipy.stats.norm.cdf(score_NMF))
+    below = score_NMF[..., :1] > 0  # symmetric, and exact in this tail
+    cdf_NMF = np.where(below, -scipy.stats.norm.sf(score_NMF), scipy.stats.norm.cdf(score_NMF))
+    share_NMQ = np.diff(cdf_NMF)
     share_NMQ /= share_NMQ.sum(-1, keepdims=True)
     share_NMQ = (1 - experts.FLOOR) * share_NMQ + experts.FLOOR / IDS.bins
     own_NQ = scipy.special.softmax(logits_NO[:, : IDS.bins], axis=1)
@@ -72,6 +75,28 @@ def test_experts_without_weight_are_left_out() -> None:
     chosen_M, left_NG = mixture.choose_experts(np.log(weights_NG).astype(np.float32))
     assert set(chosen_M[:2]) == {4, 8}
     assert len(chosen_M) == mixture.FEW
-    np.testing.assert_allclose(np.exp(left_NG).sum(1), 1.0, rtol=1e-5)
-    chosen_M, _ = mixture.choose_experts(np.zeros((3, 1 + experts.EXPERTS), np.float32))
+    np.testing.assert_allclose(np.exp(left_NG).sum(1), 1.0, rtol=1e-4)
+
+
+def test_the_transformers_own_weight_does_not_depend_on_how_many_experts_are_kept() -> None:
+    weights_NG = np.full((3, 1 + experts.EXPERTS), 0.6 / experts.EXPERTS)
+    weights_NG[:, 0] = 0.4
+    chosen_M, left_NG = mixture.choose_experts(np.log(weights_NG).astype(np.float32))
     assert len(chosen_M) == mixture.MANY
+    np.testing.assert_allclose(np.exp(left_NG[:, 0]), 0.4, rtol=1e-5)
+    np.testing.assert_allclose(np.exp(left_NG).sum(1), 1.0, rtol=1e-5)
+
+
+def test_a_mixture_has_its_whole_mass_where_an_expert_sees_nothing_in_the_range() -> None:
+    """Else the chance of a status would grow."""
+    mixed_NO = mixture.mix(
+        jnp.zeros((1, IDS.outputs)),
+        jnp.log(jnp.array([[0.01, 0.99]])),
+        jnp.array([[-30.0]]),
+        jnp.array([[0.01]]),
+        jnp.array([0]),
+        jnp.float32(100.0),
+        ids=IDS,
+    )
+    share_O = scipy.special.softmax(np.asarray(mixed_NO)[0])
+    np.testing.assert_allclose(share_O[IDS.bins :].sum(), 3 / IDS.outputs, rtol=1e-4)

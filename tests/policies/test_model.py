@@ -354,3 +354,18 @@ def test_what_the_model_cannot_do_is_refused(model: OptFormer, problem: Problem,
 def test_settings_that_make_no_sense_are_refused(fields: dict, says: str) -> None:
     with pytest.raises(ConfigError, match=says):
         PolicyConfig(**fields)
+
+
+def test_the_shipped_model_finds_the_top_of_a_hill() -> None:
+    """Nearer in 15 trials than all but few of as many random ones come."""
+    shipped = optformer.load("optformer-tiny")
+    study = random_study(plane(2), 0, np.random.default_rng(0))
+    for seed in range(15):
+        values_1P = shipped.propose(study, seed=seed)
+        study = dataclasses.replace(
+            study,
+            values_RP=np.concatenate([study.values_RP, values_1P]),
+            metrics_RM=np.append(study.metrics_RM, [[-((values_1P - 0.3) ** 2).sum()]], axis=0),
+            states_R=np.append(study.states_R, np.int8(State.COMPLETED)).astype(np.int8),
+        )
+    assert study.objective().max() > -0.002
