@@ -26,15 +26,25 @@ from optformer.model.train import train
 VARIANTS: dict[str, tuple[str, ...]] = {
     "default, with Gaussian-process experts": (),
     "without experts": ("model.experts=false",),
-    "and a learned row a bin (T5's embedding)": (
+    "without experts, a learned row a bin (T5's embedding)": (
         "model.experts=false",
         "model.number_embedding=row",
         "model.number_output=row",
     ),
-    "and hard targets": ("model.experts=false", "train.soft_bins=0", "train.soft_bins_end=0"),
-    "and sampled targets, not exact ones": ("model.experts=false", "loss.exact=false"),
-    "and no sums over a trial's tokens": ("model.experts=false", "model.trial_sum=false"),
-    "and positions in tokens, not trials": ("model.experts=false", "model.position=token"),
+    "without experts, hard targets": (
+        "model.experts=false",
+        "train.soft_bins=0",
+        "train.soft_bins_end=0",
+    ),
+    "without experts, sampled targets, not exact ones": ("model.experts=false", "loss.exact=false"),
+    "without experts, no sums over a trial's tokens": (
+        "model.experts=false",
+        "model.trial_sum=false",
+    ),
+    "without experts, positions in tokens, not trials": (
+        "model.experts=false",
+        "model.position=token",
+    ),
 }
 
 
