@@ -8,8 +8,8 @@ well each foretold the trials so far: one Cholesky factor per kernel predicts ev
 from those before it.
 
 An expert is a kernel and a warp: a monotone map of values under which they are Gaussian, with a
-constant mean and a variance that are integrated out. Inputs and values are what tokens say: numbers
-in [0, 1] of the resolution of the bins.
+constant mean and a variance that are integrated out. Inputs and values are numbers in [0, 1]; in
+training, those that tokens say.
 
 Array dimensions: R trials, N candidates, P parameters, K kernels, W warps, E = W·K experts, Q bins.
 """
@@ -158,7 +158,7 @@ def follow(
 
     Args:
       units_RP: parameters in [0, 1], or `INACTIVE`.
-      values_R: values in [0, 1], at the middle of a bin; NaN where a trial has none.
+      values_R: values in [0, 1]; NaN where a trial has none.
       ordered_P: whether a parameter's values have an order; if not, two are the same or not.
       bins: how many bins there are.
     """

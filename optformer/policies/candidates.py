@@ -6,6 +6,7 @@ parameters with those that have no token, R trials, E experts, G predictions, V 
 
 import numpy as np
 from jaxtyping import Float, Float64, Int64
+from scipy.integrate import trapezoid
 from scipy.special import ndtr
 
 from optformer.data import experts
@@ -65,8 +66,9 @@ def expected_improvement(
     chosen_M = np.argsort(-log_weights_E, kind="stable")[:SIFTERS]
     mean_NM, scale_NM = experts.predict(posterior, units_NP, chosen_M)
     share_M = np.exp(log_weights_E[chosen_M].astype(np.float64))
-    # The last is the end of the range, and so is the first.
-    values_V = np.append(0.0, np.linspace(best, 1.0, values))
+    # The ends of the range first and last. Small improvements are told apart, too.
+    beyond_V = np.append(0.0, np.geomspace(1e-4, 1.0, values - 1))
+    values_V = np.append(0.0, best + (1.0 - best) * beyond_V)
     warped_VM = experts.warp(values_V)[chosen_M // len(experts.KERNELS)].T
     t_NVM = (warped_VM - mean_NM[:, None]) / scale_NM[:, None]
     # Where all of the range is in the lower tail, what is below has more digits than what is above.
@@ -76,8 +78,7 @@ def expected_improvement(
     inside_N1M = np.copysign(np.maximum(np.abs(tail_NVM[:, :1]), 1e-30), tail_NVM[:, :1])
     # The integral of what lies above.
     above_NVM = tail_NVM[:, 1:] / inside_N1M
-    area_NM = above_NVM.sum(axis=1) - 0.5 * above_NVM[:, 0]
-    return area_NM @ share_M * (1.0 - best) / (values - 1)
+    return trapezoid(above_NVM, values_V[1:], axis=1) @ share_M
 
 
 def units_of_ids(

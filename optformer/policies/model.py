@@ -342,9 +342,8 @@ class Session:
         _, logits_BNO, hidden_BND = self._model.engine.rollout(
             self._history, self._rules, given_BNP, 1.0, np.zeros(1, np.int64)
         )
-        made = _Candidates(
-            self._model, given_BNP[0], logits_BNO[0], hidden_BND[0], self._posteriors()[0]
-        )
+        [posterior] = self._posteriors([study], [scalings])
+        made = _Candidates(self._model, given_BNP[0], logits_BNO[0], hidden_BND[0], posterior)
         return made, scalings[0]
 
     def _fit(self, row: int, study: Study, count: int) -> Study:
@@ -403,7 +402,7 @@ class Session:
         incumbents = [
             incumbent(study, scaling[0]) for study, scaling in zip(studies, scalings, strict=True)
         ]
-        posteriors = self._posteriors() if ranked else [None] * len(studies)
+        posteriors = self._posteriors(studies, scalings) if ranked else [None] * len(studies)
         extra = [
             self._extra_points(row, study, posteriors[row], incumbents[row], policy, rngs[row])
             for row, study in enumerate(studies if ranked else [])
@@ -436,20 +435,29 @@ class Session:
             suggestions.append(tokenizer.decode_parameters(problem, ids_NP[[index]], rngs[row])[0])
         return suggestions
 
-    def _posteriors(self) -> list[Posterior | None]:
-        """What the experts know of each study, from the tokens that were read of it."""
+    def _posteriors(
+        self, studies: Sequence[Study], scalings: Sequence[tuple[ValueScaling, ...]]
+    ) -> list[Posterior | None]:
+        """What the experts know of each study, from the tokens that were read of it; but values
+        are not rounded to bins, so that the best ones can be told apart."""
         if not self._model.config.experts:
             return [None] * len(self._read)
-        vocabulary = self._model.tokenizer.vocabulary
+        tokenizer, vocabulary = self._model.tokenizer, self._model.tokenizer.vocabulary
         made: list[Posterior | None] = []
-        for problem, ids_T in zip(self._problems, self._read, strict=True):
+        for study, scaling, problem, ids_T in zip(
+            studies, scalings, self._problems, self._read, strict=True
+        ):
             layout = problem.layout
             ids_RL = ids_T.reshape(-1, layout.length)
             value_R = ids_RL[:, layout.first_value]
+            metric_R = study.metrics_RM[:, 0]
+            if not tokenizer.options.statuses:
+                metric_R = metric_R[study.states_R != State.ACTIVE]
+            has_bin_R = np.isfinite(vocabulary.to_units(value_R, other=np.nan))
             made.append(
                 experts.condition(
                     vocabulary.to_units(ids_RL[:, : layout.parameters], other=experts.INACTIVE),
-                    vocabulary.to_units(value_R, other=np.nan),
+                    np.where(has_bin_R, scaling[0].to_units(metric_R), np.nan),
                     value_R == vocabulary.pending,
                     problem.ordered_P,
                     vocabulary.bins,
