@@ -220,6 +220,18 @@ def value_temperature(folder: Path) -> float:
     return _value_temperature(_read_config(folder))
 
 
+def check_may_change(folder: Path) -> None:
+    """Refuses to change a model that comes with the package.
+
+    Raises:
+      CheckpointError: it is one.
+    """
+    if find(folder).resolve().is_relative_to(SHIPPED.resolve()):
+        raise CheckpointError(
+            f"{find(folder)} is a part of this package. Copy the folder, and change the copy's."
+        )
+
+
 def set_value_temperature(folder: Path, temperature: float) -> None:
     """Changes the temperature of predicted metrics of a checkpoint on disk, in one step.
 
@@ -233,10 +245,7 @@ def set_value_temperature(folder: Path, temperature: float) -> None:
             f"{folder} is a checkpoint of T5X, which has no place for a temperature. Name one "
             "where it is used: value_temperature in the policy's settings."
         )
-    if folder.resolve().is_relative_to(SHIPPED.resolve()):
-        raise CheckpointError(
-            f"{folder} is a part of this package. Copy the folder, and change the copy's."
-        )
+    check_may_change(folder)
     config = _read_config(folder) | {VALUE_TEMPERATURE: temperature}
     unfinished = folder / f".{os.getpid()}.{CONFIG}"
     _write_config(config, unfinished)

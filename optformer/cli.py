@@ -257,7 +257,7 @@ def train(
 
 @app.command()
 def calibrate(
-    checkpoint: Annotated[Path, typer.Argument(help="The model's checkpoint folder.")],
+    checkpoint: Annotated[Path, typer.Argument(help="A checkpoint's folder, or optformer-tiny.")],
     studies: Annotated[
         list[Path],
         typer.Option(help="A folder of study shards not trained on. Can be repeated."),
@@ -407,7 +407,7 @@ class LogFormat(enum.StrEnum):
 
 @app.command()
 def serve(
-    checkpoint: Annotated[Path, typer.Argument(help="The model's checkpoint folder.")],
+    checkpoint: Annotated[Path, typer.Argument(help="A checkpoint's folder, or optformer-tiny.")],
     host: Annotated[str, typer.Option(help="Where to listen.")] = "localhost",
     port: Annotated[int, typer.Option(min=1, max=65535, help="Where to listen.")] = 28080,
     database: Annotated[

@@ -62,6 +62,7 @@ def calibrate(folder: Path, studies: Sequence[Study]) -> Calibrated:
       ConfigError: there is no value to predict in the studies.
       CheckpointError: the checkpoint cannot be loaded, or has no place for a temperature.
     """
+    checkpoint.check_may_change(folder)
     saved = checkpoint.load(folder)
     config = RunConfig(
         model=saved.config,

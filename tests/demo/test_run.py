@@ -41,12 +41,12 @@ def test_the_whole_loop_in_miniature(tmp_path: Path) -> None:
     with (page.parent / "tuning.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert [row["algorithm"] for row in rows] == [*run.OURS, "RANDOM_SEARCH"]
-    # The README's Python runs on the demo's checkpoint.
+    # The README's Python runs, with the demo's checkpoint too.
     readme = (Path(__file__).parents[2] / "README.md").read_text()
     code = re.findall(r"```python\n(.*?)```", readme, re.DOTALL)[0]
-    assert "runs/demo/training/checkpoint" in code
+    assert "optformer-tiny" in code
     names: dict[str, object] = {}
-    exec(code.replace("runs/demo", str(settings.out)), names)
+    exec(code.replace("optformer-tiny", str(settings.run / "checkpoint")), names)
     assert len(names["trials"]) == 15
     # The studies of the comparison can be imported like any others, ours among them.
     report = importers.import_studies(str(settings.comparison), tmp_path / "again")
