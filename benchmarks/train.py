@@ -42,10 +42,6 @@ def main() -> None:
     options = parser.parse_args()
     if options.measure:
         what, preset = options.measure
-        if what != "torch":
-            from optformer.model import running
-
-            running.keep_memory()  # as `train` does
         measure = {"ours": ours, "real": real, "torch": theirs}[what]
         print(json.dumps(measure(preset, options) | {"peak": peak()}))
         return

@@ -1,10 +1,8 @@
-"""What surrounds a run: memory and compiled programs that are kept, signals to stop, a trace."""
+"""What surrounds a run: compiled programs that are kept, signals to stop, a trace of some steps."""
 
 import contextlib
-import ctypes
 import os
 import signal
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -18,21 +16,6 @@ from optformer.model.states import writing
 
 PROFILE_AFTER = 5
 """Steps before a trace begins: the first compile."""
-
-_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # malloc.h
-
-
-def keep_memory() -> None:
-    """Freed memory stays with the process, for what it allocates next; for all its time.
-
-    By default glibc gives large blocks back and the kernel clears each page of the next one, which
-    takes longer than most elementwise operations of a training step on a CPU. Does nothing where
-    the C library has no `mallopt`.
-    """
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
-    if mallopt is not None:
-        mallopt(_M_MMAP_MAX, 0)
-        mallopt(_M_TRIM_THRESHOLD, -1)
 
 
 @contextlib.contextmanager

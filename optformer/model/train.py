@@ -102,7 +102,6 @@ def train(
       TrainingError: the loss became NaN or infinite; the batch is kept in the folder.
     """
     settings = config.train
-    running.keep_memory()
     if settings.distributed:
         sharding.join()
     if not sharding.is_first():

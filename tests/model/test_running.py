@@ -2,8 +2,6 @@
 
 import os
 import signal
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -77,24 +75,3 @@ def test_a_second_interrupt_ends_at_once() -> None:
                 os.kill(os.getpid(), signal.SIGINT)
     finally:
         signal.signal(signal.SIGINT, before)
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="glibc's allocator")
-def test_kept_memory_is_used_again_without_faults():
-    """In a process of its own, since it holds for the rest of one."""
-    program = """
-import resource, numpy as np
-from optformer.model import running
-def faults():
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-    for _ in range(5):
-        np.ones(1 << 23)
-    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
-before = faults()
-running.keep_memory()
-faults()
-print(before, faults())
-"""
-    told = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
-    before, after = map(int, told.stdout.split())
-    assert before > 50 and after < 5, told
