@@ -215,8 +215,8 @@ def fit_scaling(
         # One unit, or where that vanishes in rounding, a small part.
         margin = max(1.0, (1e-12 if single else 1e-6) * abs(low))
         low, high = low - margin, high + (0.0 if imputed else margin)
-        if single and imputed:  # the imputed trials' value is a single too
-            low = np.float32(low)
+        if single and imputed:  # the imputed trials' value is a single too, and another one
+            low = min(np.float32(low), np.nextafter(np.float32(high), np.float32(-np.inf)))
     return ValueScaling(
         sign=sign,
         low=float(low),

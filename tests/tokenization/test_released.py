@@ -287,6 +287,15 @@ def test_discrete_values_are_indices_and_match_in_single_precision() -> None:
     np.testing.assert_array_equal(numbers_R, [0.2, 0.1, 0.3])
 
 
+@pytest.mark.parametrize("value", [0.0, 1.0, 1e7, -1.265e30, 1e38])
+def test_a_value_alone_has_a_range_in_single_precision_too(value: float) -> None:
+    """Below one unit it is imputed; where singles are further apart, by the next of them."""
+    scaling = quantize.fit_scaling(np.array([value]), 1.0, single=True, imputed=True)
+    assert np.isfinite(scaling.slope)
+    assert scaling.slope > 0
+    assert scaling.low < scaling.high
+
+
 @settings(max_examples=100, deadline=None)
 @given(study=flat_studies(), seed=st.integers(0, 2**32))
 def test_decoding_gives_the_trials_back_up_to_a_bin(study: Study, seed: int) -> None:
