@@ -40,6 +40,12 @@ def did_you_mean(name: str, known: Iterable[str], *, prefix: str = "", alike: fl
     return f" Did you mean {prefix}{near[0]}?" if near else ""
 
 
+def plural(count: int, one: str) -> str:
+    """`1 study`, `2,000 studies`."""
+    many = one[:-1] + "ies" if one.endswith("y") else one + "s"
+    return f"{count:,} {one if count == 1 else many}"
+
+
 def make_folder(folder: Path) -> None:
     """Makes a folder to write to, and those above it, if they are not there.
 

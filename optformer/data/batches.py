@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
-from jaxtyping import Bool, Float32, Float64, Int8, Int32
+from jaxtyping import Bool, Float32, Float64, Int, Int8, Int32
 
 from optformer.data import augment, experts
 from optformer.data.augment import AugmentConfig
@@ -296,16 +296,16 @@ def follow(
     problem: EncodedProblem, trials: EncodedTrials, tokenizer: StudyTokenizer
 ) -> experts.Followed:
     """What the experts said about the first metric of each trial."""
-    return experts.follow(*read_trials(problem, trials, tokenizer), tokenizer.vocabulary.bins)
+    return experts.follow(*read_trials(problem, trials.ids_T, tokenizer), tokenizer.vocabulary.bins)
 
 
 def read_trials(
-    problem: EncodedProblem, trials: EncodedTrials, tokenizer: StudyTokenizer
+    problem: EncodedProblem, ids_T: Int[np.ndarray, " T"], tokenizer: StudyTokenizer
 ) -> tuple[Float64[np.ndarray, "R P"], Float64[np.ndarray, " R"], Bool[np.ndarray, " P"]]:
-    """What experts see of trials: parameters and first metrics in [0, 1], as tokens say them, and
-    which parameters have an order."""
+    """What experts see of whole trials: parameters and first metrics in [0, 1], as tokens say them,
+    and which parameters have an order."""
     layout, vocabulary = problem.layout, tokenizer.vocabulary
-    ids_RL = trials.ids_T.reshape(-1, layout.length)
+    ids_RL = ids_T.reshape(-1, layout.length)
     return (
         vocabulary.to_units(ids_RL[:, : layout.parameters], other=experts.INACTIVE),
         vocabulary.to_units(ids_RL[:, layout.first_value], other=np.nan),

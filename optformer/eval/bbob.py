@@ -12,7 +12,6 @@ test are OptFormer's [arXiv 2205.13320]; the two reference values are ours.
 """
 
 import dataclasses
-import zlib
 from collections.abc import Sequence
 
 import numpy as np
@@ -21,7 +20,7 @@ from optformer.data.problems import ObjectiveBlock
 from optformer.data.problems.bbob import TEST_FAMILIES, BbobConfig, random_block
 from optformer.errors import ConfigError
 from optformer.eval import prediction
-from optformer.eval.task import Task
+from optformer.eval.task import Task, rng_of
 from optformer.study import Study
 
 PROTOCOL = "bbob"
@@ -95,7 +94,7 @@ def _block(
     name: str, family: str, size: int, seed: int, config: BbobConfig | None
 ) -> tuple[ObjectiveBlock, np.random.Generator]:
     """The function of this name, and the random numbers that come after it."""
-    rng = np.random.default_rng([zlib.crc32(name.encode()), seed])
+    rng = rng_of(name, seed)
     here = dataclasses.replace(config or BbobConfig(), families=(family,))
     return random_block(here, rng, 1, size), rng
 

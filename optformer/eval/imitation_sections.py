@@ -5,11 +5,12 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from optformer.errors import plural
 from optformer.eval import statistics
 from optformer.eval.imitation import CHECKPOINTS, Likelihoods, pairs
 from optformer.eval.page import Figure, Heading, Section, Table, Text, number
 from optformer.eval.plots import plot_matrices, plot_panels
-from optformer.eval.report_sections import View, many
+from optformer.eval.report_sections import View
 
 _TEACHER, _MODEL = "teacher", "optformer"
 
@@ -29,9 +30,9 @@ def _lead(view: View, tested: "Sequence[_Tested]", likelihoods: Likelihoods | No
     apart = sum(row.corrected < 0.05 for row in last)
     told = (
         f"After {view.last} trials, the model's best value so far can be told from its teacher's "
-        f"for {apart} of {many(len(last), 'teacher')} (5 % level, Holm; "
-        f"{many(len(view.results.seeds), 'seed')} a task). Not told apart does not mean alike: few "
-        "seeds hide differences."
+        f"for {apart} of {plural(len(last), 'teacher')} (5 % level, Holm; "
+        f"{plural(len(view.results.seeds), 'seed')} a task). Not told apart does not mean alike: "
+        "few seeds hide differences."
     )
     if likelihoods is not None:
         share = float(np.diag(likelihoods.confusion()).mean())
@@ -138,7 +139,7 @@ def _distances(view: View, tested: Sequence[_Tested]) -> Table:
         "of the two sets of seeds of a task, mean over tasks. Both with 95 % bootstrap intervals "
         "over tasks. By chance: the mean distance when seeds are dealt at random to the two. p: "
         "two-sample permutation test of the distance, seeds dealt within tasks 2,000 times; then "
-        f"with Holm's correction for {many(len(rows), 'test')}. {_counts(view)}.",
+        f"with Holm's correction for {plural(len(rows), 'test')}. {_counts(view)}.",
         header=(
             "teacher",
             "trial",
@@ -160,8 +161,8 @@ def _likelihoods(made: Likelihoods) -> list[Section]:
     studies, tasks = len(made.task_N), len(np.unique(made.task_N))
     trials = int((~np.isnan(made.nats_ACNR)).any((0, 1)).sum())
     counted = (
-        f"{many(studies, 'study').replace('studys', 'studies')} a teacher on "
-        f"{many(tasks, 'task')}, {trials:,} trials a teacher"
+        f"{plural(studies, 'study')} a teacher on "
+        f"{plural(tasks, 'task')}, {trials:,} trials a teacher"
     )
     rows = []
     for row, name in enumerate(made.teachers):

@@ -54,7 +54,7 @@ class ModelFactory:
 
     def many(self, problems: Sequence[Problem], seeds: Sequence[int]) -> "_Many":
         """The policy at the start of these studies."""
-        return _Many(_loaded(self.checkpoint, self.weights), self.policy, problems, seeds)
+        return _Many(loaded(self.checkpoint, self.weights), self.policy, problems, seeds)
 
 
 class _Many:
@@ -196,7 +196,12 @@ class ModelPredictor:
 
 
 @functools.lru_cache(maxsize=4)
-def _loaded(checkpoint: Path, weights: str) -> OptFormer:
+def loaded(checkpoint: Path, weights: str) -> OptFormer:
+    """The model of a checkpoint with these weights; kept, as many runs in turn ask for it.
+
+    Raises:
+      CheckpointError: it cannot be loaded, or has other weights.
+    """
     model = load(checkpoint)
     if fingerprint(checkpoint) != weights:
         raise CheckpointError(

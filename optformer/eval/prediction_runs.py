@@ -7,29 +7,24 @@ Studies are predicted by as many processes as are wanted; which one does it chan
 """
 
 import dataclasses
-import functools
 import json
 import os
-import re
 import zlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 from jaxtyping import Float, Int64
 
 from optformer import checkpoint as checkpoints
 from optformer.data.processes import each
-from optformer.errors import CheckpointError, ConfigError, SourceError, make_folder
+from optformer.errors import ConfigError, SourceError, make_folder
 from optformer.eval.prediction import Predictions, Predictor, evaluate, join, load, save
 from optformer.eval.prediction_sources import Source
+from optformer.eval.task import file_name
 from optformer.progress import Progress, silent
 from optformer.study import Study
-
-if TYPE_CHECKING:
-    from optformer.policies.model import OptFormer
 
 _FORMAT = 1
 
@@ -75,23 +70,11 @@ class CheckpointPredictor:
         self, study: Study, y_range: tuple[float, float], rows_N: Int64[np.ndarray, " N"]
     ) -> Float[np.ndarray, "N Q"]:
         """See `Predictor.predict`."""
-        from optformer.eval.ours import ModelPredictor
+        from optformer.eval.ours import ModelPredictor, loaded
 
-        model = _loaded(self.checkpoint, self.weights)
+        model = loaded(self.checkpoint, self.weights)
         predictor = ModelPredictor(model=model, value_temperature=self.value_temperature)
         return predictor.predict(study, y_range, rows_N)
-
-
-@functools.lru_cache(maxsize=1)
-def _loaded(checkpoint: Path, weights: str) -> "OptFormer":
-    from optformer.policies.model import load as load_model
-
-    model = load_model(checkpoint)
-    if checkpoints.fingerprint(checkpoint) != weights:
-        raise CheckpointError(
-            f"{checkpoint} has changed since this evaluation began. Evaluate a copy of it."
-        )
-    return model
 
 
 def run(
@@ -243,9 +226,7 @@ def _plan_path(out: Path) -> Path:
 
 
 def _part(out: Path, key: str) -> Path:
-    # Readable, and different for different names.
-    slug = f"{re.sub(r'[^A-Za-z0-9.-]+', '_', key)[:100]}-{zlib.crc32(key.encode()):08x}"
-    return out / "predictions" / "parts" / f"{slug}.npz"
+    return out / "predictions" / "parts" / f"{file_name(key)}.npz"
 
 
 def _fingerprint(study: Study) -> str:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from jaxtyping import Bool, Int64
 
+from optformer.errors import plural
 from optformer.eval.page import Figure, Section, Table, Text
 from optformer.eval.plots import (
     Curve,
@@ -25,7 +26,7 @@ from optformer.eval.plots import (
 )
 from optformer.eval.prediction import Predictions
 from optformer.eval.prediction_runs import BySource, Found
-from optformer.eval.prediction_sources import how_many, title
+from optformer.eval.prediction_sources import title
 from optformer.model import predictive
 
 if TYPE_CHECKING:
@@ -147,7 +148,7 @@ def counted(by_source: BySource) -> str:
     """How many predictions there are, in words."""
     first = [next(iter(made.values())) for made in by_source.values()]
     studies = sum(len(np.unique(made.study_N)) for made in first)
-    return f"{sum(len(made.study_N) for made in first):,} predictions in {how_many(studies)}"
+    return f"{sum(len(made.study_N) for made in first):,} predictions in {plural(studies, 'study')}"
 
 
 def lead(by_source: BySource) -> str:
@@ -181,8 +182,8 @@ def page_sections(found: Found) -> list[Section]:
         made.append(
             Text(
                 paragraphs=(
-                    f"{how_many(found.missing)} that were planned have no predictions yet: the "
-                    "same command goes on.",
+                    f"{plural(found.missing, 'study')} that were planned have no predictions "
+                    "yet: the same command goes on.",
                 )
             )
         )
@@ -333,7 +334,7 @@ def _difference_figures(by_source: BySource, parameters: Sequence[_Group]) -> li
             its = [(label, found) for of, label, _, found in parameters if of == source]
             for label, found in [("", whole), *(its if len(its) > 1 else [])]:
                 words = f"{label} parameter{'' if label == '1' else 's'}" if label else "all"
-                row = f"{title(source)}, {words} ({how_many(found.studies)})"
+                row = f"{title(source)}, {words} ({plural(found.studies, 'study')})"
                 rows[row], groups[row] = found.differences[name], source
         if rows:
             shown, reference = name.replace("_", " "), REFERENCE.replace("_", " ")
@@ -421,7 +422,7 @@ def _all(made: Mapping[str, Predictions]) -> Bool[np.ndarray, " N"]:
 
 def _panel(source: str, made: Mapping[str, Predictions]) -> str:
     studies = len(np.unique(next(iter(made.values())).study_N))
-    return f"{title(source)}  ({how_many(studies)})"
+    return f"{title(source)}  ({plural(studies, 'study')})"
 
 
 def _plain(found: Interval, digits: int) -> str:

@@ -5,20 +5,17 @@ them leave those there are unchanged.
 """
 
 import dataclasses
-import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
-
-import numpy as np
 
 from optformer.data import store
 from optformer.data.problems import gaussian_process
 from optformer.data.problems.bbob import TEST_FAMILIES
 from optformer.data.problems.kernels import KERNELS
-from optformer.errors import ConfigError, SourceError, StudyError
+from optformer.errors import ConfigError, SourceError, StudyError, plural
 from optformer.eval import bbob, hpob
 from optformer.eval.prediction import random_studies, value_range
-from optformer.eval.report_sections import many
+from optformer.eval.task import rng_of
 from optformer.study import Study
 
 BBOB, GP, HPOB, LOGS = "bbob", "gp", "hpob", "studies"
@@ -47,11 +44,6 @@ def title(source: str) -> str:
     if source.startswith(f"{LOGS}/"):
         return f"logs {source.removeprefix(f'{LOGS}/')}"
     return _TITLES.get(source, source)
-
-
-def how_many(studies: int) -> str:
-    """ "1 study", "2,000 studies"."""
-    return "1 study" if studies == 1 else f"{studies:,} studies"
 
 
 def bbob_functions(
@@ -92,7 +84,7 @@ def gaussian_process_draws(
         config = gaussian_process.GaussianProcessConfig(kernels=(kernel,))
         for size in parameters:
             for instance in range(instances):
-                rng = _rng(f"gp/{kernel}/{size}d/{instance}", seed)
+                rng = rng_of(f"gp/{kernel}/{size}d/{instance}", seed)
                 block = gaussian_process.random_block(config, rng, 1, size)
                 studies += random_studies(block, trials, rng)
     return Source(
@@ -115,12 +107,12 @@ def hpob_surrogates(
     tasks = hpob.tasks(folder, trials=trials, spaces=spaces)
     studies = []
     for task in tasks:
-        studies += random_studies(task.block, trials, _rng(task.name, seed))
+        studies += random_studies(task.block, trials, rng_of(task.name, seed))
     return Source(
         name=HPOB,
         about=f"{trials} random trials on the surrogate of each of "
-        f"{many(len(tasks), 'test dataset')} in {many(len({t.family for t in tasks}), 'space')}: "
-        "HPO-B's continuous functions, normalized and clipped.",
+        f"{plural(len(tasks), 'test dataset')} in {plural(len({t.family for t in tasks}), 'space')}"
+        ": HPO-B's continuous functions, normalized and clipped.",
         studies=studies,
     )
 
@@ -152,7 +144,7 @@ def logs(
     every = list(store.scan(folder))
     name = f"{LOGS}/{(folder if folder.is_dir() else folder.with_suffix('')).resolve().name}"
     count = min(len(every), most_studies)
-    drawn = sorted(_rng(name, seed).choice(len(every), count, replace=False))
+    drawn = sorted(rng_of(name, seed).choice(len(every), count, replace=False))
     kept, refused = [], []
     for study in (every[place].rows(slice(trials)) for place in drawn):
         try:
@@ -162,19 +154,17 @@ def logs(
         except StudyError as error:
             refused.append(str(error))
     if not kept:
-        raise SourceError(f"{folder}: none of its {how_many(count)} can be predicted: {refused[0]}")
+        raise SourceError(
+            f"{folder}: none of its {plural(count, 'study')} can be predicted: {refused[0]}"
+        )
     part = f"{count:,} at random of its" if count < len(every) else "All of its"
     about = (
-        f"{part} {how_many(len(every))}, the first {trials} trials of each. They are held out only "
-        "if the model was not trained on them."
+        f"{part} {plural(len(every), 'study')}, the first {trials} trials of each. They are held "
+        "out only if the model was not trained on them."
     )
     if refused:
-        about += f" Left out: {how_many(len(refused))}, the first because {refused[0]}"
+        about += f" Left out: {plural(len(refused), 'study')}, the first because {refused[0]}"
     return Source(name=name, about=about, studies=kept)
-
-
-def _rng(name: str, seed: int) -> np.random.Generator:
-    return np.random.default_rng([zlib.crc32(name.encode()), seed])
 
 
 def _listed(numbers: Sequence[int]) -> str:

@@ -30,6 +30,7 @@ from pathlib import Path
 
 import numpy as np
 
+from optformer.errors import plural
 from optformer.eval import hpob, report_sections
 from optformer.eval.page import (
     Cell,
@@ -55,7 +56,6 @@ from optformer.eval.report_sections import (
     View,
     compare,
     interval,
-    many,
     over_baseline,
     seconds_shown,
     suggestion_seconds,
@@ -241,8 +241,8 @@ def reproduce(view: View, paths: Sequence[Path], command: str) -> list[Section]:
     sections.append(
         Text(
             paragraphs=(
-                f"Protocol {results.protocol}, {many(len(results.tasks), 'task')}, seeds {seeds}, "
-                f"{results.trials} trials. Rows: rows.parquet in "
+                f"Protocol {results.protocol}, {plural(len(results.tasks), 'task')}, seeds "
+                f"{seeds}, {results.trials} trials. Rows: rows.parquet in "
                 f"{', '.join(path.name for path in paths)}, one a trial; their columns are "
                 "described in optformer/eval/results.py. The same command gives the same rows, "
                 "except for the times.",

@@ -9,6 +9,7 @@ from collections.abc import Collection
 import numpy as np
 from jaxtyping import Bool, Float64
 
+from optformer.errors import plural
 from optformer.eval import hpob, statistics
 from optformer.eval.page import Cell, Figure, Section, Table, Text, number
 from optformer.eval.plots import (
@@ -70,7 +71,7 @@ class View:
         """What all means are over, in words."""
         tasks = int(self.common_KS.any(1).sum())
         runs = int(self.common_KS.sum())
-        return f"{many(tasks, 'task')}, {many(runs, 'run')} an optimizer"
+        return f"{plural(tasks, 'task')}, {plural(runs, 'run')} an optimizer"
 
     def curve(self, row: int, band: statistics.Band) -> Curve:
         """One optimizer's curve with its band."""
@@ -108,7 +109,7 @@ def failures(results: Results) -> list[Section]:
     ]
     return [
         Table(
-            caption=f"{many(len(results.failures), 'run')} of {results.runs:,} ended with an "
+            caption=f"{plural(len(results.failures), 'run')} of {results.runs:,} ended with an "
             "error. They count, with what they had found by then. Whole messages are in the rows.",
             header=("optimizer", "runs", "error", "first at"),
             rows=rows,
@@ -187,7 +188,7 @@ def _of_family(view: View, family: str) -> list[Curve]:
 
 def _family_title(view: View, family: str) -> str:
     tasks = sum(task.family == family for task in view.results.tasks)
-    return f"{family}  ({many(tasks, 'task')})"
+    return f"{family}  ({plural(tasks, 'task')})"
 
 
 def ranks(view: View) -> list[Section]:
@@ -240,7 +241,7 @@ def _critical_difference(view: View, tasks: int) -> Figure:
         caption="Critical-difference diagrams, as HPO-B draws them: mean ranks of each task's mean "
         "score; optimizers joined by a bar do not differ at 5 % by Wilcoxon's signed-rank test "
         f"with Holm's correction for all pairs. Friedman's test after {'; '.join(tests)}. "
-        f"{many(tasks, 'task')}.",
+        f"{plural(tasks, 'task')}.",
         picture=plot_critical_difference(panels, names=view.names, unfinished=view.unfinished),
         name="critical_difference",
     )
@@ -271,7 +272,7 @@ def differences(view: View) -> list[Section]:
         Table(
             caption=f"Differences of score after {view.last} trials, paired by task: mean with its "
             "95 % interval; tasks won, tied and lost by the first; p of Wilcoxon's signed-rank "
-            f"test, as it is and after Holm's correction for {many(len(rows), 'comparison')}.",
+            f"test, as it is and after Holm's correction for {plural(len(rows), 'comparison')}.",
             header=("first − second", "difference", "won / tied / lost", "p", "p (Holm)"),
             rows=rows,
             name="differences",
@@ -308,7 +309,7 @@ def twins(view: View) -> list[Section]:
             caption=f"Optimizers in both folders: score after {view.last} trials, and the "
             "difference, first − second, paired by task; each with its 95 % interval. Tasks won, "
             "tied and lost by the first. p of Wilcoxon's signed-rank test after Holm's correction "
-            f"for {many(len(shown), 'comparison')}. {view.counts[0].upper()}{view.counts[1:]}.",
+            f"for {plural(len(shown), 'comparison')}. {view.counts[0].upper()}{view.counts[1:]}.",
             header=("optimizer", *folders, "difference", "won / tied / lost", "p (Holm)"),
             rows=shown,
             name="twins",
@@ -461,8 +462,3 @@ def _gap(curve: Curve) -> Curve:
         low_T=np.maximum(1.0 - curve.high_T, _FLOOR),
         high_T=np.maximum(1.0 - curve.low_T, _FLOOR),
     )
-
-
-def many(count: int, thing: str) -> str:
-    """A count of things: "1 task", "2,000 tasks"."""
-    return f"{count:,} {thing}{'' if count == 1 else 's'}"

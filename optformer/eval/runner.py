@@ -14,8 +14,6 @@ of runs. The group changes a run's numbers by no more than floating-point roundi
 import dataclasses
 import itertools
 import os
-import re
-import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -25,7 +23,7 @@ from pathlib import Path
 from optformer.errors import ConfigError, OptFormerError
 from optformer.eval.results import Results, read, write_plan
 from optformer.eval.rows import Rows, fill_together, write
-from optformer.eval.task import FreshFactory, LockstepFactory, OptimizerFactory, Task
+from optformer.eval.task import FreshFactory, LockstepFactory, OptimizerFactory, Task, file_name
 from optformer.progress import Progress, silent
 
 
@@ -139,10 +137,7 @@ def _run_group(group: _Group) -> _Group:
 
 
 def _part(out: Path, optimizer: str, task: Task, seed: int) -> Path:
-    def slug(name: str) -> str:  # readable, and different for different names
-        return f"{re.sub(r'[^A-Za-z0-9.-]+', '_', name)}-{zlib.crc32(name.encode()):08x}"
-
-    return out / "parts" / slug(optimizer) / f"{slug(task.name)}.seed{seed}.parquet"
+    return out / "parts" / file_name(optimizer) / f"{file_name(task.name)}.seed{seed}.parquet"
 
 
 def _description(factory: OptimizerFactory) -> str:

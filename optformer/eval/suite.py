@@ -10,7 +10,7 @@ import numpy as np
 
 from optformer import checkpoint as checkpoints
 from optformer.data.problems.bbob import TEST_FAMILIES
-from optformer.errors import ConfigError, SourceError, did_you_mean
+from optformer.errors import ConfigError, SourceError, did_you_mean, plural
 from optformer.eval import bbob as bbob_tasks
 from optformer.eval import coco as coco_tasks
 from optformer.eval import hpob as hpob_tasks
@@ -25,7 +25,6 @@ from optformer.eval.report_sections import (
     cost,
     failures,
     interval,
-    many,
     over_baseline,
     seconds_shown,
     suggestion_seconds,
@@ -389,8 +388,8 @@ def _optimized(
 
 def _counted(results: Results) -> str:
     return (
-        f"{many(len(results.tasks), 'task')}, {many(len(results.seeds), 'seed')}, "
-        f"{results.trials} trials; {many(len(results.failures), 'run')} failed. "
+        f"{plural(len(results.tasks), 'task')}, {plural(len(results.seeds), 'seed')}, "
+        f"{results.trials} trials; {plural(len(results.failures), 'run')} failed. "
         "95 % intervals over tasks, differences paired by task."
     )
 

@@ -4,6 +4,7 @@ Array dimensions: N points, P parameters, M metrics.
 """
 
 import dataclasses
+import re
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol, runtime_checkable
@@ -222,9 +223,19 @@ def nearest(values_NP: Float64[np.ndarray, "N P"], to_P: Float64[np.ndarray, " P
     return int(((values_NP - to_P) ** 2).sum(1).argmin())
 
 
+def rng_of(name: str, seed: int) -> np.random.Generator:
+    """Random numbers that depend on these only: what has a name does not depend on its place."""
+    return np.random.default_rng([zlib.crc32(name.encode()), seed])
+
+
+def file_name(name: str) -> str:
+    """A name as a part of a path: readable, and different for different names."""
+    return f"{re.sub(r'[^A-Za-z0-9.-]+', '_', name)[:100]}-{zlib.crc32(name.encode()):08x}"
+
+
 def random_start(task: Task, count: int, seed: int) -> Start:
     """`count` uniform points for a task, evaluated with the noise of that seed."""
-    rng = np.random.default_rng([zlib.crc32(task.name.encode()), seed])
+    rng = rng_of(task.name, seed)
     units_1NP = task.block.spaces.snap(rng.random((1, count, len(task.problem.parameters))))
     sign = task.problem.objectives[0].sign
     return Start(

@@ -47,16 +47,26 @@ def log_chance(
 def choose_experts(
     log_weights_NG: Float32[np.ndarray, "N G"],
 ) -> tuple[Int64[np.ndarray, " M"], Float32[np.ndarray, "N 1+M"]]:
-    """The experts that count for some candidate, and the log weights without the others', whose
-    weight those that stay share: the transformer's own does not change."""
+    """The experts that count for some candidate, and the log weights of what is left (`keep`)."""
     experts_NE = np.exp(log_weights_NG[:, 1:])
     order_E = np.argsort(-experts_NE.max(axis=0), kind="stable")
-    whole_N = experts_NE.sum(axis=1)
-    few = (experts_NE[:, order_E[FEW:]].sum(axis=1) < NEGLIGIBLE * whole_N).all()
+    rest_N = experts_NE[:, order_E[FEW:]].sum(axis=1)
+    few = (rest_N < NEGLIGIBLE * experts_NE.sum(axis=1)).all()
     chosen_M = order_E[: FEW if few else MANY]
-    left_NG = log_weights_NG[:, np.append(0, 1 + chosen_M)]
-    left_NG[:, 1:] += np.log(whole_N / experts_NE[:, chosen_M].sum(axis=1))[:, None]
-    return chosen_M, left_NG
+    chosen_NM = np.broadcast_to(chosen_M, (len(experts_NE), len(chosen_M)))
+    return chosen_M, keep(log_weights_NG, chosen_NM)
+
+
+def keep(
+    log_weights_NG: Float32[np.ndarray, "N G"], chosen_NM: Int64[np.ndarray, "N M"]
+) -> Float32[np.ndarray, "N 1+M"]:
+    """The log weights without those of other experts, whose weight the chosen ones share: the
+    transformer's own does not change."""
+    experts_NE = log_weights_NG[:, 1:]
+    chosen_log_NM = np.take_along_axis(experts_NE, chosen_NM, axis=1)
+    whole_N, left_N = (np.exp(logs).sum(axis=1) for logs in (experts_NE, chosen_log_NM))
+    shared_NM = chosen_log_NM + np.log(whole_N / left_N)[:, None]
+    return np.concatenate([log_weights_NG[:, :1], shared_NM], axis=1)
 
 
 def mix(

@@ -9,10 +9,9 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding
-from jaxtyping import Array, Float, Float32, Int64
+from jaxtyping import Array, Float32, Int64
 
 from optformer.config import RunConfig
 from optformer.data import augment, experts
@@ -115,7 +114,7 @@ def _targets(
             continue
         first = np.argmax(batch.segments_BT[row] == segment) + len(problem.layout.prefix)
         trial_n = (place_N[at_n] - first) // problem.layout.length
-        said = experts.foretell(*read_trials(problem, trials, tokenizer))
+        said = experts.foretell(*read_trials(problem, trials.ids_T, tokenizer))
         mean_NE[at_n], scale_NE[at_n], freedom_N[at_n] = (array[trial_n] for array in said)
     more = TARGETS - count
     return Targets(
@@ -153,7 +152,8 @@ def make_evaluate(
         whole_N = outputs.logits_BTO[at_N], outputs.weights_BTG[at_N]
         return metrics, *loss.bin_measures(outputs, batch, ids), *whole_N
 
-    mix = jax.jit(functools.partial(_mix, ids=ids))
+    # Each target has experts of its own.
+    mix = jax.jit(jax.vmap(functools.partial(mixture.mix, ids=ids)))
 
     def evaluate(weights: Weights, held: Sequence[Held]) -> tuple[dict[str, float], Foreseen]:
         sums: dict[str, float] = {}
@@ -173,7 +173,7 @@ def make_evaluate(
             densities.append(density_BT[: len(counts_BT)][counts_BT])
             pits.append(pit_BT[: len(counts_BT)][counts_BT])
             if model.experts:
-                logits_NO = jax.device_get(mix(logits_NO, weights_NG, *targets[3:]))
+                logits_NO = _with_experts(mix, logits_NO, weights_NG, targets)
             log_odds.append(logits_NO[: targets.known, ids.first_bin :][:, : ids.bins])
             bins.append(bin_BT[row_N, place_N][: targets.known])
         found = {
@@ -193,24 +193,25 @@ def make_evaluate(
     return evaluate
 
 
-def _mix(
-    logits_NO: Float[Array, "N O"],
-    log_weights_NG: Float[Array, "N G"],
-    mean_NE: Float[Array, "N E"],
-    scale_NE: Float[Array, "N E"],
-    freedom_N: Float[Array, " N"],
-    *,
-    ids: Ids,
-) -> Float32[Array, "N O"]:
-    """As `mixture.mix`, where each target has the weightiest experts of its own."""
-    top_NM, chosen_NM = jax.lax.top_k(log_weights_NG[:, 1:], mixture.MANY)
-    left_NG = jax.nn.log_softmax(jnp.concatenate([log_weights_NG[:, :1], top_NM], axis=1))
-    each = jax.vmap(functools.partial(mixture.mix, ids=ids))
-    return each(
+def _with_experts(
+    mix: Callable[..., Array],
+    logits_NO: Float32[np.ndarray, "N O"],
+    log_weights_NG: Float32[np.ndarray, "N G"],
+    targets: Targets,
+) -> Float32[np.ndarray, "N O"]:
+    """The targets' log-odds with those of each one's weightiest experts, as suggestions have them.
+
+    Args:
+      mix: `mixture.mix` of each target by itself.
+    """
+    order_NE = np.argsort(-log_weights_NG[:, 1:], axis=1, kind="stable")
+    chosen_NM = order_NE[:, : mixture.MANY]
+    mixed_N1O = mix(
         logits_NO[:, None],
-        left_NG[:, None],
-        jnp.take_along_axis(mean_NE, chosen_NM, axis=1)[:, None],
-        jnp.take_along_axis(scale_NE, chosen_NM, axis=1)[:, None],
+        mixture.keep(log_weights_NG, chosen_NM)[:, None],
+        np.take_along_axis(targets.mean_NE, chosen_NM, axis=1)[:, None],
+        np.take_along_axis(targets.scale_NE, chosen_NM, axis=1)[:, None],
         chosen_NM // len(experts.KERNELS),
-        freedom_N,
-    )[:, 0]
+        targets.freedom_N,
+    )
+    return np.asarray(mixed_N1O)[:, 0]

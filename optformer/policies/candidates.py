@@ -11,8 +11,8 @@ from scipy.special import ndtr
 
 from optformer.data import experts
 from optformer.data.experts import Posterior
+from optformer.data.problems import to_natural, to_units
 from optformer.study import Study
-from optformer.tokenization import quantize
 from optformer.tokenization.tokenizer import EncodedProblem, StudyTokenizer
 
 CENTRES = 8
@@ -93,13 +93,7 @@ def ids_of_units(
     problem: EncodedProblem, tokenizer: StudyTokenizer, units_NQ: Float64[np.ndarray, "N Q"]
 ) -> Int64[np.ndarray, "N P"]:
     """Output tokens of points of the unit cube, whose columns are the problem's parameters."""
-    values_NQ = np.stack(
-        [
-            quantize.from_units(parameter, units_N)
-            for parameter, units_N in zip(problem.problem.parameters, units_NQ.T, strict=True)
-        ],
-        axis=1,
-    )
+    values_NQ = to_natural(problem.problem.parameters, units_NQ)
     ids_NQ = tokenizer.parameter_ids(problem.problem, values_NQ) - tokenizer.vocabulary.first_output
     active_NQ = problem.problem.active(values_NQ)
     inactive = tokenizer.vocabulary.inactive - tokenizer.vocabulary.first_output
@@ -124,13 +118,7 @@ def units_near_best(
     if not len(done_R):
         return rng.random((count, len(study.problem.parameters)))
     best_K = done_R[np.argsort(-goal[done_R], kind="stable")[:3]]
-    centres_KP = np.stack(
-        [
-            quantize.to_units(parameter, study.values_RP[best_K, column])
-            for column, parameter in enumerate(study.problem.parameters)
-        ],
-        axis=1,
-    )
+    centres_KP = to_units(study.problem.parameters, study.values_RP[best_K])
     centres_KP = np.where(np.isfinite(study.values_RP[best_K]), centres_KP, np.nan)
     return near(centres_KP, count, rng)
 

@@ -18,6 +18,7 @@ from jaxtyping import Float, Float32, Float64, Int64
 
 from optformer import checkpoint
 from optformer.data import experts
+from optformer.data.batches import read_trials
 from optformer.data.experts import Posterior
 from optformer.errors import ConfigError, StudyError
 from optformer.model import predictive
@@ -447,19 +448,17 @@ class Session:
         for study, scaling, problem, ids_T in zip(
             studies, scalings, self._problems, self._read, strict=True
         ):
+            units_RP, rounded_R, ordered_P = read_trials(problem, ids_T, tokenizer)
             layout = problem.layout
-            ids_RL = ids_T.reshape(-1, layout.length)
-            value_R = ids_RL[:, layout.first_value]
             metric_R = study.metrics_RM[:, 0]
             if not tokenizer.options.statuses:
                 metric_R = metric_R[study.states_R != State.ACTIVE]
-            has_bin_R = np.isfinite(vocabulary.to_units(value_R, other=np.nan))
             made.append(
                 experts.condition(
-                    vocabulary.to_units(ids_RL[:, : layout.parameters], other=experts.INACTIVE),
-                    np.where(has_bin_R, scaling[0].to_units(metric_R), np.nan),
-                    value_R == vocabulary.pending,
-                    problem.ordered_P,
+                    units_RP,
+                    np.where(np.isfinite(rounded_R), scaling[0].to_units(metric_R), np.nan),
+                    ids_T[layout.first_value :: layout.length] == vocabulary.pending,
+                    ordered_P,
                     vocabulary.bins,
                 )
             )

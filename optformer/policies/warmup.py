@@ -10,13 +10,13 @@ from pathlib import Path
 
 import numpy as np
 
+from optformer.data.problems import to_natural
 from optformer.model.config import most_parameters
 from optformer.model.decode import ROOM, size_class
 from optformer.model.running import kept_programs
 from optformer.policies.model import OptFormer, PolicyConfig, Session
 from optformer.policies.objectives import scalarize
 from optformer.study import Metric, Parameter, ParameterType, Problem, State, Study
-from optformer.tokenization import quantize
 from optformer.tokenization.trajectory import TrialLayout
 
 
@@ -73,13 +73,7 @@ def _flat_study(problem: Problem, trials: int) -> Study:
     """Random trials of one value: whatever is read stays, as the scale stays the same."""
     rng = np.random.default_rng(0)
     units_RP = rng.random((trials, len(problem.parameters)))
-    values_RP = np.stack(
-        [
-            quantize.from_units(parameter, units_R)
-            for parameter, units_R in zip(problem.parameters, units_RP.T, strict=True)
-        ],
-        axis=1,
-    )
+    values_RP = to_natural(problem.parameters, units_RP)
     return Study(
         problem=problem,
         values_RP=np.where(problem.active(values_RP), values_RP, np.nan),

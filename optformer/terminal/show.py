@@ -16,6 +16,7 @@ from rich.markup import escape
 from rich.panel import Panel
 from rich.table import Table
 
+from optformer.errors import plural
 from optformer.progress import Progress, silent
 from optformer.study import Problem
 
@@ -98,12 +99,6 @@ def counted(counts: Mapping[str, int] | Mapping[int, int], most: int = 6) -> str
     if len(counts) > most:
         shown.append(f"{len(counts) - most} more")
     return ", ".join(shown) or "none"
-
-
-def plural(count: int, one: str) -> str:
-    """`1 study`, `80 studies`."""
-    many = one[:-1] + "ies" if one.endswith("y") else one + "s"
-    return f"{count:,} {one if count == 1 else many}"
 
 
 def logged(*, studies: int, trials: int, infeasible: int, database: Path) -> None:
