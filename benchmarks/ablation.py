@@ -23,28 +23,23 @@ from optformer.data.mixture import GenerateConfig, Part
 from optformer.model.reports import Report
 from optformer.model.train import train
 
+VALUES = ("model.number_embedding=value", "model.number_output=value")
+COMPUTED = ("model.experts=false", *VALUES)
+
 VARIANTS: dict[str, tuple[str, ...]] = {
     "default, with Gaussian-process experts": (),
+    "the same, vectors of bins computed only": VALUES,
     "without experts": ("model.experts=false",),
-    "without experts, a learned row a bin (T5's embedding)": (
+    "and vectors of bins computed only": COMPUTED,
+    "and vectors of bins learned only (T5's)": (
         "model.experts=false",
         "model.number_embedding=row",
         "model.number_output=row",
     ),
-    "without experts, hard targets": (
-        "model.experts=false",
-        "train.soft_bins=0",
-        "train.soft_bins_end=0",
-    ),
-    "without experts, sampled targets, not exact ones": ("model.experts=false", "loss.exact=false"),
-    "without experts, no sums over a trial's tokens": (
-        "model.experts=false",
-        "model.trial_sum=false",
-    ),
-    "without experts, positions in tokens, not trials": (
-        "model.experts=false",
-        "model.position=token",
-    ),
+    "computed only, hard targets": (*COMPUTED, "train.soft_bins=0", "train.soft_bins_end=0"),
+    "computed only, sampled targets, not exact ones": (*COMPUTED, "loss.exact=false"),
+    "computed only, no sums over a trial's tokens": (*COMPUTED, "model.trial_sum=false"),
+    "computed only, positions in tokens, not trials": (*COMPUTED, "model.position=token"),
 }
 
 

@@ -23,6 +23,7 @@ import safetensors.numpy
 
 from optformer.data import experts
 from optformer.errors import CheckpointError, ConfigError, did_you_mean
+from optformer.files import whole
 from optformer.model.config import ModelConfig
 from optformer.settings import from_tree, to_tree
 from optformer.tokenization.tokenizer import StudyTokenizer, TokenizerOptions, vocabulary_of
@@ -247,9 +248,8 @@ def set_value_temperature(folder: Path, temperature: float) -> None:
         )
     check_may_change(folder)
     config = _read_config(folder) | {VALUE_TEMPERATURE: temperature}
-    unfinished = folder / f".{os.getpid()}.{CONFIG}"
-    _write_config(config, unfinished)
-    os.replace(unfinished, folder / CONFIG)
+    with whole(folder / CONFIG) as path:
+        _write_config(config, path)
 
 
 def flatten(tree: Tree | list, prefix: str = "") -> dict[str, np.ndarray]:

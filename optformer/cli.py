@@ -304,8 +304,8 @@ def tune(
     algorithm: Annotated[
         str,
         typer.Option(
-            help="Who suggests: OPTFORMER_EI, OPTFORMER_TS or OPTFORMER_PRIOR with a model; any "
-            "of Vizier's, such as RANDOM_SEARCH. OPTFORMER_EI if there is a model.",
+            help="Who suggests: OPTFORMER_EI, _TS, _TS_JOINT, _UCB, _PI, _MEAN or _PRIOR with a "
+            "model; any of Vizier's, such as RANDOM_SEARCH. OPTFORMER_EI if there is a model.",
             show_default=False,
         ),
     ] = "",
@@ -363,7 +363,7 @@ def tune(
             policy=client.policy_settings(settings),
             tls=tls,
         )
-        show.tuning(target.problem, algorithm, name, endpoint)
+        show.tuning(target.problem, algorithm, name, server=server, database=database)
         tried = client.tune(
             study, target.problem, target.evaluate, trials=trials, report=show.trial
         )

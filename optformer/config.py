@@ -129,10 +129,11 @@ class RunConfig:
 
     Attributes:
       init: the folder of a checkpoint to start from (fine-tuning), whose shape and tokenizer are
-        then kept, but that one without experts gets them where `model.experts` is on and its
-        format allows it; empty to start from nothing. With `data.generated_weight`, batches of
-        generated studies are mixed in, so that a model of few logs does not forget what it knew of
-        others.
+        then kept, but that it may get what adds to it: experts where its format allows them, and
+        learned rows of bins where a bin's vector is only computed (`model.number_embedding` and
+        `model.number_output`); empty to start from nothing. With `data.generated_weight`, batches
+        of generated studies are mixed in, so that a model of few logs does not forget what it knew
+        of others.
     """
 
     init: str = ""

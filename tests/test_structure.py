@@ -26,7 +26,7 @@ MAY_IMPORT = {
     "demo": {"data", "model", "policies", "eval", "service", "terminal"},
 }
 # The modules in the root that every room may import: they know no room.
-FOUNDATION = {"errors", "study", "pyvizier", "settings", "progress"}
+FOUNDATION = {"errors", "files", "study", "pyvizier", "settings", "progress"}
 # And those that know some rooms.
 ROOT_RULES = {
     "model": {"config", "checkpoint"},  # train.py

@@ -18,6 +18,7 @@ from optformer.data import store
 from optformer.data.mixture import GenerateConfig, make_block
 from optformer.data.processes import WorkerDied, each
 from optformer.errors import SourceError, make_folder
+from optformer.files import whole
 from optformer.progress import Progress, silent
 from optformer.study import Study
 
@@ -151,13 +152,8 @@ def _place(folder: Path, number: int, shard: _Shard) -> None:
     for old in folder.glob(f"{_prefix(number)}-*.parquet"):  # of a shorter run
         old.unlink()
     for name, content in shard.files.items():
-        _write(folder / name, content)
-
-
-def _write(path: Path, content: bytes) -> None:
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_bytes(content)
-    partial.replace(path)
+        with whole(folder / name) as path:
+            path.write_bytes(content)
 
 
 def _prefix(shard: int) -> str:

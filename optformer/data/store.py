@@ -31,6 +31,7 @@ from jaxtyping import Float64
 
 from optformer.data.study_json import problem_from_json, space_to_json
 from optformer.errors import SourceError, make_folder
+from optformer.files import whole
 from optformer.study import Problem, State, Study
 
 FORMAT = "optformer-studies"
@@ -270,15 +271,10 @@ def _write_shard(
         _POSITION_KEY: json.dumps(position).encode(),
     }
     table = pa.Table.from_arrays(columns, schema=_SCHEMA.with_metadata(metadata))
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        with partial.open("wb") as file:
-            pq.write_table(table, file, compression="zstd", use_dictionary=_TEXT_COLUMNS)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    with whole(path) as place, place.open("wb") as file:
+        pq.write_table(table, file, compression="zstd", use_dictionary=_TEXT_COLUMNS)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def _nested(matrices: Sequence[Float64[np.ndarray, "_ _"] | None]) -> pa.ListArray:

@@ -8,7 +8,6 @@ Array dimensions: R trials of a study, N predictions, Q bins, P parameters, F fe
 """
 
 import dataclasses
-import os
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -19,6 +18,7 @@ from jaxtyping import Bool, Float, Float64, Int64
 
 from optformer.data.problems import ObjectiveBlock, studies_of, to_units
 from optformer.errors import StudyError
+from optformer.files import whole
 from optformer.model import predictive
 from optformer.progress import Progress, silent
 from optformer.study import ParameterType, Study
@@ -178,9 +178,9 @@ def save(predictions: Mapping[str, Predictions], path: Path) -> None:
 
 def save_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
     """Writes one NumPy file (.npz), whole or not at all."""
-    unfinished = path.with_name(f".{os.getpid()}.{path.name}")
-    np.savez_compressed(unfinished, **arrays)  # type: ignore[arg-type]  # not allow_pickle
-    os.replace(unfinished, path)
+    # To an open file: to a path it would add its own suffix.
+    with whole(path, shared=True) as new, new.open("wb") as file:
+        np.savez_compressed(file, **arrays)  # type: ignore[arg-type]  # not allow_pickle
 
 
 def load(path: Path) -> dict[str, Predictions]:

@@ -8,7 +8,6 @@ Studies are predicted by as many processes as are wanted; which one does it chan
 
 import dataclasses
 import json
-import os
 import zlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -23,6 +22,7 @@ from optformer.errors import ConfigError, SourceError, make_folder
 from optformer.eval.prediction import Predictions, Predictor, evaluate, join, load, save
 from optformer.eval.prediction_sources import Source
 from optformer.eval.task import file_name
+from optformer.files import whole
 from optformer.progress import Progress, silent
 from optformer.study import Study
 
@@ -203,9 +203,8 @@ def _write_plan(
     }
     path = _plan_path(out)
     make_folder(path.parent)
-    unfinished = path.with_suffix(f".{os.getpid()}.tmp")
-    unfinished.write_text(json.dumps(plan, indent=1), "utf-8")
-    os.replace(unfinished, path)
+    with whole(path, shared=True) as place:
+        place.write_text(json.dumps(plan, indent=1), "utf-8")
 
 
 def _read_plan(out: Path) -> dict:

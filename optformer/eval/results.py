@@ -12,7 +12,6 @@ larger better), seconds (the suggestion and the update that followed it), error.
 
 import dataclasses
 import json
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -22,6 +21,7 @@ import pyarrow.parquet as pq
 from jaxtyping import Bool, Float64
 
 from optformer.errors import ConfigError, SourceError, did_you_mean, make_folder
+from optformer.files import whole
 
 _FORMAT = 1
 
@@ -264,9 +264,8 @@ def write_plan(
         "seeds": sorted({*plan.get("seeds", []), *map(int, seeds)}),
     }
     make_folder(folder)
-    unfinished = path.with_suffix(f".{os.getpid()}.tmp")
-    unfinished.write_text(json.dumps(plan, indent=1))
-    os.replace(unfinished, path)
+    with whole(path, shared=True) as new:
+        new.write_text(json.dumps(plan, indent=1), "utf-8")
 
 
 def read(folder: Path) -> Results:
@@ -283,9 +282,8 @@ def read(folder: Path) -> Results:
     tables = [pq.ParquetFile(part).read() for part in parts]
     rows = pa.concat_tables(tables) if tables else None
     if rows is not None:
-        unfinished = folder / f"rows.{os.getpid()}.tmp"
-        pq.write_table(rows, unfinished)
-        os.replace(unfinished, folder / "rows.parquet")
+        with whole(folder / "rows.parquet", shared=True) as path:
+            pq.write_table(rows, path)
     return _arrays(folder, plan["protocol"], optimizers, tasks, seeds, rows)
 
 

@@ -3,7 +3,6 @@
 Array dimensions: N points, P parameters, M metrics.
 """
 
-import os
 import time
 import zlib
 from collections.abc import Sequence
@@ -27,6 +26,7 @@ from optformer.eval.task import (
     Task,
     nearest,
 )
+from optformer.files import whole
 from optformer.study import Parameter, ParameterType, Problem, State
 
 _SCHEMA = pa.schema(
@@ -262,6 +262,5 @@ def write(path: Path, optimizer: str, run: Rows) -> None:
     }
     table = pa.Table.from_pylist([who | row for row in run.rows], schema=_SCHEMA)
     path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_suffix(f".{os.getpid()}.tmp")
-    pq.write_table(table, unfinished)
-    os.replace(unfinished, path)
+    with whole(path, shared=True) as new:
+        pq.write_table(table, new)

@@ -6,6 +6,8 @@ from typing import ClassVar, Literal
 from optformer.errors import ConfigError
 from optformer.tokenization.trajectory import METRIC_SLOTS
 
+Numbers = Literal["row", "value", "both"]
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ModelConfig:
@@ -13,8 +15,10 @@ class ModelConfig:
 
     Attributes:
       number_embedding: how a bin becomes a vector: `row` has one learned row a bin, as in T5;
-        `value` computes it from the bin's value, so that near values look alike from the start.
-      number_output: the same for the output layer.
+        `value` computes it from the bin's value, so that near values look alike from the start;
+        `both` adds the two, so that a bin can be told from its neighbours, too, and copied.
+      number_output: the same for the output layer; one of metrics only (`value_head`) takes
+        `both` as `value`.
       position: the distance that the decoder's relative position bias sees: in `token`s, as in
         T5, or in `trial`s.
       slots: how many slots (metrics and parameters) have embeddings; 0 switches them off, as in
@@ -37,8 +41,8 @@ class ModelConfig:
     decoder_layers: int = 4
     buckets: int = 32
     max_distance: int = 128
-    number_embedding: Literal["row", "value"] = "value"
-    number_output: Literal["row", "value"] = "value"
+    number_embedding: Numbers = "both"
+    number_output: Numbers = "both"
     position: Literal["token", "trial"] = "trial"
     slots: int = 40
     trial_sum: bool = True

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
+from optformer.files import whole
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Report:
@@ -109,9 +111,8 @@ class Log:
         self._path = path
         lines = path.read_text("utf-8").splitlines() if path.is_file() else []
         kept = [line for line in lines if _step_of(line) <= step]
-        unfinished = path.with_suffix(".part")
-        unfinished.write_text("".join(f"{line}\n" for line in kept), "utf-8")
-        unfinished.replace(path)
+        with whole(path) as new:
+            new.write_text("".join(f"{line}\n" for line in kept), "utf-8")
 
     def write(self, report: Report) -> None:
         with self._path.open("a", encoding="utf-8") as file:

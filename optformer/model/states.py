@@ -24,6 +24,7 @@ import safetensors
 from jaxtyping import Array, UInt32
 
 from optformer.errors import CheckpointError, OptFormerError
+from optformer.files import whole
 from optformer.model import sharding
 from optformer.model.step import State
 
@@ -124,9 +125,8 @@ class States:
         if sharding.is_first():
             steps = {str(step) for step in self._manager.all_steps()}
             kept = {step: found for step, found in self._read().items() if step in steps}
-            unfinished = self._fingerprints.with_suffix(".part")
-            unfinished.write_text(json.dumps(kept | new) + "\n", "utf-8")
-            unfinished.replace(self._fingerprints)
+            with whole(self._fingerprints) as path:
+                path.write_text(json.dumps(kept | new) + "\n", "utf-8")
 
     def _set_aside(self, step: int) -> None:
         if sharding.is_first():

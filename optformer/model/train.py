@@ -31,8 +31,9 @@ from optformer.config import RunConfig, TrainConfig, can_ask_experts, load_confi
 from optformer.data.batches import Batch, Batches, Source, StudySource, is_held
 from optformer.data.mixture import GeneratedSource
 from optformer.errors import ConfigError, OptFormerError, StudyError, make_folder
+from optformer.files import whole
 from optformer.model import running, sharding
-from optformer.model.config import most_parameters
+from optformer.model.config import Numbers, most_parameters
 from optformer.model.events import Events
 from optformer.model.reports import Clock, Log, Report, Totals
 from optformer.model.states import States, writing
@@ -115,7 +116,12 @@ def train(
             )
         options = init.tokenizer.options
         experts = init.config.experts or (config.model.experts and can_ask_experts(options))
-        model = dataclasses.replace(init.config, experts=experts)
+        model = dataclasses.replace(
+            init.config,
+            experts=experts,
+            number_embedding=_widened(init.config.number_embedding, config.model.number_embedding),
+            number_output=_widened(init.config.number_output, config.model.number_output),
+        )
         config = dataclasses.replace(config, model=model, tokenizer=options)
     tokenizer = init.tokenizer if init else StudyTokenizer(config.tokenizer)
     mesh = sharding.make_mesh(settings, config.model)
@@ -170,7 +176,7 @@ def train(
             tokenizer=tokenizer,
             weights=sharding.to_numpy(weights),
             algorithms=algorithms,
-            tokens=config.batch.tokens,
+            tokens=max(config.batch.tokens, init.tokens if init else 0),
             value_temperature=temperature,
             about=about,
         )
@@ -343,9 +349,8 @@ def claim(folder: Path, config: RunConfig) -> None:
             )
     make_folder(folder)
     with writing("the configuration", folder):
-        unfinished = path.with_suffix(".part")
-        save_config(config, unfinished)
-        unfinished.replace(path)
+        with whole(path) as new:
+            save_config(config, new)
         # Of models that were being written when a run was killed.
         for leftover in itertools.chain(folder.glob(".checkpoint-*"), folder.glob(".best-*")):
             shutil.rmtree(leftover)
@@ -378,6 +383,10 @@ def sort_out(
             else:
                 usable.append(study)
     return usable, dict(skipped)
+
+
+def _widened(had: Numbers, asked: Numbers) -> Numbers:
+    return "both" if (had, asked) == ("value", "both") else had
 
 
 def algorithms_of(

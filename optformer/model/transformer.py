@@ -122,6 +122,8 @@ def init(config: ModelConfig, ids: Ids, key: PRNGKeyArray) -> Weights:
         rows = {"statuses": normal(ids.statuses, width, std=std)}
         if text:
             rows["text"] = normal(text, width, std=std)
+        if kind == "both":
+            rows["bins"] = jnp.zeros((ids.bins, width), jnp.float32)
         if kind == "row":
             return rows | {"bins": normal(ids.bins, width, std=std)}
         features = value_features(ids.bins).shape[1]
@@ -142,7 +144,9 @@ def init(config: ModelConfig, ids: Ids, key: PRNGKeyArray) -> Weights:
         "token_head": numbers(config.number_output, width**-0.5, ids.first_bin),
     }
     if config.value_head:
-        weights["value_head"] = numbers(config.number_output, width**-0.5, ids.first_bin)
+        # Values near each other are as likely: there is nothing to copy.
+        kind = "value" if config.number_output == "both" else config.number_output
+        weights["value_head"] = numbers(kind, width**-0.5, ids.first_bin)
     if config.slots:
         for name in ("encoder_slots", "input_slots", "target_slots"):
             weights[name] = normal(config.slots, width, std=1.0)
@@ -205,13 +209,12 @@ def number_rows(weights: Weights, ids: Ids) -> Float[Array, "O D"]:
 
     An output layer that writes text has rows of text before them.
     """
-    if "bins" in weights:
-        rows_QD = weights["bins"]
-    else:
+    rows_QD = weights.get("bins", 0.0)
+    if "hidden" in weights:
         # Neighbouring values would be one and the same in half precision.
         hidden, out = (weights[name].astype(jnp.float32) for name in ("hidden", "out"))
-        rows_QD = jax.nn.gelu(value_features(ids.bins) @ hidden) @ out
-        rows_QD = rows_QD.astype(weights["out"].dtype)
+        computed_QD = jax.nn.gelu(value_features(ids.bins) @ hidden) @ out
+        rows_QD += computed_QD.astype(weights["out"].dtype)
     text = [weights["text"]] if "text" in weights else []
     return jnp.concatenate([*text, rows_QD, weights["statuses"]])
 

@@ -167,7 +167,7 @@ def _of_log(path: str, name: str | None) -> tuple[RenderableType, Study]:
         if shown is None and name in (None, record.name):
             shown = record
     if shown is None:
-        raise _unknown(name, names)
+        raise _unknown(name, names, examples.values())
     skipped = Text("".join(f"\nskipped: {text}" for text in examples.values()), style="yellow")
     counts = _counts(
         f"{path}: a study log, not imported yet",
@@ -191,9 +191,10 @@ def _find(studies: Iterable[Study], name: str | None) -> Study:
     raise _unknown(name, names)
 
 
-def _unknown(name: str | None, names: list[str]) -> StudyError:
-    if name is None:
-        return StudyError("no study could be read. Import the log to see every reason.")
+def _unknown(name: str | None, names: list[str], skipped: Iterable[str] = ()) -> StudyError:
+    if name is None or not names:
+        reasons = "".join(f" Skipped: {text.rstrip('.')}." for text in skipped)
+        return StudyError(f"no study could be read.{reasons}")
     some = ", ".join(names[:3]) + (f" and {len(names) - 3:,} more" if len(names) > 3 else "")
     return StudyError(f"there is no study {name!r}, but {some}.{did_you_mean(name, names)}")
 

@@ -4,7 +4,6 @@ Results go to standard output, bars and errors to standard error.
 """
 
 import contextlib
-import math
 import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -17,7 +16,7 @@ from rich.panel import Panel
 from rich.table import Table
 
 from optformer.errors import plural
-from optformer.progress import Progress, silent
+from optformer.progress import Progress
 from optformer.study import Problem
 
 if TYPE_CHECKING:
@@ -44,11 +43,12 @@ def error(problem: Exception) -> None:
 
 
 @contextlib.contextmanager
-def bar(title: str) -> Iterator[Progress]:
+def bar(
+    title: str, *, every: float = 60.0, clock: Callable[[], float] = time.monotonic
+) -> Iterator[Progress]:
     """A progress bar with title, share, note and time left; gone when the block is done.
 
-    Where standard error is not a terminal nothing is drawn: the work's own result line says
-    enough.
+    Where standard error is not a terminal, a line every so many seconds instead.
     """
     from rich.progress import (
         BarColumn,
@@ -60,7 +60,7 @@ def bar(title: str) -> Iterator[Progress]:
     from rich.progress import Progress as Bars
 
     if not err.is_terminal:
-        yield silent
+        yield _lines(title.strip(), every, clock)
         return
     bars = Bars(
         TextColumn("{task.description}"),
@@ -79,6 +79,19 @@ def bar(title: str) -> Iterator[Progress]:
             bars.update(task, completed=done, total=total, note=note)
 
         yield report
+
+
+def _lines(title: str, every: float, clock: Callable[[], float]) -> Progress:
+    said = clock()
+
+    def report(done: int, total: int, note: str = "") -> None:
+        nonlocal said
+        if clock() - said >= every:
+            said = clock()
+            share = f"{done / max(total, 1):.0%}"
+            err.print(f"{title}: {', '.join(filter(None, (share, note)))}", soft_wrap=True)
+
+    return report
 
 
 def line(text: str) -> None:
@@ -152,25 +165,14 @@ def imported(report: "importers.ImportReport", folder: Path) -> None:
         out.print(f"  [yellow]{escape(str(example))}[/yellow]")
 
 
-def training_progress(
-    progress: Progress, *, every: float = 60.0, clock: Callable[[], float] = time.monotonic
-) -> "Callable[[Report], None]":
-    """Shows the share of the run that is over, and the loss.
-
-    Where standard error is not a terminal, by a line at first, at the end, and every so many
-    seconds between.
-    """
-    said = -math.inf
+def training_progress(progress: Progress) -> "Callable[[Report], None]":
+    """Shows the share of the run that is over, the loss, and where no bar does, the time left."""
 
     def update(at: "Report") -> None:
-        nonlocal said
         note = f"step {at.step:,}, loss {at.loss:.3f}, {at.tokens_per_second:,.0f} tokens/s"
+        if not err.is_terminal:
+            note += f", about {duration(at.seconds * (1 - at.done) / at.done)} left"
         progress(round(1000 * at.done), 1000, note)
-        if not err.is_terminal and (at.done >= 1.0 or clock() - said >= every):
-            said = clock()
-            left = at.seconds * (1 - at.done) / at.done
-            more = f", about {duration(left)} left" if at.done < 1.0 else ""
-            err.print(f"{at.done:.0%}: {note}{more}", soft_wrap=True)
 
     return update
 
@@ -235,11 +237,16 @@ def calibrated(made: "Calibrated", folder: Path) -> None:
     fields(pairs)
 
 
-def tuning(problem: Problem, algorithm: str, name: str, endpoint: str) -> None:
-    """What is about to be tuned."""
+def tuning(
+    problem: Problem, algorithm: str, name: str, *, server: str, database: Path | None
+) -> None:
+    """What is about to be tuned, and where its study is kept."""
     metric = problem.objectives[0]
     line(f"{problem.name}: {metric.name}, {metric.goal.lower()}d by {algorithm}")
-    line(f"[dim]study {escape(name)} at {endpoint}[/dim]")
+    where = f"at {server}" if server else f"in {database}" if database else "in memory only"
+    line(f"[dim]study {escape(name)}, kept {escape(where)}[/dim]")
+    if not server and algorithm.startswith("OPTFORMER"):
+        line("[dim]The model is compiled for its first suggestions; they take some 30 s.[/dim]")
 
 
 def trial(tried: "Tried") -> None:

@@ -23,8 +23,10 @@ TINY = dataclasses.replace(MICRO, decoder_layers=2)
 T5 = dataclasses.replace(
     TINY, position="token", slots=0, trial_sum=False, value_head=False, number_embedding="row"
 )
+VALUES = dataclasses.replace(TINY, number_embedding="value", number_output="value")
 CONFIGS = {
     "default": (TINY, TOKENIZER),
+    "values": (VALUES, TOKENIZER),
     "t5": (T5, TOKENIZER),
     # Separators are steps, a token comes before the first trial, the decoder writes every id.
     "released": (T5, released_tokenizer()),

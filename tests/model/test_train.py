@@ -134,6 +134,25 @@ def test_fine_tuning_starts_from_the_given_weights(tmp_path: Path) -> None:
     assert "random_search" in checkpoint.load(tmp_path / "second" / "checkpoint").algorithms
 
 
+def test_fine_tuning_on_shorter_trajectories_leaves_the_longest(tmp_path: Path) -> None:
+    run(tmp_path / "first", "train.steps=1")
+    shorter = "train.steps=1", "batch.tokens=32", f"init={tmp_path / 'first' / 'checkpoint'}"
+    run(tmp_path / "second", *shorter)
+    assert checkpoint.load(tmp_path / "second" / "checkpoint").tokens == 64
+
+
+def test_fine_tuning_adds_rows_of_bins_that_change_nothing_at_first(tmp_path: Path) -> None:
+    computed = "model.number_embedding=value", "model.number_output=value"
+    run(tmp_path / "first", "train.steps=2", *computed)
+    base = tmp_path / "first" / "checkpoint"
+    run(tmp_path / "second", "train.steps=1", "optimizer.learning_rate=0.0", f"init={base}")
+    first, second = (weights_of(tmp_path / name) for name in ("first", "second"))
+    added = second.keys() - first.keys()
+    assert added == {"numbers.bins", "token_head.bins"}
+    for name, array in second.items():
+        np.testing.assert_array_equal(array, 0.0 if name in added else first[name])
+
+
 def test_fine_tuning_can_replay_generated_studies(tmp_path: Path) -> None:
     run(tmp_path / "first", "train.steps=2")
     old = [dataclasses.replace(study, algorithm="hill_climbing") for study in STUDIES]

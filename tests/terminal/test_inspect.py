@@ -127,3 +127,9 @@ def test_unknown_study_gets_a_suggestion(tmp_path: Path) -> None:
         describe(str(tmp_path), study="lcbench/30")
     with pytest.raises(SourceError, match="does not exist"):
         describe(str(tmp_path / "gone"))
+
+
+def test_a_log_without_a_readable_study_says_why(tmp_path: Path) -> None:
+    (tmp_path / "log.jsonl").write_text("{}\n")
+    with pytest.raises(StudyError, match=r"no study could be read\. Skipped: .*line 1"):
+        describe(str(tmp_path / "log.jsonl"))

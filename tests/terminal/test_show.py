@@ -3,7 +3,6 @@
 import pytest
 
 from optformer.model.reports import Report
-from optformer.progress import silent
 from optformer.terminal import show
 
 
@@ -25,18 +24,20 @@ def test_a_training_without_a_terminal_says_a_line_now_and_then(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     now = 0.0
-    update = show.training_progress(silent, every=60.0, clock=lambda: now)
-    for step in range(1, 101):
-        now += 6.0
-        update(report(step))
+    with show.bar("Training", every=60.0, clock=lambda: now) as progress:
+        update = show.training_progress(progress)
+        for step in range(1, 101):
+            now += 6.0
+            update(report(step))
     lines = capsys.readouterr().err.splitlines()
-    # At first, each tenth, and at the end.
-    assert [line.split("step ")[1].split(",")[0] for line in lines] == [
-        *(str(step) for step in range(1, 100, 10)),
-        "100",
-    ]
-    assert lines[0] == "1%: step 1, loss 5.000, 1,234 tokens/s, about 10 min left"
-    assert lines[-1] == "100%: step 100, loss 5.000, 1,234 tokens/s"
+    assert [int(line.split("step ")[1].split(",")[0]) for line in lines] == [*range(10, 101, 10)]
+    assert lines[0] == "Training: 10%, step 10, loss 5.000, 1,234 tokens/s, about 9 min left"
+
+
+def test_short_work_says_nothing_before_its_result(capsys: pytest.CaptureFixture[str]) -> None:
+    with show.bar("Importing", clock=lambda: 0.0) as progress:
+        progress(1, 1, "all of it")
+    assert capsys.readouterr().err == ""
 
 
 @pytest.mark.parametrize(
