@@ -85,7 +85,8 @@ def generate(
             "Shards that are finished stay; the same command goes on after them."
         ) from error
     manifest = _manifest(config, seed, _finished(folder, stream))
-    _write(folder / MANIFEST, (json.dumps(manifest, indent=2) + "\n").encode())
+    with whole(folder / MANIFEST) as path:
+        path.write_text(json.dumps(manifest, indent=2) + "\n", "utf-8")
     return manifest
 
 
