@@ -248,7 +248,7 @@ def set_value_temperature(folder: Path, temperature: float) -> None:
         )
     check_may_change(folder)
     config = _read_config(folder) | {VALUE_TEMPERATURE: temperature}
-    with whole(folder / CONFIG) as path:
+    with whole(folder / CONFIG, shared=True) as path:
         _write_config(config, path)
 
 

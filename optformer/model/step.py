@@ -11,6 +11,7 @@ import optax.contrib
 from jax.sharding import Mesh
 from jaxtyping import Array, Float
 
+from optformer import checkpoint
 from optformer.checkpoint import Checkpoint
 from optformer.config import OptimizerConfig, RunConfig
 from optformer.data.batches import Batch
@@ -33,7 +34,8 @@ def start(config: RunConfig, ids: Ids, init: Checkpoint | None = None) -> State:
     if init is not None:
         transformer.check_weights(init.weights, init.config, ids)
         # A model may get experts and rows that it did not have.
-        weights = _laid_over(weights, init.weights)
+        arrays = checkpoint.flatten(weights) | checkpoint.flatten(init.weights)
+        weights = jax.tree.map(jnp.asarray, checkpoint.unflatten(arrays))
     return {
         "weights": weights,
         # A copy: the step reuses the memory of both.
@@ -43,15 +45,6 @@ def start(config: RunConfig, ids: Ids, init: Checkpoint | None = None) -> State:
         "best": jnp.float32(np.inf),
         "seconds": jnp.float32(0.0),
     }
-
-
-def _laid_over(weights: Weights, given: Weights) -> Weights:
-    """The weights with those that are given in their place."""
-    new = dict(weights)
-    for name, leaf in given.items():
-        nested = isinstance(leaf, dict)
-        new[name] = _laid_over(weights[name], leaf) if nested else jax.tree.map(jnp.asarray, leaf)
-    return new
 
 
 def make_optimizer(settings: OptimizerConfig) -> optax.GradientTransformation:
