@@ -330,7 +330,7 @@ def judge(
     return prediction.evaluate(
         {
             "optformer": ModelPredictor(model=optformer.load(checkpoint)),
-            "gaussian_process": prediction.GaussianProcess(refit_every=5),
+            "gaussian_process": prediction.GaussianProcess(),
         },
         comparison.studies,
         progress=progress,

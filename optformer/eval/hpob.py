@@ -273,6 +273,7 @@ def with_published(results: Results, published: Mapping[str, Curves]) -> Results
         best_OKST=best_OKST,
         exact_best_OKST=np.concatenate([results.exact_best_OKST, np.reshape(found, new)]),
         seconds_OKST=np.concatenate([results.seconds_OKST, np.full(new, np.nan)]),
+        together_O=np.append(results.together_O, np.ones(len(found), np.int64)),
         ended_OKS=np.concatenate([results.ended_OKS, np.ones(new[:3], dtype=bool)]),
     )
 

@@ -18,6 +18,7 @@ from jaxtyping import Bool, Float, Float64, Int64
 
 from optformer.data.problems import ObjectiveBlock, studies_of, to_units
 from optformer.errors import StudyError
+from optformer.eval.task import rng_of
 from optformer.files import whole
 from optformer.model import predictive
 from optformer.progress import Progress, silent
@@ -96,6 +97,8 @@ def evaluate(
         rows_N = np.flatnonzero(np.isfinite(y_R))
         rows_N = rows_N[rows_N % every == every - 1]
         truth_N = (y_R[rows_N] - low) / (high - low)
+        # The extremes of every study are 0 and 1, and discrete functions repeat their values.
+        shares_N = rng_of(study.name, 0).random(len(study))[rows_N]
         for name, predictor in predictors.items():
             probabilities_NQ = predictor.predict(study, (low, high), rows_N)
             confidence_N, right_N = predictive.likeliest(probabilities_NQ, truth_N)
@@ -105,7 +108,7 @@ def evaluate(
                     "parameters_N": np.full(len(rows_N), len(study.problem.parameters)),
                     "seen_N": rows_N,
                     "log_density_N": predictive.log_density(probabilities_NQ, truth_N),
-                    "pit_N": predictive.pit(probabilities_NQ, truth_N),
+                    "pit_N": predictive.pit(probabilities_NQ, truth_N, shares_N),
                     "confidence_N": confidence_N,
                     "right_N": right_N,
                     "error_N": predictive.predicted_mean(probabilities_NQ) - truth_N,
@@ -206,12 +209,14 @@ class GaussianProcess:
     Its distributions are cut to the range that all predictors are told (`in_range`).
 
     Attributes:
-      refit_every: hyperparameters are fitted when this many trials have come since the last fit.
+      refit_every: hyperparameters are fitted when this many trials have come since the last fit,
+      always_below: and before each prediction from fewer trials than this.
       restarts: random starts of the fit beside the default one.
     """
 
     bins: int = 1000
-    refit_every: int = 1
+    refit_every: int = 5
+    always_below: int = 30
     restarts: int = 0
 
     def predict(
@@ -228,7 +233,7 @@ class GaussianProcess:
             seen = np.flatnonzero(feasible_R[:row])
             if len(seen) < 2 or np.ptp(y_R[seen]) == 0:
                 continue
-            if row - fitted_at >= self.refit_every:
+            if len(seen) < self.always_below or row - fitted_at >= self.refit_every:
                 fitted, fitted_at = None, row
             process = self._fit(x_RF[seen], y_R[seen], fitted)
             fitted = process.kernel_

@@ -24,7 +24,7 @@ from optformer.eval.plots import (
     plot_intervals,
     plot_panels,
 )
-from optformer.eval.prediction import Predictions
+from optformer.eval.prediction import GaussianProcess, Predictions
 from optformer.eval.prediction_runs import BySource, Found
 from optformer.eval.prediction_sources import title
 from optformer.model import predictive
@@ -208,8 +208,11 @@ def sections(by_source: BySource) -> list[Section]:
                 "more is better. ECE is the expected calibration error of the likeliest of 100 "
                 "intervals, in 10 bins of confidence; of it and of RMSE, less is better. Resamples "
                 "have fewer different studies, which makes an ECE larger: its intervals lie high.",
-                "A Gaussian process that is fitted to few trials by maximum likelihood can be far "
-                "too sure of itself, which costs it much log density: differences by trials seen "
+                "The Gaussian process has a Matérn-5/2 kernel with a length scale a feature, and "
+                "noise; its hyperparameters are fitted by maximum likelihood before each prediction "
+                f"from fewer than {GaussianProcess.always_below} trials, and later at every "
+                f"{GaussianProcess.refit_every}th. Fitted to few trials, it can be far too sure of "
+                "itself, which costs it much log density: differences by trials seen "
                 "say more than those of all predictions.",
             )
         ),
@@ -254,7 +257,7 @@ def sections(by_source: BySource) -> list[Section]:
             name="calibration",
         ),
         Figure(
-            caption="Probability integral transforms: flat is right, a hump is too cautious, a "
+            caption="Probability integral transforms, at random within the truth's bin: flat is right, a hump is too cautious, a "
             "valley too sure, a slope biased.",
             picture=plot_histogram(
                 {

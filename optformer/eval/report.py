@@ -58,6 +58,7 @@ from optformer.eval.report_sections import (
     interval,
     over_baseline,
     seconds_shown,
+    sharing,
     suggestion_seconds,
 )
 from optformer.eval.results import merge, read
@@ -204,7 +205,7 @@ def _summary(view: View) -> Table:
         )
         + f"and mean rank after {view.last} (1 is "
         f"best), each with its 95 % bootstrap interval over tasks; median time for one "
-        f"suggestion. {view.counts[0].upper()}{view.counts[1:]}.",
+        f"suggestion.{sharing(view)} {view.counts[0].upper()}{view.counts[1:]}.",
         header=(
             "optimizer",
             *(f"after {trial}" for trial in view.checkpoints),

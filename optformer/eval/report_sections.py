@@ -110,7 +110,8 @@ def failures(results: Results) -> list[Section]:
     return [
         Table(
             caption=f"{plural(len(results.failures), 'run')} of {results.runs:,} ended with an "
-            "error. They count, with what they had found by then. Whole messages are in the rows.",
+            "error. They count, with what they had found by then. Whole messages are in the rows. "
+            "A run whose file in parts/ is deleted is tried again.",
             header=("optimizer", "runs", "error", "first at"),
             rows=rows,
             name="failures",
@@ -334,7 +335,7 @@ def cost(view: View) -> list[Section]:
         Figure(
             caption="Time for one suggestion and the update that follows it: median, and the "
             f"range from the 5 % to the 95 % quantile, of {asked:,} suggestions on "
-            f"{os.cpu_count()} cores.",
+            f"{os.cpu_count()} cores.{sharing(view)}",
             picture=plot_intervals(
                 ordered,
                 x_label="time for one suggestion",
@@ -424,6 +425,21 @@ def over_baseline(view: View, row: int) -> str:
         return "–"
     gap = compare(view, row, view.baseline)
     return _signed(gap.mean, gap.low, gap.high)
+
+
+def sharing(view: View) -> str:
+    """Which optimizers' times are shares of a pass over several studies; a sentence, or nothing."""
+    shared = [
+        f"{view.shown(row)} over up to {view.results.together_O[row]}"
+        for row in view.order
+        if view.results.together_O[row] > 1
+    ]
+    if not shared:
+        return ""
+    return (
+        " Some suggest for several studies in one pass, of which each study's time is its share "
+        f"({', '.join(shared)}): alone, a suggestion takes longer (`--together 1` tells)."
+    )
 
 
 def suggestion_seconds(view: View, row: int) -> Float64[np.ndarray, " N"]:

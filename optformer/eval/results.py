@@ -18,12 +18,12 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from jaxtyping import Bool, Float64
+from jaxtyping import Bool, Float64, Int64
 
 from optformer.errors import ConfigError, SourceError, did_you_mean, make_folder
 from optformer.files import whole
 
-_FORMAT = 1
+_FORMAT = 2
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -59,6 +59,7 @@ class Results:
         its first feasible trial. A run that failed keeps its last value to the end.
       exact_best_OKST: the same of the noiseless values.
       seconds_OKST: what the optimizer took for trial t; NaN where it was not asked.
+      together_O: how many studies at most shared one pass, of whose time each has its share.
       ended_OKS: whether a run has ended, by its last trial or by an error.
     """
 
@@ -70,6 +71,7 @@ class Results:
     best_OKST: Float64[np.ndarray, "O K S T"]
     exact_best_OKST: Float64[np.ndarray, "O K S T"]
     seconds_OKST: Float64[np.ndarray, "O K S T"]
+    together_O: Int64[np.ndarray, " O"]
     ended_OKS: Bool[np.ndarray, "O K S"]
     failures: tuple[Failure, ...]
 
@@ -126,6 +128,7 @@ class Results:
             best_OKST=self.best_OKST[rows],
             exact_best_OKST=self.exact_best_OKST[rows],
             seconds_OKST=self.seconds_OKST[rows],
+            together_O=self.together_O[rows],
             ended_OKS=self.ended_OKS[rows],
             failures=tuple(f for f in self.failures if f.optimizer in optimizers),
         )
@@ -191,6 +194,7 @@ def merge(parts: Sequence[Results]) -> Results:
         best_OKST=best_OKST,
         exact_best_OKST=joined("exact_best_OKST"),
         seconds_OKST=joined("seconds_OKST"),
+        together_O=np.concatenate([part.together_O for part in parts]),
         ended_OKS=joined("ended_OKS"),
         failures=tuple(
             dataclasses.replace(failure, optimizer=group[part.optimizers.index(failure.optimizer)])
@@ -316,6 +320,7 @@ def _arrays(
     best_OKST, exact_best_OKST, seconds_OKST = (np.full(shape, np.nan) for _ in range(3))
     failures: list[Failure] = []
     ended_OKS = np.zeros(shape[:3], dtype=bool)
+    together_O = np.ones(shape[0], dtype=np.int64)
     if rows is not None:
         index = [
             _places(rows["optimizer"], optimizers),
@@ -331,6 +336,7 @@ def _arrays(
         exact_best_OKST[where] = rows["exact_best"].to_numpy()[kept_N]
         seconds_OKST[where] = rows["seconds"].to_numpy()[kept_N]
         seconds_OKST[..., 0] = np.nan
+        np.maximum.at(together_O, index[0], rows["together"].to_numpy())
         for row in rows.filter(pa.array(error_N)).to_pylist():
             names = {name: row[name] for name in ("optimizer", "task", "seed", "trial", "error")}
             failures.append(Failure(**names))
@@ -347,6 +353,7 @@ def _arrays(
         best_OKST=best_OKST,
         exact_best_OKST=exact_best_OKST,
         seconds_OKST=seconds_OKST,
+        together_O=together_O,
         ended_OKS=ended_OKS,
         failures=tuple(failures),
     )

@@ -25,6 +25,7 @@ from optformer.eval.task import (
     Start,
     Task,
     nearest,
+    optimizer_seed,
 )
 from optformer.files import whole
 from optformer.study import Parameter, ParameterType, Problem, State
@@ -42,17 +43,23 @@ _SCHEMA = pa.schema(
         ("best", pa.float64()),
         ("exact_best", pa.float64()),
         ("seconds", pa.float64()),
+        ("together", pa.int64()),
         ("error", pa.string()),
     ]
 )
 
 
 class Rows:
-    """The rows of one run, as they come."""
+    """The rows of one run, as they come; the starting points' are there at once.
 
-    def __init__(self, task: Task, seed: int) -> None:
+    Args:
+      together: how many runs share a suggestion's time.
+    """
+
+    def __init__(self, task: Task, seed: int, together: int = 1) -> None:
         self.task = task
         self.seed = seed
+        self.together = together
         self.sign = task.problem.objectives[0].sign
         self.rows: list[dict[str, object]] = []
         self.left: list[int] = []  # rows of the task's pool that can still be tried
@@ -60,6 +67,9 @@ class Rows:
             taken = set(task.pool.started.get(seed, np.empty(0, np.int64)).tolist())
             self.left = [row for row in range(len(task.pool.exact_N)) if row not in taken]
         self.best = self.exact_best = float("nan")
+        self.start = task.starts.get(seed)
+        if self.start is not None:
+            self._add_start(self.start)
 
     def fill(self, factory: OptimizerFactory) -> "list[dict[str, object]]":
         """Runs the optimizer to its end or its error."""
@@ -67,10 +77,8 @@ class Rows:
         # What an optimizer raises is a result, to be shown beside the others' results. What the
         # objective raises is our fault and ends the evaluation.
         try:
-            optimizer = factory(problem, self.seed)
-            start = self.task.starts.get(self.seed)
-            if start is not None:
-                self._add_start(start)
+            optimizer = factory(problem, optimizer_seed(self.task, self.seed))
+            if (start := self.start) is not None:
                 optimizer.update(*_told(problem, start.values_NP, start.metric_N))
         except Exception as error:
             self.add_error(1, 0.0, error)
@@ -156,6 +164,7 @@ class Rows:
                 "best": self.best,
                 "exact_best": self.exact_best,
                 "seconds": seconds,
+                "together": self.together,
                 "error": None,
             }
         )
@@ -171,6 +180,7 @@ class Rows:
                 "best": self.best,
                 "exact_best": self.exact_best,
                 "seconds": seconds,
+                "together": self.together,
                 "error": f"{type(error).__name__}: {error}",
             }
         )
@@ -184,11 +194,9 @@ def fill_together(runs: Sequence[Rows], factory: LockstepFactory) -> bool:
     """
     problems = [run.task.problem for run in runs]
     try:
-        studies = factory.many(problems, [run.seed for run in runs])
+        studies = factory.many(problems, [optimizer_seed(run.task, run.seed) for run in runs])
         for row, run in enumerate(runs):
-            start = run.task.starts.get(run.seed)
-            if start is not None:
-                run._add_start(start)
+            if (start := run.start) is not None:
                 studies.update(row, *_told(run.task.problem, start.values_NP, start.metric_N))
     except Exception:
         return False

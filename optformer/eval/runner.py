@@ -62,7 +62,8 @@ def run(
         tasks=[task.record() for task in tasks],
         seeds=list(seeds),
     )
-    # Seeds outermost: a killed run has compared all optimizers on the seeds that it reached.
+    # Seeds outermost: a killed run has compared optimizers on the seeds that it reached. Those that
+    # want fresh processes come after all others.
     jobs = [
         _Job(
             optimizer=name, factory=factory, task=task, seed=seed, part=_part(out, name, task, seed)
@@ -121,7 +122,7 @@ def _groups(jobs: Sequence[_Job]) -> list[_Group]:
 
 
 def _run_group(group: _Group) -> _Group:
-    runs = [Rows(job.task, job.seed) for job in group]
+    runs = [Rows(job.task, job.seed, together=len(group)) for job in group]
     factory = group[0].factory
     if len(group) > 1 and isinstance(factory, LockstepFactory):
         done = fill_together(runs, factory)

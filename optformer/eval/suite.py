@@ -27,6 +27,7 @@ from optformer.eval.report_sections import (
     interval,
     over_baseline,
     seconds_shown,
+    sharing,
     suggestion_seconds,
 )
 from optformer.eval.results import Results, merge, protocol_of, read
@@ -317,7 +318,7 @@ def prediction(
     found = prediction_runs.run(
         {
             "optformer": prediction_runs.CheckpointPredictor(checkpoint=checkpoint),
-            prediction_sections.REFERENCE: GaussianProcess(refit_every=5),
+            prediction_sections.REFERENCE: GaussianProcess(),
         },
         drawn,
         out,
@@ -398,7 +399,7 @@ def _evaluated(results: Results, page: Path) -> Evaluated:
     """The last scores in a table."""
     view = View(results)
     return Evaluated(
-        counted=_counted(results),
+        counted=_counted(results) + sharing(view),
         header=("optimizer", f"score after {view.last}", "over random search", "a suggestion"),
         rows=tuple(
             (

@@ -223,6 +223,12 @@ def nearest(values_NP: Float64[np.ndarray, "N P"], to_P: Float64[np.ndarray, " P
     return int(((values_NP - to_P) ** 2).sum(1).argmin())
 
 
+def optimizer_seed(task: Task, seed: int) -> int:
+    """What an optimizer's random numbers start from: the same for all optimizers, which are so
+    paired, and another one on every task, so that tasks are independent samples."""
+    return int(rng_of(task.name, seed).integers(2**31))
+
+
 def rng_of(name: str, seed: int) -> np.random.Generator:
     """Random numbers that depend on these only: what has a name does not depend on its place."""
     return np.random.default_rng([zlib.crc32(name.encode()), seed])

@@ -25,14 +25,20 @@ def log_density(
 
 
 def pit(
-    probabilities_NQ: Float[np.ndarray, "N Q"], truth_N: Float[np.ndarray, " N"]
+    probabilities_NQ: Float[np.ndarray, "N Q"],
+    truth_N: Float[np.ndarray, " N"],
+    shares_N: Float[np.ndarray, " N"] | None = None,
 ) -> Float64[np.ndarray, " N"]:
     """Probability integral transforms: the predicted probability of a value below the truth.
 
-    Within a bin the density is constant. Sequential predictions that are right give independent
-    uniform numbers (Rosenblatt 1952).
+    Sequential predictions that are right give independent uniform numbers (Rosenblatt 1952).
+
+    Args:
+      shares_N: uniform random numbers. How much of its own bin lies below a truth: values that
+        many trials have are then uniform, too (Czado et al. 2009). If None, as if the density
+        were constant within a bin.
     """
-    return _cdf_at(probabilities_NQ, truth_N)
+    return _cdf_at(probabilities_NQ, truth_N, shares_N)
 
 
 def tempered(
@@ -145,13 +151,15 @@ def _at(
 
 
 def _cdf_at(
-    probabilities_NQ: Float[np.ndarray, "N Q"], truth_N: Float[np.ndarray, " N"]
+    probabilities_NQ: Float[np.ndarray, "N Q"],
+    truth_N: Float[np.ndarray, " N"],
+    shares_N: Float[np.ndarray, " N"] | None,
 ) -> Float64[np.ndarray, " N"]:
     bins = probabilities_NQ.shape[1]
     bin_N = _bin(truth_N, bins)
+    inside_N = np.clip(truth_N * bins - bin_N, 0.0, 1.0) if shares_N is None else shares_N
     below_NQ = np.cumsum(probabilities_NQ, axis=1, dtype=np.float64)
     rows = np.arange(len(truth_N))
-    inside_N = np.clip(truth_N * bins - bin_N, 0.0, 1.0)
     return below_NQ[rows, bin_N] - (1.0 - inside_N) * probabilities_NQ[rows, bin_N]
 
 

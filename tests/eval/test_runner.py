@@ -7,7 +7,7 @@ import pytest
 from optformer.errors import ConfigError, SourceError
 from optformer.eval.results import merge, read
 from optformer.eval.runner import run
-from optformer.eval.task import Start, random_start
+from optformer.eval.task import Start, optimizer_seed, random_start
 from optformer.study import Goal, State
 from tests.eval.quadratic import (
     Breaks,
@@ -107,8 +107,32 @@ def test_failing_optimizers_are_reported_and_keep_their_last_value(tmp_path):
     )
 
 
+def test_optimizers_share_random_numbers_on_a_task_and_tasks_do_not(tmp_path):
+    seeds = {}
+
+    def noting(name):
+        def factory(problem, seed):
+            seeds.setdefault(name, []).append(seed)
+            return Recorder(problem, seed)
+
+        return factory
+
+    tasks = [task(name=name) for name in ("one", "other")]
+    run({name: noting(name) for name in "ab"}, tasks, [0, 1], tmp_path, protocol="test")
+    assert seeds["a"] == seeds["b"]
+    assert len(set(seeds["a"])) == 4
+
+
 def never(problem, seed):
     raise ValueError("not for this space")
+
+
+def test_an_optimizer_that_fails_at_once_keeps_the_starting_points(tmp_path):
+    plain = task(block=Quadratic(goal=Goal.MAXIMIZE))
+    start = random_start(plain, 3, seed=0)
+    started = task(block=plain.block, starts={0: start})
+    results = run({"never": never}, [started], [0], tmp_path, protocol="test")
+    np.testing.assert_array_equal(results.exact_best_OKST[0, 0, 0], np.full(7, max(start.exact_N)))
 
 
 def test_an_optimizer_that_fails_at_once_scores_zero(tmp_path):
@@ -223,6 +247,9 @@ def test_groups_have_as_many_trials_and_rows_like_those_alone(tmp_path):
     run({"r": chorus}, tasks, [0, 1], tmp_path / "many", protocol="test")
     # Of the short ones all with seed 0 and one more; the longer ones; the rest.
     assert chorus.groups == [4, 2, 2]
+    shared = rows(tmp_path / "many").to_pylist()
+    together = {(row["task"], row["seed"]): row["together"] for row in shared}
+    assert [together["a", 0], together["a", 1], together["c", 1]] == [4, 4, 2]
     run({"r": Recorder}, tasks, [0, 1], tmp_path / "one", protocol="test")
     assert untimed(tmp_path / "many") == untimed(tmp_path / "one")
     # What is there is not run again.
@@ -233,8 +260,9 @@ def test_groups_have_as_many_trials_and_rows_like_those_alone(tmp_path):
 
 
 def test_an_error_in_a_group_is_that_of_the_run_that_has_it_alone(tmp_path):
-    chorus = Chorus(together=4, broken=(1,))
-    results = run({"r": chorus}, [task("a"), task("b")], [0, 1], tmp_path, protocol="test")
+    tasks = [task("a"), task("b")]
+    chorus = Chorus(together=4, broken=[optimizer_seed(each, 1) for each in tasks])
+    results = run({"r": chorus}, tasks, [0, 1], tmp_path, protocol="test")
     assert {(failure.task, failure.seed) for failure in results.failures} == {("a", 1), ("b", 1)}
     assert chorus.groups == [4, 1, 1, 1, 1]
     assert results.missing == 0

@@ -53,6 +53,19 @@ def test_the_best_temperature_undoes_another(temperature):
     )
 
 
+def test_a_value_that_many_trials_have_is_calibrated_where_its_share_is_right():
+    rng = np.random.default_rng(0)
+    right_Q = np.array([0.1] * 7 + [0.0, 0.0, 0.3])
+    truth_N = np.where(rng.random(4000) < 0.3, 1.0, 0.7 * rng.random(4000))
+    shares_NQ = np.tile(right_Q, (4000, 1))
+    random, fixed = (
+        predictive.calibration_curve(predictive.pit(shares_NQ, truth_N, shares_N))
+        for shares_N in (rng.random(4000), None)
+    )
+    np.testing.assert_allclose(random[1], random[0], atol=0.03)
+    assert np.abs(fixed[1] - fixed[0]).max() > 0.2
+
+
 @pytest.mark.parametrize("bins", [1, 100, 1000])
 def test_uniform_predictions_have_log_density_zero_and_the_truth_as_pit(bins):
     truth_N = RNG(0).random(50)
