@@ -6,11 +6,23 @@ from collections.abc import Sequence
 import numpy as np
 
 from optformer.errors import plural
-from optformer.eval import statistics
+from optformer.eval import curve_tables, statistics
 from optformer.eval.imitation import CHECKPOINTS, Likelihoods, pairs
-from optformer.eval.page import Figure, Heading, Section, Table, Text, number
+from optformer.eval.page import (
+    Cell,
+    Figure,
+    Heading,
+    Interval,
+    Section,
+    Shown,
+    Table,
+    Text,
+    named,
+    rounded,
+    share,
+)
 from optformer.eval.plots import plot_matrices, plot_panels
-from optformer.eval.report_sections import View
+from optformer.eval.report_sections import View, difference
 
 _TEACHER, _MODEL = "teacher", "optformer"
 
@@ -21,7 +33,10 @@ def page_parts(view: View, likelihoods: Likelihoods | None) -> tuple[str, list[S
     made: list[Section] = [Heading(title="Curves"), _curves(view)]
     made += [Heading(title="Distance from the teacher"), _distances(view, tested)]
     if likelihoods is not None:
-        made += [Heading(title="Does the prompt matter?"), *_likelihoods(likelihoods)]
+        made += [
+            Heading(title="Does the prompt matter?"),
+            *_likelihoods(likelihoods, view.unfinished),
+        ]
     return _lead(view, tested, likelihoods), made
 
 
@@ -54,12 +69,12 @@ def _curves(view: View) -> Figure:
         for name, shown in ((teacher, _TEACHER), (model, _MODEL)):
             curve = view.curve(view.names.index(name), view.band)
             both.append(dataclasses.replace(curve, name=shown))
-        panels[teacher.replace("_", " ")] = both
+        panels[teacher] = both
     return Figure(
         caption="Mean score by trial of each teacher, and of the model's prior prompted with its "
         f"name, with 95 % intervals over tasks. {_counts(view)}.",
         picture=plot_panels(
-            panels,
+            {teacher.replace("_", " "): both for teacher, both in panels.items()},
             x_label="trials",
             y_label="score",
             log_x=True,
@@ -68,6 +83,7 @@ def _curves(view: View) -> Figure:
             unfinished=view.unfinished,
         ),
         name="imitation",
+        data=curve_tables.of_panels(panels, panel="teacher", name="whose", x="trial", y="score"),
     )
 
 
@@ -122,14 +138,17 @@ def _tested(view: View) -> list[_Tested]:
 def _distances(view: View, tested: Sequence[_Tested]) -> Table:
     rows = [
         (
-            row.teacher.replace("_", " "),
+            named(row.teacher),
             row.trial,
-            "{:.3f} / {:.3f}".format(*row.means),
-            f"{row.gap.mean:+.3f} [{row.gap.low:+.3f}, {row.gap.high:+.3f}]".replace("-", "−"),
-            "{:.3f} [{:.3f}, {:.3f}]".format(*row.distance),
-            f"{row.chance:.3f}",
-            number(row.p_value, 2),
-            number(row.corrected, 2),
+            Shown(
+                text="{:.3f} / {:.3f}".format(*row.means),
+                values={", teacher": row.means[0], ", optformer": row.means[1]},
+            ),
+            difference(row.gap),
+            Interval.of(row.distance),
+            Interval(mean=row.chance),
+            rounded(row.p_value, 2),
+            rounded(row.corrected, 2),
         )
         for row in tested
     ]
@@ -155,7 +174,7 @@ def _distances(view: View, tested: Sequence[_Tested]) -> Table:
     )
 
 
-def _likelihoods(made: Likelihoods) -> list[Section]:
+def _likelihoods(made: Likelihoods, unfinished: bool) -> list[Section]:
     rng = np.random.default_rng(0)
     mean_AC, share_AC = made.mean(), made.confusion()
     studies, tasks = len(made.task_N), len(np.unique(made.task_N))
@@ -164,18 +183,22 @@ def _likelihoods(made: Likelihoods) -> list[Section]:
         f"{plural(studies, 'study')} a teacher on "
         f"{plural(tasks, 'task')}, {trials:,} trials a teacher"
     )
-    rows = []
+    rows: list[list[Cell]] = []
     for row, name in enumerate(made.teachers):
         wrong = [column for column in range(len(made.teachers)) if column != row]
         likest = max(wrong, key=lambda column: mean_AC[row, column])
+        best = Interval(mean=float(mean_AC[row, likest]))
         rows.append(
-            (
-                name.replace("_", " "),
-                f"{mean_AC[row, row]:.3f}",
-                f"{mean_AC[row, likest]:.3f} ({made.teachers[likest].replace('_', ' ')})",
-                "{:+.3f} [{:+.3f}, {:+.3f}]".format(*made.margin(row, rng)).replace("-", "−"),
-                f"{share_AC[row, row]:.0%}",
-            )
+            [
+                named(name),
+                Interval(mean=float(mean_AC[row, row])),
+                Shown(
+                    text=f"{best} ({made.teachers[likest].replace('_', ' ')})",
+                    values={"": best.mean, ", teacher": made.teachers[likest]},
+                ),
+                Interval.of(made.margin(row, rng), signed=True),
+                share(float(share_AC[row, row])),
+            ]
         )
     return [
         Text(
@@ -211,7 +234,17 @@ def _likelihoods(made: Likelihoods) -> list[Section]:
                 made.teachers,
                 x_label="prompt",
                 y_label="teacher",
+                unfinished=unfinished,
             ),
             name="confusion",
+            data=Table(
+                caption="",
+                header=("teacher", "prompt", "nats a parameter", "share of studies"),
+                rows=[
+                    (named(teacher), named(prompt), float(mean), float(part))
+                    for teacher, means, parts in zip(made.teachers, mean_AC, share_AC, strict=True)
+                    for prompt, mean, part in zip(made.teachers, means, parts, strict=True)
+                ],
+            ),
         ),
     ]

@@ -14,7 +14,11 @@
     write_page(page, Path("report.html"))
 
 All text is escaped: pieces hold words, not markup. Each figure is embedded in the page and also
-written beside it as `<name>.png`, each table with a name as `<name>.csv`.
+written beside it as `<name>.png`, each table with a name as `<name>.csv`, for programs: there, a
+number with an interval has three columns, and names are identifiers.
+
+    Interval(mean=0.85801, low=0.8174, high=0.8969)  ->  page: 0.858 [0.817, 0.897]
+    score,"score, low","score, high"                     CSV:  0.85801,0.8174,0.8969
 """
 
 import base64
@@ -24,14 +28,95 @@ import html
 import io
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure as MatplotlibFigure
 
-Cell = str | int | float | None
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Interval:
+    """A number and the interval it lies in; bounds that are NaN: none is known.
+
+    Shown as `0.912 [0.881, 0.940]`, or `signed`, as differences are: `+0.912 [+0.881, +0.940]`.
+
+    Attributes:
+      digits: after the point, on the page.
+    """
+
+    mean: float
+    low: float = math.nan
+    high: float = math.nan
+    digits: int = 3
+    signed: bool = False
+
+    @classmethod
+    def of(
+        cls, found: tuple[float, float, float], *, digits: int = 3, signed: bool = False
+    ) -> "Interval":
+        """From mean, low and high, as a bootstrap returns them."""
+        mean, low, high = found
+        return cls(mean=mean, low=low, high=high, digits=digits, signed=signed)
+
+    def __str__(self) -> str:
+        if math.isnan(self.mean):
+            return "–"
+        if math.isnan(self.low):
+            return self._text(self.mean)
+        return f"{self._text(self.mean)} [{self._text(self.low)}, {self._text(self.high)}]"
+
+    def _text(self, value: float) -> str:
+        # Plus zero: what rounds to nothing has no minus.
+        rounded, sign = round(value, self.digits) + 0.0, "+" if self.signed else ""
+        return f"{rounded:{sign}.{self.digits}f}".replace("-", "−")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Shown:
+    """What people read on the page, and the values behind it that the CSV file has instead.
+
+    Attributes:
+      values: by what follows the name of the column in the file, nothing or as ", seconds".
+    """
+
+    text: str
+    values: Mapping[str, str | int | float]
+
+    def __str__(self) -> str:
+        return self.text
+
+
+Cell = str | int | float | Interval | Shown | None
+
+
+def named(identifier: str) -> Shown:
+    """An optimizer's name: "gp_ucb" in files, "gp ucb" for people."""
+    return Shown(text=identifier.replace("_", " "), values={"": identifier})
+
+
+def rounded(value: float, digits: int) -> Shown:
+    """A number, of which the page has so many significant digits."""
+    return Shown(text=number(value, digits), values={"": value})
+
+
+def share(value: float) -> Shown:
+    """A part of a whole: 0.123 -> "12%"."""
+    return Shown(text=f"{value:.0%}", values={"": value})
+
+
+def duration(seconds: float) -> Shown:
+    """A time with its unit: 0.0123 -> "12.3 ms"; seconds in files."""
+    return Shown(text=seconds_shown(seconds), values={", seconds": seconds})
+
+
+def seconds_shown(seconds: float) -> str:
+    """A time with its unit: 0.0123 -> "12.3 ms"."""
+    # Half a step below the next unit's 1, so that 999.9 µs is 1 ms.
+    if seconds < 0.995e-3:
+        return f"{seconds * 1e6:.3g} µs"
+    return f"{seconds * 1e3:.3g} ms" if seconds < 0.995 else f"{seconds:.3g} s"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -60,12 +145,14 @@ class Table:
     """Rows of words and numbers; floats are shown with four significant digits, None as a dash.
 
     `name` is the stem of the CSV file beside the page, which keeps every digit; no name, no file.
+    `columns` are the header in that file, where it is not the page's.
     """
 
     caption: str
     header: Sequence[str]
     rows: Sequence[Sequence[Cell]]
     name: str = ""
+    columns: Sequence[str] = ()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -73,12 +160,14 @@ class Figure:
     """A picture: PNG bytes or a matplotlib figure. `name` is the stem of the file beside the page.
 
     `alt` says in words what the picture shows, for those who cannot see it; the caption if empty.
+    `data` are the numbers that are drawn: not on the page, but in `<name>.csv` beside it.
     """
 
     caption: str
     picture: "bytes | MatplotlibFigure"
     name: str = ""
     alt: str = ""
+    data: Table | None = None
 
     def png(self) -> bytes:
         """The picture as PNG bytes, twice the size that it is shown at."""
@@ -107,14 +196,50 @@ def write_page(page: Page, path: Path) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(render(page), encoding="utf-8")
     for section in page.sections:
-        if isinstance(section, Figure) and section.name:
+        if not isinstance(section, Figure | Table) or not section.name:
+            continue
+        if isinstance(section, Figure):
             (path.parent / f"{section.name}.png").write_bytes(section.png())
-        if isinstance(section, Table) and section.name:
-            with (path.parent / f"{section.name}.csv").open("w", newline="") as file:
-                writer = csv.writer(file)
-                writer.writerow(section.header)
-                writer.writerows(section.rows)
+        table = section.data if isinstance(section, Figure) else section
+        if table is not None:
+            csv_path = path.parent / f"{section.name}.csv"
+            with csv_path.open("w", newline="", encoding="utf-8") as file:
+                csv.writer(file).writerows(values(table))
     return path
+
+
+def values(table: Table) -> list[list[str | int | float]]:
+    """The rows of the table's file, its header first: numbers with all digits, and words."""
+    header: list[str | int | float] = []
+    rows: list[list[str | int | float]] = [[] for _ in table.rows]
+    for place, title in enumerate(table.columns or table.header):
+        parts = [_parts(row[place]) for row in table.rows]
+        # Each part that any row has is a column; without rows, the column is as it is named.
+        endings = list(dict.fromkeys(ending for part in parts for ending in part)) or [""]
+        header += [_ascii(title + ending) for ending in endings]
+        for row, part in zip(rows, parts, strict=True):
+            row += [_ascii(part.get(ending, "")) for ending in endings]
+    return [header, *rows]
+
+
+def _parts(cell: Cell) -> Mapping[str, str | int | float]:
+    """The cell's values by what follows the name of the column; nothing is known: none."""
+    match cell:
+        case None:
+            return {}
+        case Shown(values=values):
+            return values
+        case Interval(mean=mean, low=low, high=high):
+            return {"": mean} | ({} if math.isnan(low) else {", low": low, ", high": high})
+        case _:
+            return {"": cell}
+
+
+def _ascii(value: str | int | float) -> str | int | float:
+    """Dashes and minus signs of typesetters as programs write them; NaN as an empty cell."""
+    if isinstance(value, str):
+        return value.replace("−", "-").replace("–", "-")
+    return "" if math.isnan(value) else value
 
 
 def render(page: Page) -> str:
@@ -177,13 +302,13 @@ def _html(section: Section, anchors: dict[str, str]) -> str:
 
 def _table(table: Table) -> str:
     numeric = [
-        all(not isinstance(row[column], str) or _looks_numeric(row[column]) for row in table.rows)
+        all(_looks_numeric(row[column]) for row in table.rows)
         for column in range(len(table.header))
     ]
 
     def cells(tag: str, row: Sequence[Cell]) -> str:
         return "".join(
-            f"<{tag}{' class=n' if is_number else ''}>{_marked(_shown(cell))}</{tag}>"
+            f"<{tag}{' class=n' if is_number else ''}>{_marked(shown(cell))}</{tag}>"
             for cell, is_number in zip(row, numeric, strict=True)
         )
 
@@ -201,15 +326,17 @@ def _marked(text: str) -> str:
 
 
 def _looks_numeric(cell: Cell) -> bool:
-    """Whether words in a cell are a number with its interval or unit: "0.91 [0.85, 0.96]"."""
-    return isinstance(cell, str) and (cell == "" or cell[0] in "0123456789−–+±<")
+    """Whether a cell is a number, or words that are one with its interval or unit."""
+    text = str(cell) if isinstance(cell, str | Interval | Shown) else ""
+    return text == "" or text[0] in "0123456789−–+±<"
 
 
-def _shown(cell: Cell) -> str:
+def shown(cell: Cell) -> str:
+    """A cell's text for people."""
     if cell is None:
         return "–"
-    if isinstance(cell, str):
-        return cell
+    if isinstance(cell, str | Interval | Shown):
+        return str(cell)
     return f"{cell:,}" if isinstance(cell, int) else number(cell)
 
 

@@ -173,7 +173,9 @@ def plot_panels(
     return figure
 
 
-def plot_calibration(panels: Mapping[str, Sequence[Curve]], *, names: Sequence[str] = ()) -> Figure:
+def plot_calibration(
+    panels: Mapping[str, Sequence[Curve]], *, names: Sequence[str] = (), unfinished: bool = False
+) -> Figure:
     """Calibration curves, one panel a title: the confidence level asked for against how often the
     truth lay within.
 
@@ -195,6 +197,8 @@ def plot_calibration(panels: Mapping[str, Sequence[Curve]], *, names: Sequence[s
             axes.grid(True)
             axes.text(0.03, 0.95, "too cautious ↑", fontsize=8, color=_SOFT, va="top")
             axes.text(0.97, 0.05, "too sure ↓", fontsize=8, color=_SOFT, ha="right")
+            if unfinished:
+                _stamp(axes)
         for axes in grid.flat[len(panels) :]:
             axes.set_axis_off()
         figure.supxlabel("predicted probability", fontsize=9, color=_INK)
@@ -209,6 +213,7 @@ def plot_histogram(
     x_label: str,
     bins: int = 20,
     names: Sequence[str] = (),
+    unfinished: bool = False,
 ) -> Figure:
     """Histograms over [0, 1] as densities: a row a title, in it one a name; a dashed line marks
     the uniform one."""
@@ -225,6 +230,8 @@ def plot_histogram(
                 axes.axhline(1.0, color=_INK, linewidth=0.8, dashes=(4, 3))
                 shown = ", ".join(filter(None, (title, name.replace("_", " "))))
                 axes.set(xlim=(0, 1), title=f"{shown}  (n = {len(values_N):,})")
+                if unfinished:
+                    _stamp(axes)
             for axes in line[len(values) :]:
                 axes.set_axis_off()
         figure.supxlabel(x_label, fontsize=9, color=_INK)
@@ -444,6 +451,9 @@ def _scale(axes: Axes, *, log_x: bool, log_y: bool, invert_y: bool) -> None:
     axes.margins(x=0.0)
     # Labels of ticks are made when the figure is saved, outside this module's settings.
     axes.tick_params(which="both", labelfontfamily=_RC["font.family"])
+    # A logarithmic axis without a positive number cannot be drawn.
+    log_x = log_x and bool(np.isfinite(axes.dataLim.minposx))
+    log_y = log_y and bool(np.isfinite(axes.dataLim.minposy))
     if log_x:
         axes.set_xscale("log")
     if log_y:

@@ -9,6 +9,7 @@ Array dimensions: R trials of a study, N predictions, Q bins, P parameters, F fe
 
 import dataclasses
 import warnings
+import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
@@ -54,6 +55,8 @@ class Predictions:
       parameters_N: how many parameters that study has.
       seen_N: how many trials were before it.
       log_density_N: per unit of the scaled value; uniform predictions score 0.
+      pit_N: at random within the truth's bin (`predictive.pit`), the same random numbers for all
+        predictors.
       confidence_N, right_N: of the likeliest of 100 intervals.
       error_N: predicted mean minus the truth, both scaled.
     """
@@ -98,7 +101,8 @@ def evaluate(
         rows_N = rows_N[rows_N % every == every - 1]
         truth_N = (y_R[rows_N] - low) / (high - low)
         # The extremes of every study are 0 and 1, and discrete functions repeat their values.
-        shares_N = rng_of(study.name, 0).random(len(study))[rows_N]
+        # What has one name may be many studies: their content gives them random numbers.
+        shares_N = rng_of(fingerprint(study), 0).random(len(study))[rows_N]
         for name, predictor in predictors.items():
             probabilities_NQ = predictor.predict(study, (low, high), rows_N)
             confidence_N, right_N = predictive.likeliest(probabilities_NQ, truth_N)
@@ -121,6 +125,14 @@ def evaluate(
         )
         for name, some in parts.items()
     }
+
+
+def fingerprint(study: Study) -> str:
+    """What differs between studies of different content."""
+    told = repr((study.problem, study.algorithm)).encode()
+    columns = (study.values_RP, study.metrics_RM, study.states_R)
+    content = b"".join([told, *(np.ascontiguousarray(column).tobytes() for column in columns)])
+    return f"{zlib.crc32(content):08x}"
 
 
 def value_range(study: Study) -> tuple[float, float]:
@@ -203,14 +215,16 @@ def load(path: Path) -> dict[str, Predictions]:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class GaussianProcess:
-    """A Gaussian process with a Matérn-5/2 kernel, a length scale a feature, and noise; fitted by
-    maximum likelihood (scikit-learn) before each prediction.
+    """A Gaussian process with a Matérn-5/2 kernel, a length scale a feature, and noise; its
+    hyperparameters are fitted by maximum likelihood (scikit-learn).
 
-    Its distributions are cut to the range that all predictors are told (`in_range`).
+    Each prediction is given all trials before it; few are where old hyperparameters are worst, and
+    where new ones cost least. Distributions are cut to the range that all predictors are told
+    (`in_range`).
 
     Attributes:
-      refit_every: hyperparameters are fitted when this many trials have come since the last fit,
-      always_below: and before each prediction from fewer trials than this.
+      always_below: hyperparameters are fitted before each prediction from fewer trials than this,
+      refit_every: and later when this many trials have come since the last fit.
       restarts: random starts of the fit beside the default one.
     """
 

@@ -8,7 +8,6 @@ Studies are predicted by as many processes as are wanted; which one does it chan
 
 import dataclasses
 import json
-import zlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -19,7 +18,15 @@ from jaxtyping import Float, Int64
 from optformer import checkpoint as checkpoints
 from optformer.data.processes import each
 from optformer.errors import ConfigError, SourceError, make_folder
-from optformer.eval.prediction import Predictions, Predictor, evaluate, join, load, save
+from optformer.eval.prediction import (
+    Predictions,
+    Predictor,
+    evaluate,
+    fingerprint,
+    join,
+    load,
+    save,
+)
 from optformer.eval.prediction_sources import Source
 from optformer.eval.task import file_name
 from optformer.files import whole
@@ -39,11 +46,13 @@ class Found:
     Attributes:
       predictions: of the sources of which any study is done.
       about: by source, in words what its studies are.
+      settings: by predictor, with which it predicted.
       missing: how many planned studies are not predicted yet.
     """
 
     predictions: BySource
     about: Mapping[str, str]
+    settings: Mapping[str, str]
     missing: int
 
 
@@ -140,7 +149,12 @@ def read(out: Path) -> Found:
         for source in plan["sources"]
         if source in parts
     }
-    return Found(predictions=predictions, about=plan["sources"], missing=missing)
+    return Found(
+        predictions=predictions,
+        about=plan["sources"],
+        settings={name: of for name, of in plan["settings"].items() if name != "every"},
+        missing=missing,
+    )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -189,7 +203,7 @@ def _write_plan(
         )
     known = dict(plan.get("studies", {}))
     for key, (source, study) in studies.items():
-        new = {"source": source, "fingerprint": _fingerprint(study)}
+        new = {"source": source, "fingerprint": fingerprint(study)}
         if known.setdefault(key, new) != new:
             raise ConfigError(
                 f"{out} holds predictions of another study named {key!r}, of other trials. Write "
@@ -226,10 +240,3 @@ def _plan_path(out: Path) -> Path:
 
 def _part(out: Path, key: str) -> Path:
     return out / "predictions" / "parts" / f"{file_name(key)}.npz"
-
-
-def _fingerprint(study: Study) -> str:
-    told = repr((study.problem, study.algorithm)).encode()
-    columns = (study.values_RP, study.metrics_RM, study.states_R)
-    content = b"".join([told, *(np.ascontiguousarray(column).tobytes() for column in columns)])
-    return f"{zlib.crc32(content):08x}"

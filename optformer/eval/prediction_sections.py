@@ -15,7 +15,8 @@ import numpy as np
 from jaxtyping import Bool, Int64
 
 from optformer.errors import plural
-from optformer.eval.page import Figure, Section, Table, Text
+from optformer.eval import curve_tables
+from optformer.eval.page import Figure, Interval, Section, Table, Text, named
 from optformer.eval.plots import (
     Curve,
     plot_calibration,
@@ -35,9 +36,11 @@ if TYPE_CHECKING:
 REFERENCE = "gaussian_process"
 """The predictor that others are compared with, where it is among them."""
 
-Interval = tuple[float, float, float]
-"""A number, and where it lies in 95 % of the resamples; NaN where one study cannot tell."""
-
+_AT_RANDOM = (
+    "Transforms are randomized: where in its bin a truth lies is drawn, once for all predictors. "
+    "The ends of a study's range and values that many trials have would otherwise count as badly "
+    "calibrated even where their probability is right."
+)
 _RESAMPLES = 400
 _SEEN = (0, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000)
 _PARAMETERS = (1, 2, 3, 5, 9, 17, 33)
@@ -80,9 +83,13 @@ class Estimate:
 
 
 def estimate(
-    made: Mapping[str, Predictions], measure: Measure, chosen_N: Bool[np.ndarray, " N"]
+    made: Mapping[str, Predictions],
+    measure: Measure,
+    chosen_N: Bool[np.ndarray, " N"],
+    digits: int = 2,
 ) -> Estimate:
-    """The measure of the chosen predictions, some of which there must be."""
+    """The measure of the chosen predictions, some of which there must be, to be shown with so many
+    digits after the point."""
     rows = np.flatnonzero(chosen_N)
     study_N = next(iter(made.values())).study_N[rows]
     by_study = [rows[study_N == study] for study in np.unique(study_N)]
@@ -93,19 +100,21 @@ def estimate(
         name: np.array([measure(part, rows) for rows in drawn]) for name, part in made.items()
     }
 
-    def interval(value: float, resampled_B: np.ndarray) -> Interval:
-        if len(by_study) == 1:
-            return value, float("nan"), float("nan")
-        low, high = np.quantile(resampled_B, [0.025, 0.975])
-        return value, float(low), float(high)
+    def interval(value: float, resampled_B: np.ndarray, signed: bool) -> Interval:
+        if len(by_study) == 1:  # one study cannot tell
+            return Interval(mean=value, digits=digits, signed=signed)
+        low, high = map(float, np.quantile(resampled_B, [0.025, 0.975]))
+        return Interval(mean=value, low=low, high=high, digits=digits, signed=signed)
 
     others = [name for name in made if name != REFERENCE] if REFERENCE in made else []
     return Estimate(
         studies=len(by_study),
         predictions=len(rows),
-        values={name: interval(whole[name], resampled[name]) for name in made},
+        values={name: interval(whole[name], resampled[name], False) for name in made},
         differences={
-            name: interval(whole[name] - whole[REFERENCE], resampled[name] - resampled[REFERENCE])
+            name: interval(
+                whole[name] - whole[REFERENCE], resampled[name] - resampled[REFERENCE], True
+            )
             for name in others
         },
     )
@@ -114,7 +123,7 @@ def estimate(
 def table(by_source: BySource) -> Table:
     """Each source's measures, with intervals."""
     rows = [
-        ((title(source), label), estimate(made, measure, _all(made)), digits)
+        ((title(source), label), estimate(made, measure, _all(made), digits))
         for source, made in by_source.items()
         for label, (measure, digits) in _MEASURES.items()
     ]
@@ -134,14 +143,14 @@ def summary(by_source: BySource) -> Table:
     full = _table(
         by_source,
         ("source",),
-        [((title(source),), found, 2) for source, found in whole.items()],
+        [((title(source),), found) for source, found in whole.items()],
         caption=f"{counted(by_source)}. Log density, with 95 % intervals over studies, "
         "differences paired.",
         name="",
     )
     # Without the column of predictions, of which the caption has the sum.
     header, *rows = [(*row[:2], *row[3:]) for row in (full.header, *full.rows)]
-    return dataclasses.replace(full, header=tuple(map(str, header)), rows=rows)
+    return dataclasses.replace(full, header=tuple(map(str, header)), columns=(), rows=rows)
 
 
 def counted(by_source: BySource) -> str:
@@ -159,8 +168,8 @@ def lead(by_source: BySource) -> str:
         whole = estimate(made, _density, _all(made))
         label, last = [(label, found) for its, label, _, found in seen if its == source][-1]
         parts += [
-            f"{title(source)} {_signed(whole.differences[name], 2)}; with {label} trials seen "
-            f"{_signed(last.differences[name], 2)}"
+            f"{title(source)} {whole.differences[name]}; with {label} trials seen "
+            f"{last.differences[name]}"
             for name in whole.differences
         ]
     return (
@@ -187,18 +196,33 @@ def page_sections(found: Found) -> list[Section]:
                 )
             )
         )
-    return [*made, *sections(found.predictions)]
+    return [
+        *made,
+        *sections(
+            found.predictions,
+            reference=found.settings.get(REFERENCE, ""),
+            unfinished=found.missing > 0,
+        ),
+    ]
 
 
-def sections(by_source: BySource) -> list[Section]:
+def sections(
+    by_source: BySource, *, reference: str = repr(GaussianProcess()), unfinished: bool = False
+) -> list[Section]:
     """Tables and pictures, without a heading.
 
     Args:
       by_source: as `prediction_runs.BySource`; a name that is no source's stands for itself.
+      reference: the settings of the reference, if it is among the predictors.
+      unfinished: writes across each picture that predictions are missing.
     """
     seen = _by_group(by_source, _seen_of, lambda values_N: _SEEN)
     parameters = _by_group(by_source, lambda made: made.parameters_N, _sizes)
     names = _names(by_source)
+    calibrated = {
+        source: [_calibration(name, part) for name, part in predictions.items()]
+        for source, predictions in by_source.items()
+    }
     made: list[Section] = [
         table(by_source),
         Text(
@@ -208,57 +232,58 @@ def sections(by_source: BySource) -> list[Section]:
                 "more is better. ECE is the expected calibration error of the likeliest of 100 "
                 "intervals, in 10 bins of confidence; of it and of RMSE, less is better. Resamples "
                 "have fewer different studies, which makes an ECE larger: its intervals lie high.",
-                "The Gaussian process has a Matérn-5/2 kernel with a length scale a feature, and "
-                "noise; its hyperparameters are fitted by maximum likelihood before each prediction "
-                f"from fewer than {GaussianProcess.always_below} trials, and later at every "
-                f"{GaussianProcess.refit_every}th. Fitted to few trials, it can be far too sure of "
-                "itself, which costs it much log density: differences by trials seen "
-                "say more than those of all predictions.",
+                *([_about_reference(by_source, reference)] if REFERENCE in names else []),
             )
         ),
         Figure(
             caption="Mean log density by how many trials were seen, with 95 % intervals over "
             f"studies. {counted(by_source)}; the table below has the counts of each point.",
-            picture=_density_curves(by_source, seen),
+            picture=_density_curves(by_source, seen, unfinished),
             name="density",
         ),
         _table(
             by_source,
             ("source", "trials seen"),
-            [((title(source), label), found, 2) for source, label, _, found in seen],
+            [((title(source), label), found) for source, label, _, found in seen],
             caption="Mean log density by how many trials were seen, with 95 % intervals over "
             "studies, differences paired.",
             name="prediction_by_seen",
         ),
     ]
-    made += _difference_figures(by_source, parameters)
+    made += _difference_figures(by_source, parameters, unfinished)
     made += [
         _table(
             by_source,
             ("source", "parameters"),
-            [((title(source), label), found, 2) for source, label, _, found in parameters],
+            [((title(source), label), found) for source, label, _, found in parameters],
             caption="Mean log density by the study's number of parameters, with 95 % intervals "
             "over studies, differences paired.",
             name="prediction_by_parameters",
         ),
         Figure(
             caption="Calibration: how often the truth lay in the central interval that was "
-            "predicted to hold it with this probability; bands are 95 % intervals over studies. "
-            f"{counted(by_source)}.",
+            "predicted to hold it with this probability, by the probability integral transforms "
+            f"below; bands are 95 % intervals over studies. {_AT_RANDOM} {counted(by_source)}.",
             picture=plot_calibration(
                 {
-                    _panel(source, predictions): [
-                        _calibration(name, part) for name, part in predictions.items()
-                    ]
-                    for source, predictions in by_source.items()
+                    _panel(source, by_source[source]): curves
+                    for source, curves in calibrated.items()
                 },
                 names=names,
+                unfinished=unfinished,
             ),
             name="calibration",
+            data=curve_tables.of_panels(
+                {title(source): curves for source, curves in calibrated.items()},
+                panel="source",
+                name="predictor",
+                x="probability",
+                y="frequency",
+            ),
         ),
         Figure(
-            caption="Probability integral transforms, at random within the truth's bin: flat is right, a hump is too cautious, a "
-            "valley too sure, a slope biased.",
+            caption="Probability integral transforms: flat is right, a hump is too cautious, a "
+            f"valley too sure, a slope biased. {_AT_RANDOM} {counted(by_source)}.",
             picture=plot_histogram(
                 {
                     title(source): {name: part.pit_N for name, part in predictions.items()}
@@ -266,11 +291,45 @@ def sections(by_source: BySource) -> list[Section]:
                 },
                 x_label="probability integral transform",
                 names=names,
+                unfinished=unfinished,
             ),
             name="pit",
+            data=Table(
+                caption="",
+                header=("source", "predictor", "study", "transform"),
+                rows=[
+                    (title(source), named(name), int(study), float(pit))
+                    for source, predictions in by_source.items()
+                    for name, part in predictions.items()
+                    for study, pit in zip(part.study_N, part.pit_N, strict=True)
+                ],
+            ),
         ),
     ]
     return made
+
+
+def _about_reference(by_source: BySource, settings: str) -> str:
+    """What the Gaussian process is, and of how many predictions it was fitted anew."""
+    usual = GaussianProcess()
+    if settings == repr(usual):
+        seen_N = np.concatenate(
+            [made[REFERENCE].seen_N for made in by_source.values() if REFERENCE in made]
+        )
+        early = int((seen_N < usual.always_below).sum())
+        fitted = (
+            "are fitted by maximum likelihood before each prediction from fewer than "
+            f"{usual.always_below} trials, which are {early:,} of {counted(by_source)}, and later "
+            f"at every {usual.refit_every}th trial"
+        )
+    else:  # of another version
+        fitted = f"were fitted by maximum likelihood with the settings {settings}"
+    return (
+        "The Gaussian process has a Matérn-5/2 kernel with a length scale a feature, and noise; "
+        f"its hyperparameters {fitted}. Fitted to few trials, it can be far too sure of itself, "
+        "which costs it much log density: differences by trials seen say more than those of all "
+        "predictions."
+    )
 
 
 _Group = tuple[str, str, float, Estimate]  # source, the group in words, its mean number, density
@@ -306,29 +365,45 @@ def _sizes(values_N: Int64[np.ndarray, " N"]) -> Sequence[int]:
     return sizes if len(sizes) <= 6 else _PARAMETERS
 
 
-def _density_curves(by_source: BySource, seen: Sequence[_Group]) -> "Picture":
+def _density_curves(by_source: BySource, seen: Sequence[_Group], unfinished: bool) -> "Picture":
     panels: dict[str, list[Curve]] = {}
     for source, made in by_source.items():
         points = [(mean, found) for its, _, mean, found in seen if its == source]
         panels[_panel(source, made)] = curves = []
         for name in made:
-            mean_T, low_T, high_T = np.array([found.values[name] for _, found in points]).T
+            values = [found.values[name] for _, found in points]
+            mean_T, low_T, high_T = np.array([(v.mean, v.low, v.high) for v in values]).T
             x_T = np.array([mean for mean, _ in points])
             curves.append(Curve(name=name, x_T=x_T, mean_T=mean_T, low_T=low_T, high_T=high_T))
     x_label, y_label, names = "trials seen", "log predictive density", _names(by_source)
     if len(panels) > 1:
-        return plot_panels(panels, x_label=x_label, y_label=y_label, log_x=True, names=names)
+        return plot_panels(
+            panels,
+            x_label=x_label,
+            y_label=y_label,
+            log_x=True,
+            names=names,
+            unfinished=unfinished,
+        )
     ((panel, curves),) = panels.items()
     return plot_curves(
-        curves, title=panel, x_label=x_label, y_label=y_label, log_x=True, names=names
+        curves,
+        title=panel,
+        x_label=x_label,
+        y_label=y_label,
+        log_x=True,
+        names=names,
+        unfinished=unfinished,
     )
 
 
-def _difference_figures(by_source: BySource, parameters: Sequence[_Group]) -> list[Section]:
+def _difference_figures(
+    by_source: BySource, parameters: Sequence[_Group], unfinished: bool
+) -> list[Section]:
     """The differences to the reference of each source, all of it and by number of parameters."""
     figures: list[Section] = []
     for name in _names(by_source):
-        rows: dict[str, Interval] = {}
+        rows: dict[str, tuple[float, float, float]] = {}
         groups: dict[str, str] = {}
         for source, made in by_source.items():
             if name not in made or name == REFERENCE or REFERENCE not in made:
@@ -338,7 +413,8 @@ def _difference_figures(by_source: BySource, parameters: Sequence[_Group]) -> li
             for label, found in [("", whole), *(its if len(its) > 1 else [])]:
                 words = f"{label} parameter{'' if label == '1' else 's'}" if label else "all"
                 row = f"{title(source)}, {words} ({plural(found.studies, 'study')})"
-                rows[row], groups[row] = found.differences[name], source
+                gap = found.differences[name]
+                rows[row], groups[row] = (gap.mean, gap.low, gap.high), source
         if rows:
             shown, reference = name.replace("_", " "), REFERENCE.replace("_", " ")
             figures.append(
@@ -350,6 +426,7 @@ def _difference_figures(by_source: BySource, parameters: Sequence[_Group]) -> li
                         x_label=f"log density, {shown} − {reference}",
                         reference=0.0,
                         groups=groups,
+                        unfinished=unfinished,
                     ),
                     name=f"difference_{name}",
                 )
@@ -378,13 +455,13 @@ def _calibration(name: str, made: Predictions) -> Curve:
 def _table(
     by_source: BySource,
     labels: tuple[str, ...],
-    rows: Sequence[tuple[tuple[str, ...], Estimate, int]],
+    rows: Sequence[tuple[tuple[str, ...], Estimate]],
     *,
     caption: str,
     name: str,
 ) -> Table:
     names = _names(by_source)
-    compared = list(dict.fromkeys(other for _, found, _ in rows for other in found.differences))
+    compared = list(dict.fromkeys(other for _, found in rows for other in found.differences))
     return Table(
         caption=caption,
         header=(
@@ -394,21 +471,22 @@ def _table(
             *(one.replace("_", " ") for one in names),
             *(f"{one.replace('_', ' ')} − {REFERENCE.replace('_', ' ')}" for one in compared),
         ),
+        columns=(
+            *labels,
+            "studies",
+            "predictions",
+            *names,
+            *(f"{one} − {REFERENCE}" for one in compared),
+        ),
         rows=[
             (
                 *label,
                 found.studies,
                 found.predictions,
-                *(
-                    _plain(found.values[one], digits) if one in found.values else None
-                    for one in names
-                ),
-                *(
-                    _signed(found.differences[one], digits) if one in found.differences else None
-                    for one in compared
-                ),
+                *(found.values.get(one) for one in names),
+                *(found.differences.get(one) for one in compared),
             )
-            for label, found, digits in rows
+            for label, found in rows
         ],
         name=name,
     )
@@ -426,19 +504,3 @@ def _all(made: Mapping[str, Predictions]) -> Bool[np.ndarray, " N"]:
 def _panel(source: str, made: Mapping[str, Predictions]) -> str:
     studies = len(np.unique(next(iter(made.values())).study_N))
     return f"{title(source)}  ({plural(studies, 'study')})"
-
-
-def _plain(found: Interval, digits: int) -> str:
-    return _shown(found, digits, "")
-
-
-def _signed(found: Interval, digits: int) -> str:
-    return _shown(found, digits, "+")
-
-
-def _shown(found: Interval, digits: int, sign: str) -> str:
-    # Plus zero: what rounds to nothing has no minus.
-    value, low, high = (
-        f"{round(part, digits) + 0.0:{sign}.{digits}f}".replace("-", "−") for part in found
-    )
-    return value if np.isnan(found[1]) else f"{value} [{low}, {high}]"

@@ -21,17 +21,11 @@ pages of other kinds:
     write_page(page, Path("report.html"))
 """
 
-import csv
-import importlib.metadata
-import os
-import platform
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import numpy as np
-
 from optformer.errors import plural
-from optformer.eval import hpob, report_sections
+from optformer.eval import commands, hpob, report_sections, statistics
 from optformer.eval.page import (
     Cell,
     Code,
@@ -39,8 +33,11 @@ from optformer.eval.page import (
     Heading,
     Page,
     Section,
+    Shown,
     Table,
     Text,
+    named,
+    number,
     write_page,
 )
 from optformer.eval.plots import (
@@ -54,14 +51,12 @@ from optformer.eval.plots import (
 )
 from optformer.eval.report_sections import (
     View,
-    compare,
     interval,
+    median_time,
     over_baseline,
-    seconds_shown,
     sharing,
-    suggestion_seconds,
 )
-from optformer.eval.results import merge, read
+from optformer.eval.results import labels, merge, read
 
 __all__ = [
     "Cell",
@@ -118,7 +113,7 @@ def write_report(
     Args:
       notes: paragraphs for the summary.
       extra: sections before the last one, such as calibration.
-      command: what was typed to get the results.
+      command: what was typed to get the page, if that is no command that a folder has noted.
       published: curves of HPO-B's continuous protocol from elsewhere, by name.
 
     Raises:
@@ -137,7 +132,7 @@ def write_report(
                 paragraphs=(
                     f"Unfinished: {results.missing:,} of {results.runs:,} runs have not ended. "
                     f"All numbers are of the {int(view.common_KS.sum()):,} pairs of task and seed "
-                    "that every optimizer has finished, and will change.",
+                    "that every optimizer shown has finished, and will change.",
                 )
             )
         )
@@ -152,13 +147,12 @@ def write_report(
     sections += [Heading(title="Curves"), *report_sections.curves(view)]
     if results.protocol in (hpob.PROTOCOL, hpob.DISCRETE):
         sections += [Heading(title="HPO-B means"), *report_sections.hpob_means(view)]
-    if len(results.optimizers) > 1:
+    if len(view.names) > 1:
         sections += [Heading(title="Ranks"), *report_sections.ranks(view)]
         sections += [Heading(title="Differences"), *report_sections.differences(view)]
     sections += [Heading(title="Cost"), *report_sections.cost(view), *extra]
     sections += [Heading(title="How to reproduce"), *reproduce(view, paths, command)]
     page = Page(title=title, lead=_lead(view), sections=sections)
-    _write_curves(view, out.parent / "curves.csv")
     return write_page(page, out)
 
 
@@ -171,12 +165,28 @@ def _lead(view: View) -> str:
     if len(view.order) > 1:
         second = view.order[1]
         told += f" and {view.shown(second)} {interval(view.band, second, view.last)}"
-        gap = compare(view, best, second)
-        if gap.low > 0:
-            told += ": the difference is larger than chance between tasks explains"
-        else:
-            told += ": too close to tell apart on these tasks"
-    return f"{told}. {view.counts[0].upper()}{view.counts[1:]}; 95 % intervals over tasks."
+        told += f": {_told_apart(report_sections.comparisons(view))}"
+    told += f". {view.counts[0].upper()}{view.counts[1:]}; 95 % intervals over tasks."
+    if view.not_begun:
+        names = ", ".join(name.replace("_", " ") for name in view.not_begun)
+        told += f" Not begun and left out: {names}."
+    return told
+
+
+def _told_apart(made: Sequence[report_sections.Comparison]) -> str:
+    """Whether the first comparison, that of the best two, shows a difference."""
+    gap, corrected = made[0].gap, made[0].corrected
+    tasks = gap.wins + gap.ties + gap.losses
+    if statistics.least_p_value(tasks, len(made)) >= 0.05:
+        return f"so few tasks, {tasks}, cannot tell" + (
+            f" with {len(made)} comparisons" if len(made) > 1 else ""
+        )
+    test = f"p {number(corrected, 2)} by {report_sections.TEST}"
+    if len(made) > 1:
+        test += f", corrected for {plural(len(made), 'comparison')}"
+    if corrected >= 0.05:
+        return f"too close to tell apart on these tasks ({test})"
+    return f"the difference is larger than chance between tasks explains ({test})"
 
 
 def _summary(view: View) -> Table:
@@ -184,16 +194,19 @@ def _summary(view: View) -> Table:
     failures = [failure.optimizer for failure in results.failures]
     rows: list[list[Cell]] = []
     for row in view.order:
-        seconds_N = suggestion_seconds(view, row)
+        failed = failures.count(view.names[row])
+        ended = int(results.ended_OKS[row].sum())
         rows.append(
             [
-                view.shown(row),
+                named(view.names[row]),
                 *(interval(view.band, row, trial) for trial in view.checkpoints),
                 *([over_baseline(view, row)] if view.baseline is not None else []),
                 interval(view.rank_band, row, view.last, digits=2),
-                seconds_shown(float(np.median(seconds_N))) if len(seconds_N) else "–",
-                f"{int(results.ended_OKS[row].sum())}"
-                + (f", {failed} failed" if (failed := failures.count(view.names[row])) else ""),
+                median_time(view, row),
+                Shown(
+                    text=f"{ended}, {failed} failed" if failed else f"{ended}",
+                    values={"": ended, ", failed": failed},
+                ),
             ]
         )
     return Table(
@@ -227,16 +240,11 @@ def _reading(view: View) -> str:
     )
 
 
-def reproduce(view: View, paths: Sequence[Path], command: str) -> list[Section]:
-    """What was typed, what is where, and the versions of what ran."""
+def reproduce(view: View, paths: Sequence[Path], command: str = "") -> list[Section]:
+    """What was typed for each folder, and what it ran under; what is where."""
     results = view.results
-    versions = {
-        package: importlib.metadata.version(package)
-        for package in ("optformer", "numpy", "jax", "google-vizier", "optuna", "xgboost-cpu")
-        if _installed(package)
-    }
     seeds = ", ".join(map(str, results.seeds))
-    sections: list[Section] = []
+    sections = commands.sections(paths)
     if command:
         sections.append(Code(text=command))
     sections.append(
@@ -244,43 +252,14 @@ def reproduce(view: View, paths: Sequence[Path], command: str) -> list[Section]:
             paragraphs=(
                 f"Protocol {results.protocol}, {plural(len(results.tasks), 'task')}, seeds "
                 f"{seeds}, {results.trials} trials. Rows: rows.parquet in "
-                f"{', '.join(path.name for path in paths)}, one a trial; their columns are "
-                "described in optformer/eval/results.py. The same command gives the same rows, "
-                "except for the times.",
-                f"Python {platform.python_version()}, "
-                + ", ".join(f"{name} {version}" for name, version in versions.items())
-                + f"; {platform.machine()}, {os.cpu_count()} cores.",
+                f"{', '.join(labels(paths))}, one a trial; their columns are "
+                "described in optformer/eval/results.py. The same commands give the same rows, "
+                "except for the times, up to floating-point rounding: a model's numbers differ in "
+                "their last digits with the group of studies that share a pass.",
+                f"This page was written by {commands.Environment.here()}.",
                 "Intervals: percentile bootstrap, 1,000 resamples of the tasks (4,000 for "
                 "differences), the same resamples for all optimizers.",
             )
         )
     )
     return sections
-
-
-def _installed(package: str) -> bool:
-    try:
-        importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return False
-    return True
-
-
-def _write_curves(view: View, path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(("optimizer", "trial", "score", "low", "high", "rank"))
-        for row, name in enumerate(view.names):
-            for trial in range(view.first, view.last + 1):
-                band = view.band
-                writer.writerow(
-                    (
-                        name,
-                        trial,
-                        band.mean_OT[row, trial],
-                        band.low_OT[row, trial],
-                        band.high_OT[row, trial],
-                        view.rank_band.mean_OT[row, trial],
-                    )
-                )

@@ -1,7 +1,6 @@
 """The sections of an evaluation's report, each from a `View` of the results."""
 
 import dataclasses
-import os
 import re
 import textwrap
 from collections.abc import Collection
@@ -9,9 +8,21 @@ from collections.abc import Collection
 import numpy as np
 from jaxtyping import Bool, Float64
 
-from optformer.errors import plural
-from optformer.eval import hpob, statistics
-from optformer.eval.page import Cell, Figure, Section, Table, Text, number
+from optformer.errors import SourceError, plural
+from optformer.eval import curve_tables, hpob, statistics
+from optformer.eval.page import (
+    Cell,
+    Figure,
+    Interval,
+    Section,
+    Shown,
+    Table,
+    Text,
+    duration,
+    named,
+    rounded,
+    seconds_shown,
+)
 from optformer.eval.plots import (
     Curve,
     Ranking,
@@ -23,16 +34,36 @@ from optformer.eval.plots import (
 from optformer.eval.results import Failure, Results
 
 BASELINE = "random_search"
+TEST = "Wilcoxon's signed-rank test (ties count, as by Pratt)"
 
 
 class View:
     """What all sections of a report are made of, computed once.
 
+    Optimizers of which no run has ended are left out, since nothing would be common to all; their
+    names are in `not_begun`.
+
     Args:
       published: which of the optimizers are others' published results; they are drawn dashed.
+
+    Raises:
+      SourceError: no run has ended.
     """
 
     def __init__(self, results: Results, published: Collection[str] = ()) -> None:
+        begun = [
+            name
+            for name, ended_KS in zip(results.optimizers, results.ended_OKS, strict=True)
+            if ended_KS.any()
+        ]
+        self.not_begun = tuple(name for name in results.optimizers if name not in begun)
+        if not begun:
+            raise SourceError(
+                f"{results.folder}: none of {plural(results.runs, 'planned run')} has ended. Run "
+                "the same `optformer evaluate` again: it goes on where it was stopped."
+            )
+        if self.not_begun:
+            results = results.of(begun)
         self.results = results
         self.published = published
         # Only what all optimizers have ended is compared: means over different tasks mislead.
@@ -87,7 +118,7 @@ class View:
     @property
     def unfinished(self) -> bool:
         """Whether runs are missing, which every plot must say."""
-        return self.results.missing > 0
+        return self.results.missing > 0 or bool(self.not_begun)
 
 
 def failures(results: Results) -> list[Section]:
@@ -100,10 +131,13 @@ def failures(results: Results) -> list[Section]:
         groups.setdefault((failure.optimizer, kind), []).append(failure)
     rows = [
         (
-            same[0].optimizer.replace("_", " "),
+            named(same[0].optimizer),
             len(same),
             textwrap.shorten(same[0].error, 240, placeholder=" …"),
-            f"{same[0].task}, seed {same[0].seed}, trial {same[0].trial}",
+            Shown(
+                text=f"{same[0].task}, seed {same[0].seed}, trial {same[0].trial}",
+                values={"": same[0].task, ", seed": same[0].seed, ", trial": same[0].trial},
+            ),
         )
         for same in groups.values()
     ]
@@ -121,7 +155,10 @@ def failures(results: Results) -> list[Section]:
 
 def curves(view: View) -> list[Section]:
     """Scores by trial: all tasks, what is left to find, and that by family."""
+    if not view.common_KS.any():  # a logarithmic axis needs values
+        return [Text(paragraphs=("Curves follow when all optimizers have ended a run in common.",))]
     best_first = [view.curve(row, view.band) for row in view.order]
+    scores = curve_tables.of_curves(best_first, x="trial", y="score")
     sections: list[Section] = [
         Figure(
             caption=f"Mean score by trial with 95 % intervals. {view.counts.capitalize()}.",
@@ -133,6 +170,7 @@ def curves(view: View) -> list[Section]:
                 unfinished=view.unfinished,
             ),
             name="curves",
+            data=scores,
         )
     ]
     gap_caption = (
@@ -155,16 +193,16 @@ def curves(view: View) -> list[Section]:
     )
     families = sorted({task.family for task in view.results.tasks})
     if 1 < len(families) <= 16:
-        panels = {
-            _family_title(view, family): [_gap(curve) for curve in _of_family(view, family)]
-            for family in families
-        }
+        panels = {family: _of_family(view, family) for family in families}
         sections.append(
             Figure(
                 caption="Normalized regret by family. The bands are 95 % intervals over runs, "
                 "since a family has few tasks.",
                 picture=plot_panels(
-                    panels,
+                    {
+                        _family_title(view, family): [_gap(curve) for curve in drawn]
+                        for family, drawn in panels.items()
+                    },
                     x_label="trials",
                     y_label="normalized regret",
                     log_y=True,
@@ -173,6 +211,7 @@ def curves(view: View) -> list[Section]:
                     unfinished=view.unfinished,
                 ),
                 name="families",
+                data=curve_tables.of_panels(panels, panel="family", x="trial", y="score"),
             )
         )
     return sections
@@ -195,13 +234,14 @@ def _family_title(view: View, family: str) -> str:
 def ranks(view: View) -> list[Section]:
     """Mean ranks by trial, and critical-difference diagrams where there are tasks enough."""
     order = sorted(view.order, key=lambda row: view.rank_band.mean_OT[row, view.last])
+    drawn = [view.curve(row, view.rank_band) for row in order]
     sections: list[Section] = [
         Figure(
             caption="Mean rank by trial among the optimizers of this report, 1 is best; ties "
             "share a rank. Ranks are taken within each task and seed, so every task weighs the "
             f"same however its values are spread. {view.counts.capitalize()}.",
             picture=plot_curves(
-                [view.curve(row, view.rank_band) for row in order],
+                drawn,
                 x_label="trials",
                 y_label="mean rank",
                 invert_y=True,
@@ -209,6 +249,7 @@ def ranks(view: View) -> list[Section]:
                 unfinished=view.unfinished,
             ),
             name="ranks",
+            data=curve_tables.of_curves(drawn, x="trial", y="mean rank"),
         )
     ]
     tasks = int(view.common_KS.any(1).sum())
@@ -240,7 +281,7 @@ def _critical_difference(view: View, tasks: int) -> Figure:
         )
     return Figure(
         caption="Critical-difference diagrams, as HPO-B draws them: mean ranks of each task's mean "
-        "score; optimizers joined by a bar do not differ at 5 % by Wilcoxon's signed-rank test "
+        f"score; optimizers joined by a bar do not differ at 5 % by {TEST} "
         f"with Holm's correction for all pairs. Friedman's test after {'; '.join(tests)}. "
         f"{plural(tasks, 'task')}.",
         picture=plot_critical_difference(panels, names=view.names, unfinished=view.unfinished),
@@ -248,9 +289,19 @@ def _critical_difference(view: View, tasks: int) -> Figure:
     )
 
 
-def differences(view: View) -> list[Section]:
-    """Paired differences of the last scores: of all pairs, or, of many optimizers, of the best and
-    of random search with each other."""
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """Two optimizers' last scores; `corrected` is the p-value after Holm's correction."""
+
+    first: int
+    second: int
+    gap: statistics.Difference
+    corrected: float
+
+
+def comparisons(view: View) -> list[Comparison]:
+    """The best optimizer with the second, then with all others; and either all other pairs or, of
+    many optimizers, random search with each other."""
     pairs = [
         (first, second)
         for place, first in enumerate(view.order)
@@ -259,22 +310,34 @@ def differences(view: View) -> list[Section]:
     ]
     gaps = [compare(view, first, second) for first, second in pairs]
     adjusted = statistics.holm([gap.p_value for gap in gaps])
+    return [
+        Comparison(first=first, second=second, gap=gap, corrected=p_value)
+        for (first, second), gap, p_value in zip(pairs, gaps, adjusted, strict=True)
+    ]
+
+
+def differences(view: View) -> list[Section]:
+    """The paired differences of the last scores: `comparisons`."""
     rows = [
         (
-            f"{view.shown(first)} − {view.shown(second)}",
-            _signed(gap.mean, gap.low, gap.high),
-            f"{gap.wins} / {gap.ties} / {gap.losses}",
-            number(gap.p_value, 2),
-            number(p_value, 2),
+            Shown(
+                text=f"{view.shown(made.first)} − {view.shown(made.second)}",
+                values={", first": view.names[made.first], ", second": view.names[made.second]},
+            ),
+            difference(made.gap),
+            _counted(made.gap),
+            rounded(made.gap.p_value, 2),
+            rounded(made.corrected, 2),
         )
-        for (first, second), gap, p_value in zip(pairs, gaps, adjusted, strict=True)
+        for made in comparisons(view)
     ]
     return [
         Table(
             caption=f"Differences of score after {view.last} trials, paired by task: mean with its "
-            "95 % interval; tasks won, tied and lost by the first; p of Wilcoxon's signed-rank "
-            f"test, as it is and after Holm's correction for {plural(len(rows), 'comparison')}.",
+            f"95 % interval; tasks won, tied and lost by the first; p of {TEST}, as it is and "
+            f"after Holm's correction for {plural(len(rows), 'comparison')}.",
             header=("first − second", "difference", "won / tied / lost", "p", "p (Holm)"),
+            columns=("optimizer", "difference", "tasks", "p", "p (Holm)"),
             rows=rows,
             name="differences",
         )
@@ -295,12 +358,12 @@ def twins(view: View) -> list[Section]:
     adjusted = statistics.holm([gap.p_value for gap in gaps])
     shown = [
         (
-            name.replace("_", " "),
+            named(name),
             interval(view.band, first, view.last),
             interval(view.band, second, view.last),
-            _signed(gap.mean, gap.low, gap.high),
-            f"{gap.wins} / {gap.ties} / {gap.losses}",
-            number(p_value, 2),
+            difference(gap),
+            _counted(gap),
+            rounded(p_value, 2),
         )
         for (name, first, second), gap, p_value in zip(pairs, gaps, adjusted, strict=True)
     ]
@@ -309,9 +372,10 @@ def twins(view: View) -> list[Section]:
         Table(
             caption=f"Optimizers in both folders: score after {view.last} trials, and the "
             "difference, first − second, paired by task; each with its 95 % interval. Tasks won, "
-            "tied and lost by the first. p of Wilcoxon's signed-rank test after Holm's correction "
+            f"tied and lost by the first. p of {TEST} after Holm's correction "
             f"for {plural(len(shown), 'comparison')}. {view.counts[0].upper()}{view.counts[1:]}.",
             header=("optimizer", *folders, "difference", "won / tied / lost", "p (Holm)"),
+            columns=("optimizer", *folders, "difference", "tasks", "p (Holm)"),
             rows=shown,
             name="twins",
         )
@@ -334,8 +398,8 @@ def cost(view: View) -> list[Section]:
     return [
         Figure(
             caption="Time for one suggestion and the update that follows it: median, and the "
-            f"range from the 5 % to the 95 % quantile, of {asked:,} suggestions on "
-            f"{os.cpu_count()} cores.{sharing(view)}",
+            f"range from the 5 % to the 95 % quantile, of {asked:,} suggestions; on how many cores "
+            f"is in the last section.{sharing(view)}",
             picture=plot_intervals(
                 ordered,
                 x_label="time for one suggestion",
@@ -345,17 +409,24 @@ def cost(view: View) -> list[Section]:
                 unfinished=view.unfinished,
             ),
             name="cost",
+            data=Table(
+                caption="",
+                header=("optimizer", "median, seconds", "5 %, seconds", "95 %, seconds"),
+                rows=[(named(name), *quantiles) for name, quantiles in ordered.items()],
+            ),
         )
     ]
 
 
 def hpob_means(view: View) -> list[Section]:
-    """HPO-B's own means of normalized performance."""
+    """HPO-B's own means of normalized performance, and how much more than random search's, or than
+    the best one's, they are."""
     if view.unfinished:
         return [Text(paragraphs=("Means follow when all runs have ended.",))]
     curves = {name: hpob.curves(view.results, name) for name in view.names}
-    at = [trial for trial in (5, 10, 20, 50, 100) if trial <= view.last]
-    order = sorted(view.order, key=lambda row: -hpob.macro_mean(curves[view.names[row]])[at[-1]])
+    at = [trial for trial in (5, 10, 20, 50, 100) if trial < view.last] + [view.last]
+    order = sorted(view.order, key=lambda row: -hpob.macro_mean(curves[view.names[row]])[view.last])
+    reference = order[0] if view.baseline is None else view.baseline
     rows: list[list[Cell]] = []
     drawn: list[Curve] = []
     for row in order:
@@ -363,10 +434,11 @@ def hpob_means(view: View) -> list[Section]:
         mean_T, low_T, high_T = hpob.macro_band(given, np.random.default_rng(0))
         rows.append(
             [
-                view.shown(row),
-                *(f"{mean_T[trial]:.4f}" for trial in at[:-1]),
-                f"{mean_T[at[-1]]:.4f} [{low_T[at[-1]]:.4f}, {high_T[at[-1]]:.4f}]",
-                f"{hpob.flat_mean(given)[at[-1]]:.4f}",
+                named(view.names[row]),
+                *(Interval(mean=mean_T[trial], digits=4) for trial in at[:-1]),
+                Interval(mean=mean_T[at[-1]], low=low_T[at[-1]], high=high_T[at[-1]], digits=4),
+                *([_macro_difference(view, row, reference)] if len(order) > 1 else []),
+                Interval(mean=hpob.flat_mean(given)[at[-1]], digits=4),
                 len(given),
                 sum(len(datasets) for datasets in given.values()),
                 sum(len(runs) for datasets in given.values() for runs in datasets.values()),
@@ -384,12 +456,27 @@ def hpob_means(view: View) -> list[Section]:
         )
     sections: list[Section] = [
         Table(
-            caption="Macro mean of normalized performance after a number of trials, with the last "
-            f"one's 95 % interval over tasks within their spaces, and flat mean after {at[-1]}. "
-            "Macro: over initialisations, then datasets, then search spaces. Flat: over all runs.",
+            caption="Macro mean of normalized performance after a number of trials, "
+            + (
+                f"how much more than that of {view.shown(reference)}, paired by run, "
+                if len(order) > 1
+                else ""
+            )
+            + f"and flat mean after {view.last}. Macro: over initialisations, then datasets, then "
+            f"search spaces. Flat: over all runs. {_INTERVALS_IN_SPACES}",
             header=(
                 "optimizer",
                 *(f"@{trial}" for trial in at),
+                *([f"@{view.last} over {view.shown(reference)}"] if len(order) > 1 else []),
+                f"flat @{at[-1]}",
+                "spaces",
+                "tasks",
+                "runs",
+            ),
+            columns=(
+                "optimizer",
+                *(f"@{trial}" for trial in at),
+                *([f"@{view.last} over {view.names[reference]}"] if len(order) > 1 else []),
                 f"flat @{at[-1]}",
                 "spaces",
                 "tasks",
@@ -399,8 +486,7 @@ def hpob_means(view: View) -> list[Section]:
             name="hpob",
         ),
         Figure(
-            caption="Macro mean by trial; the bands are 95 % intervals over tasks within their "
-            "spaces.",
+            caption=f"Macro mean by trial. {_INTERVALS_IN_SPACES}",
             picture=plot_curves(
                 drawn,
                 x_label="trials after the 5 initial points",
@@ -408,9 +494,27 @@ def hpob_means(view: View) -> list[Section]:
                 names=view.names,
             ),
             name="hpob_curves",
+            data=curve_tables.of_curves(drawn, x="trial", y="macro mean"),
         ),
     ]
     return sections
+
+
+_INTERVALS_IN_SPACES = (
+    "95 % intervals are for these search spaces: over datasets, which are resampled within each "
+    "space, with deviations scaled by √(n / (n − 1)) where a space has n. There are none where a "
+    "space has a single one."
+)
+
+
+def _macro_difference(view: View, row: int, reference: int) -> Interval | None:
+    """An optimizer's last macro mean less that of another, but none for that itself."""
+    if row == reference:
+        return None
+    ours, theirs = (hpob.curves(view.results, view.names[one]) for one in (row, reference))
+    parts = hpob.macro_band(hpob.difference(ours, theirs), np.random.default_rng(0))
+    mean, low, high = (float(part_T[view.last]) for part_T in parts)
+    return Interval(mean=mean, low=low, high=high, digits=4, signed=True)
 
 
 def compare(view: View, first: int, second: int) -> statistics.Difference:
@@ -419,12 +523,23 @@ def compare(view: View, first: int, second: int) -> statistics.Difference:
     return statistics.paired_difference(final_OK[first], final_OK[second], np.random.default_rng(0))
 
 
-def over_baseline(view: View, row: int) -> str:
-    """An optimizer's last score less that of random search, with its interval."""
+def difference(gap: statistics.Difference) -> Interval:
+    """How much larger the first is."""
+    return Interval(mean=gap.mean, low=gap.low, high=gap.high, signed=True)
+
+
+def _counted(gap: statistics.Difference) -> Shown:
+    return Shown(
+        text=f"{gap.wins} / {gap.ties} / {gap.losses}",
+        values={" won": gap.wins, " tied": gap.ties, " lost": gap.losses},
+    )
+
+
+def over_baseline(view: View, row: int) -> Interval | None:
+    """An optimizer's last score less that of random search, but none for that itself."""
     if view.baseline is None or row == view.baseline:
-        return "–"
-    gap = compare(view, row, view.baseline)
-    return _signed(gap.mean, gap.low, gap.high)
+        return None
+    return difference(compare(view, row, view.baseline))
 
 
 def sharing(view: View) -> str:
@@ -448,22 +563,18 @@ def suggestion_seconds(view: View, row: int) -> Float64[np.ndarray, " N"]:
     return seconds_N[np.isfinite(seconds_N)]
 
 
-def seconds_shown(seconds: float) -> str:
-    """A time with its unit: 0.0123 -> "12.3 ms"."""
-    # Half a step below the next unit's 1, so that 999.9 µs is 1 ms.
-    if seconds < 0.995e-3:
-        return f"{seconds * 1e6:.3g} µs"
-    return f"{seconds * 1e3:.3g} ms" if seconds < 0.995 else f"{seconds:.3g} s"
+def median_time(view: View, row: int) -> Shown | None:
+    """The median time of an optimizer's suggestions, if any was timed."""
+    seconds_N = suggestion_seconds(view, row)
+    return duration(float(np.median(seconds_N))) if len(seconds_N) else None
 
 
-def interval(band: statistics.Band, row: int, trial: int, digits: int = 3) -> str:
-    """A mean with its interval: "0.912 [0.881, 0.940]"."""
-    mean, low, high = (part[row, trial] for part in (band.mean_OT, band.low_OT, band.high_OT))
-    return f"{mean:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
-
-
-def _signed(mean: float, low: float, high: float) -> str:
-    return f"{mean:+.3f} [{low:+.3f}, {high:+.3f}]".replace("-", "−")
+def interval(band: statistics.Band, row: int, trial: int, digits: int = 3) -> Interval:
+    """A mean with its interval."""
+    mean, low, high = (
+        float(part[row, trial]) for part in (band.mean_OT, band.low_OT, band.high_OT)
+    )
+    return Interval(mean=mean, low=low, high=high, digits=digits)
 
 
 _FLOOR = 1e-4

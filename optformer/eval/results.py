@@ -140,7 +140,8 @@ def merge(parts: Sequence[Results]) -> Results:
     An optimizer whose name is in two folders is called `<folder's name>/<optimizer>`.
 
     Raises:
-      ConfigError: protocols differ, or tasks of one name, or nothing is common to all.
+      ConfigError: protocols or numbers of trials differ, or tasks of one name, or nothing is
+        common to all.
     """
     first = parts[0]
     if len(parts) == 1:
@@ -150,6 +151,12 @@ def merge(parts: Sequence[Results]) -> Results:
             raise ConfigError(
                 f"{first.folder} holds results of protocol {first.protocol!r}, {other.folder} of "
                 f"{other.protocol!r}: they cannot be compared."
+            )
+        if other.trials != first.trials:
+            raise ConfigError(
+                f"{first.folder} holds runs of {first.trials} trials, {other.folder} of "
+                f"{other.trials}: they cannot be compared. Evaluate one of them again, in a new "
+                "folder, with the other's --trials."
             )
     records = [{task.name: task for task in part.tasks} for part in parts]
     common = [task for task in first.tasks if all(task.name in known for known in records)]
@@ -168,10 +175,10 @@ def merge(parts: Sequence[Results]) -> Results:
             f"{'seeds' if common else 'tasks'} in common."
         )
     used = [name for part in parts for name in part.optimizers]
-    labels = _labels([part.folder for part in parts])
+    shown = labels([part.folder for part in parts])
     names = [
         tuple(f"{label}/{name}" if used.count(name) > 1 else name for name in part.optimizers)
-        for part, label in zip(parts, labels, strict=True)
+        for part, label in zip(parts, shown, strict=True)
     ]
 
     def joined(field: str) -> np.ndarray:
@@ -205,13 +212,13 @@ def merge(parts: Sequence[Results]) -> Results:
     )
 
 
-def _labels(folders: Sequence[Path]) -> list[str]:
+def labels(folders: Sequence[Path]) -> list[str]:
     """What tells folders apart: their names, with as many of those above as it takes."""
     for depth in range(1, 1 + max(len(folder.resolve().parts) for folder in folders)):
-        labels = ["/".join(folder.resolve().parts[-depth:]) for folder in folders]
-        if len(set(labels)) == len(labels):
+        found = ["/".join(folder.resolve().parts[-depth:]) for folder in folders]
+        if len(set(found)) == len(found):
             break
-    return labels
+    return found
 
 
 def protocol_of(folder: Path) -> str:
@@ -234,7 +241,8 @@ def write_plan(
     """Adds optimizers (name -> settings in words), tasks and seeds to the folder's plan.
 
     Raises:
-      ConfigError: the folder holds another protocol, or the same name for something else.
+      ConfigError: the folder holds another protocol, runs of other numbers of trials, or the
+        same name for something else.
     """
     path = folder / "plan.json"
     plan = _read_plan(folder) if path.exists() else {}
@@ -245,6 +253,14 @@ def write_plan(
         )
     known_optimizers: dict[str, str] = dict(plan.get("optimizers", {}))
     known_tasks = {task["name"]: task for task in plan.get("tasks", [])}
+    # Means over runs of other lengths mislead: at each trial they would be of other tasks.
+    lengths = {task["trials"] for task in known_tasks.values()}
+    for task in tasks:
+        if lengths and task.trials not in lengths:
+            raise ConfigError(
+                f"{folder} holds runs of {', '.join(map(str, sorted(lengths)))} trials, not "
+                f"{task.trials}. Give it the same --trials, or write to another folder."
+            )
     for name, settings in optimizers.items():
         if settings != known_optimizers.setdefault(name, settings):
             raise ConfigError(

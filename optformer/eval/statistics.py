@@ -1,7 +1,8 @@
 """What can be said from results: means with intervals, ranks, tests.
 
 Intervals are percentile bootstrap intervals over tasks, because tasks are what a claim generalizes
-over; seeds of a task are averaged first. All optimizers are resampled together (paired).
+over; seeds of a task are averaged first. All optimizers are resampled together (paired). A single
+task says nothing about others: its interval is NaN.
 """
 
 import dataclasses
@@ -13,7 +14,10 @@ from jaxtyping import Float, Float64
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Band:
-    """Means by optimizer and trial, with the interval that holds a given share of resamples."""
+    """Means by optimizer and trial, with the interval that holds a given share of resamples.
+
+    Intervals are NaN where fewer than two tasks have a value.
+    """
 
     mean_OT: Float64[np.ndarray, "O T"]
     low_OT: Float64[np.ndarray, "O T"]
@@ -24,7 +28,7 @@ class Band:
 class Difference:
     """How much larger the first of two paired samples is.
 
-    `p_value` is of Wilcoxon's two-sided signed-rank test; 1.0 if all pairs are equal.
+    `p_value` is that of `signed_rank`. The interval of a single pair is NaN.
     """
 
     mean: float
@@ -54,6 +58,7 @@ def mean_band(
             "NK,OKT->NOT", weights_NK, known_OKT.astype(float)
         )
         mean_OT = filled_OKT.sum(1) / known_OKT.sum(1)
+    means_NOT[:, known_OKT.sum(1) < 2] = np.nan
     low_OT, high_OT = _quantiles(means_NOT, level)
     return Band(mean_OT=mean_OT, low_OT=low_OT, high_OT=high_OT)
 
@@ -78,27 +83,39 @@ def paired_difference(
     level: float = 0.95,
 ) -> Difference:
     """Compares two optimizers on the same N tasks; pairs with a NaN are left out."""
-    from scipy import stats
-
     gaps_N = (first_N - second_N)[~np.isnan(first_N - second_N)]
     if not len(gaps_N):
         nothing = float("nan")
         return Difference(
             mean=nothing, low=nothing, high=nothing, wins=0, ties=0, losses=0, p_value=nothing
         )
-    means = rng.choice(gaps_N, size=(resamples, len(gaps_N))).mean(1)
-    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
-    # Few pairs with ties: scipy then has no exact distribution and falls back to the normal one.
-    p_value = float(stats.wilcoxon(gaps_N).pvalue) if np.any(gaps_N != 0) else 1.0
+    mean, low, high = bootstrap_mean(gaps_N, rng, resamples=resamples, level=level)
     return Difference(
-        mean=float(gaps_N.mean()),
-        low=float(low),
-        high=float(high),
+        mean=mean,
+        low=low,
+        high=high,
         wins=int((gaps_N > 0).sum()),
         ties=int((gaps_N == 0).sum()),
         losses=int((gaps_N < 0).sum()),
-        p_value=p_value,
+        p_value=signed_rank(gaps_N),
     )
+
+
+def signed_rank(gaps_N: Float64[np.ndarray, " N"]) -> float:
+    """The two-sided p-value of Wilcoxon's signed-rank test; 1.0 if all gaps are 0.
+
+    Gaps of 0 are ranked, too (Pratt): on many tasks several optimizers find the optimum, and
+    leaving those tasks out would make few others decide.
+    """
+    from scipy import stats
+
+    # Few pairs with ties or zeros: scipy then goes through all permutations of signs.
+    return float(stats.wilcoxon(gaps_N, zero_method="pratt").pvalue) if gaps_N.any() else 1.0
+
+
+def least_p_value(tasks: int, comparisons: int) -> float:
+    """What `signed_rank` gives after Holm's correction if one optimizer wins every task."""
+    return min(1.0, comparisons * 2.0 ** (1 - tasks))
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
@@ -121,18 +138,9 @@ def friedman(scores_OK: Float64[np.ndarray, "O K"]) -> float:
 
 
 def pairwise_p_values(scores_OK: Float64[np.ndarray, "O K"]) -> Float64[np.ndarray, "O O"]:
-    """Wilcoxon's signed-rank test of all pairs over tasks, after Holm's correction.
-
-    Ties count (Pratt): on many tasks several optimizers find the optimum. 1.0 on the diagonal.
-    """
-    from scipy import stats
-
+    """`signed_rank` of all pairs over tasks, after Holm's correction. 1.0 on the diagonal."""
     pairs = [(a, b) for a in range(len(scores_OK)) for b in range(a)]
-    raw = []
-    for first, second in pairs:
-        gaps_K = scores_OK[first] - scores_OK[second]
-        same = not np.any(gaps_K != 0)
-        raw.append(1.0 if same else float(stats.wilcoxon(gaps_K, zero_method="pratt").pvalue))
+    raw = [signed_rank(scores_OK[first] - scores_OK[second]) for first, second in pairs]
     p_OO = np.eye(len(scores_OK))
     for (first, second), p_value in zip(pairs, holm(raw), strict=True):
         p_OO[first, second] = p_OO[second, first] = p_value
@@ -203,7 +211,9 @@ def bootstrap_mean(
     resamples: int = 2000,
     level: float = 0.95,
 ) -> tuple[float, float, float]:
-    """Mean of the values with its interval: mean, low, high."""
+    """Mean of the values with its interval, NaN of a single value: mean, low, high."""
+    if len(values_N) == 1:
+        return float(values_N[0]), float("nan"), float("nan")
     means = rng.choice(values_N, size=(resamples, len(values_N))).mean(1)
     low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
     return float(values_N.mean()), float(low), float(high)
@@ -222,6 +232,8 @@ def _quantiles(
     # A resample may miss every task that has a value: it says nothing about that trial.
     known = ~np.isnan(means_NOT).all(0)
     low_OT, high_OT = (np.full(means_NOT.shape[1:], np.nan) for _ in range(2))
+    if not known.any():
+        return low_OT, high_OT
     edges = np.nanquantile(means_NOT[:, known], [(1 - level) / 2, (1 + level) / 2], axis=0)
     low_OT[known], high_OT[known] = edges
     return low_OT, high_OT

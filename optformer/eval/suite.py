@@ -2,7 +2,6 @@
 `report.html` there, a page about all that the folder holds."""
 
 import dataclasses
-import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -13,22 +12,32 @@ from optformer.data.problems.bbob import TEST_FAMILIES
 from optformer.errors import ConfigError, SourceError, did_you_mean, plural
 from optformer.eval import bbob as bbob_tasks
 from optformer.eval import coco as coco_tasks
+from optformer.eval import commands, prediction_runs, prediction_sections
 from optformer.eval import hpob as hpob_tasks
-from optformer.eval import prediction_runs, prediction_sections
 from optformer.eval import prediction_sources as sources_of
 from optformer.eval import tables as tables_tasks
 from optformer.eval.contestants import Contestants
-from optformer.eval.page import Code, Heading, Page, Section, Text, write_page
+from optformer.eval.page import (
+    Cell,
+    Heading,
+    Interval,
+    Page,
+    Section,
+    Text,
+    named,
+    share,
+    shown,
+    write_page,
+)
 from optformer.eval.report import reproduce, write_report
 from optformer.eval.report_sections import (
     View,
     cost,
     failures,
     interval,
+    median_time,
     over_baseline,
-    seconds_shown,
     sharing,
-    suggestion_seconds,
 )
 from optformer.eval.results import Results, merge, protocol_of, read
 from optformer.eval.runner import run
@@ -38,7 +47,6 @@ from optformer.study import Study
 
 REPORT = "report.html"
 LIKELIHOODS = "likelihoods.npz"
-COMMANDS = "commands.json"
 
 TITLES = {
     bbob_tasks.PROTOCOL: "BBOB",
@@ -129,12 +137,21 @@ def hpob(
     """HPO-B's protocols on the release in `data`.
 
     Args:
-      published: a folder of published results, drawn into the report's plots.
+      published: a folder of published results of the continuous protocol, drawn into the
+        report's plots.
       seeds: how many of the five initialisations.
 
     Raises:
+      ConfigError: published results for the discrete protocol.
       SourceError: a file is missing; says where to get it. Otherwise as `bbob`.
     """
+    if discrete and published is not None:
+        raise ConfigError(
+            f"{published}: published results are of HPO-B's continuous protocol, whose values are "
+            "normalized by the surrogates' range. Those of the discrete protocol are normalized "
+            "by the recorded values' and cannot be compared with them. Leave out --published, or "
+            "--discrete."
+        )
     make = hpob_tasks.discrete_tasks if discrete else hpob_tasks.tasks
     tasks = make(data, trials=how.trials, spaces=spaces)
     others: dict[str, hpob_tasks.Curves] = {}
@@ -221,18 +238,18 @@ def imitation(
     imitating.save(likely, out / LIKELIHOODS)
     view = View(results)
     share_AC = likely.confusion()
-    rows = tuple(
+    rows = [
         (
-            teacher.replace("_", " "),
+            named(teacher),
             interval(view.band, view.names.index(teacher), view.last),
             interval(view.band, view.names.index(model), view.last),
-            "{:+.3f} [{:+.3f}, {:+.3f}]".format(*likely.margin(row, np.random.default_rng(0))),
-            f"{share_AC[row, row]:.0%}",
+            Interval.of(likely.margin(row, np.random.default_rng(0)), signed=True),
+            share(share_AC[row, row]),
         )
         for row, name in enumerate(names)
         for teacher, model in imitating.pairs(view.names)
         if teacher == name
-    )
+    ]
     return Evaluated(
         counted=f"{_counted(results)} Right − wrong prompts: nats a parameter.",
         header=(
@@ -242,8 +259,8 @@ def imitation(
             "right − wrong prompts",
             "told right",
         ),
-        rows=rows,
-        page=_report(out, imitating.PROTOCOL, how.command, checkpoint),
+        rows=_words(rows),
+        page=_report(out, how, checkpoint),
         failed=len(results.failures),
     )
 
@@ -262,8 +279,8 @@ def prediction(
     studies: Sequence[Path] = (),
     most_studies: int = 100,
 ) -> Evaluated:
-    """How well a model predicts trials of these sources, beside a Gaussian process whose
-    hyperparameters are fitted by maximum likelihood every 5 trials.
+    """How well a model predicts trials of these sources, beside a Gaussian process that is fitted
+    to the same trials (`prediction.GaussianProcess`).
 
     Args:
       sources: "bbob" and "gp"; "bbob" if no source of any kind is named.
@@ -329,8 +346,8 @@ def prediction(
     return Evaluated(
         counted=table.caption,
         header=tuple(table.header),
-        rows=tuple(tuple(map(str, row)) for row in table.rows),
-        page=_report(out, "prediction", how.command, checkpoint),
+        rows=_words(table.rows),
+        page=_report(out, how, checkpoint),
     )
 
 
@@ -351,9 +368,18 @@ def compare(first: Path, second: Path, out: Path, *, command: str = "") -> Evalu
     """Two results folders in one report: what ran the same tasks and seeds is paired.
 
     Raises:
-      ConfigError: they are of different protocols, or share no task or seed.
+      ConfigError: they are of different protocols, or share no task or seed; or one of them
+        holds predictions only.
       SourceError: one of them is no results folder.
     """
+    for folder in (first, second):
+        if prediction_runs.is_there(folder) and not (folder / "plan.json").exists():
+            raise ConfigError(
+                f"{folder} holds predictions only, which cannot be compared across folders: only "
+                "runs of optimizers are paired. Evaluate both checkpoints with the same sources "
+                "and trials: each report has its model's difference from the same Gaussian "
+                "process, with intervals. Compare these."
+            )
     results = merge([read(first), read(second)])
     page = write_report(
         [first, second],
@@ -383,7 +409,7 @@ def _optimized(
         workers=how.workers,
         progress=how.progress,
     )
-    page = _report(out, protocol, how.command, who.checkpoint, published)
+    page = _report(out, how, who.checkpoint, published)
     return _evaluated(results, page)
 
 
@@ -401,37 +427,35 @@ def _evaluated(results: Results, page: Path) -> Evaluated:
     return Evaluated(
         counted=_counted(results) + sharing(view),
         header=("optimizer", f"score after {view.last}", "over random search", "a suggestion"),
-        rows=tuple(
-            (
-                view.shown(row),
-                interval(view.band, row, view.last),
-                over_baseline(view, row),
-                seconds_shown(float(np.median(seconds_N)))
-                if len(seconds_N := suggestion_seconds(view, row))
-                else "–",
-            )
-            for row in view.order
+        rows=_words(
+            [
+                (
+                    named(view.names[row]),
+                    interval(view.band, row, view.last),
+                    over_baseline(view, row),
+                    median_time(view, row),
+                )
+                for row in view.order
+            ]
         ),
         page=page,
         failed=len(results.failures),
     )
 
 
+def _words(rows: Sequence[Sequence[Cell]]) -> tuple[tuple[str, ...], ...]:
+    return tuple(tuple(map(shown, row)) for row in rows)
+
+
 def _report(
     out: Path,
-    protocol: str,
-    command: str,
+    how: How,
     checkpoint: Path | None,
     published: Mapping[str, hpob_tasks.Curves] | None = None,
 ) -> Path:
-    """The page about all that is in the folder, with each protocol's last command and weights."""
-    noted = out / COMMANDS
-    known: dict[str, str] = json.loads(noted.read_text("utf-8")) if noted.exists() else {}
-    if checkpoint is not None:
-        command += f"  # weights {checkpoints.fingerprint(checkpoint)[:16]}"
-    known[protocol] = command.strip()
-    noted.write_text(json.dumps(known, indent=1), "utf-8")
-    commands = "\n".join(filter(None, known.values()))
+    """The page about all that is in the folder, with this command and weights among those noted."""
+    weights = f"  # weights {checkpoints.fingerprint(checkpoint)[:16]}" if checkpoint else ""
+    commands.note(out, (how.command + weights).strip(), workers=how.workers)
     sections: list[Section] = []
     if prediction_runs.is_there(out):
         found = prediction_runs.read(out)
@@ -441,23 +465,22 @@ def _report(
         page = Page(
             title=f"Predictions on {', '.join(titles)}",
             lead=prediction_sections.lead(found.predictions),
-            sections=[*sections, Heading(title="How to reproduce"), Code(text=commands)],
+            sections=[*sections, Heading(title="How to reproduce"), *commands.sections([out])],
         )
         return write_page(page, out / REPORT)
     kind = protocol_of(out)
     if kind == "imitation":
-        return _imitation_page(out, sections, commands)
+        return _imitation_page(out, sections)
     return write_report(
         out,
         out / REPORT,
         title=TITLES[kind],
         extra=sections,
-        command=commands,
         published=published,
     )
 
 
-def _imitation_page(out: Path, extra: Sequence[Section], command: str) -> Path:
+def _imitation_page(out: Path, extra: Sequence[Section]) -> Path:
     from optformer.eval import imitation as imitating
     from optformer.eval import imitation_sections
 
@@ -483,7 +506,7 @@ def _imitation_page(out: Path, extra: Sequence[Section], command: str) -> Path:
                     "trial of the same seed.",
                 )
             ),
-            *reproduce(view, [out], command),
+            *reproduce(view, [out]),
         ],
     )
     return write_page(page, out / REPORT)

@@ -35,8 +35,8 @@ def pit(
 
     Args:
       shares_N: uniform random numbers. How much of its own bin lies below a truth: values that
-        many trials have are then uniform, too (Czado et al. 2009). If None, as if the density
-        were constant within a bin.
+        many trials have are then uniform, too (Smith 1985; Czado, Gneiting and Held 2009). If
+        None, as if the density were constant within a bin.
     """
     return _cdf_at(probabilities_NQ, truth_N, shares_N)
 

@@ -134,14 +134,43 @@ def test_published_curves_become_optimizers_of_the_same_runs(release, tmp_path):
 
 def test_macro_bands_resample_tasks_within_their_spaces():
     rng = np.random.default_rng(0)
-    sure = {"a": {"x": np.full((2, 3), 0.2)}, "b": {"y": np.full((2, 3), 0.6)}}
+    low_ST, high_ST = np.full((2, 3), 0.2), np.full((2, 3), 0.6)
+    sure = {"a": {"x": low_ST, "y": low_ST}, "b": {"x": high_ST, "y": high_ST, "z": high_ST}}
     for part_T in hpob.macro_band(sure, rng):
         np.testing.assert_allclose(part_T, 0.4)
+    mean_T, *bounds = hpob.macro_band({**sure, "c": {"x": low_ST}}, rng)
+    np.testing.assert_allclose(mean_T, 1 / 3)
+    np.testing.assert_array_equal(bounds, np.full((2, 3), np.nan))  # a single dataset: unknown
     spread = {"a": {f"{k}": np.full((2, 1), k / 10) for k in range(11)}}
     mean_T, low_T, high_T = hpob.macro_band(spread, rng)
     assert mean_T == pytest.approx([0.5])
     # The standard error of the mean of 11 equally spaced values.
-    assert high_T[0] - low_T[0] == pytest.approx(2 * 1.96 * np.sqrt(0.1 / 11), rel=0.1)
+    assert high_T[0] - low_T[0] == pytest.approx(2 * 1.96 * np.sqrt(0.11 / 11), rel=0.1)
+
+
+def test_macro_bands_of_small_spaces_hold_the_true_mean_as_often_as_they_say():
+    rng = np.random.default_rng(0)
+    inside = 0
+    for _ in range(300):
+        values_CK = rng.normal(size=(8, 3))  # unscaled, such intervals hold it in 88 %
+        curves = {
+            f"{space}": {f"{k}": np.full((1, 1), value) for k, value in enumerate(values_K)}
+            for space, values_K in enumerate(values_CK)
+        }
+        _, low_T, high_T = hpob.macro_band(curves, rng, resamples=300)
+        inside += low_T[0] <= 0.0 <= high_T[0]
+    assert 0.91 <= inside / 300 <= 0.98
+
+
+def test_differences_of_curves_are_paired_by_run():
+    rng = np.random.default_rng(0)
+    hard = {space: {k: rng.random((2, 1)) for k in "xyz"} for space in "ab"}
+    better = {
+        space: {k: runs_ST + 0.1 for k, runs_ST in datasets.items()}
+        for space, datasets in hard.items()
+    }
+    for part_T in hpob.macro_band(hpob.difference(better, hard), rng):
+        np.testing.assert_allclose(part_T, 0.1)
 
 
 def test_missing_files_say_where_the_release_is(release, tmp_path):

@@ -5,8 +5,10 @@ import pytest
 
 import optformer
 from optformer.errors import ConfigError
-from optformer.eval import imitation, suite
+from optformer.eval import imitation, imitation_sections, results, suite
 from optformer.eval.imitation import Likelihoods, trial_nats
+from optformer.eval.page import Figure
+from optformer.eval.report_sections import View
 from optformer.eval.suite import How
 from optformer.study import Metric, Parameter, ParameterType, Problem, State, Study
 
@@ -113,6 +115,18 @@ def test_teachers_are_those_that_the_model_has_learned_from(model_folder):
         imitation.choose_teachers(model_folder, ["hill_climbing"])
 
 
+def pictures(folder, likelihoods):
+    _, parts = imitation_sections.page_parts(View(results.read(folder)), likelihoods)
+    return [part.picture for part in parts if isinstance(part, Figure)]
+
+
+def stamps(picture):
+    """How many panels are labelled as unfinished."""
+    return sum(
+        "UNFINISHED RUN" in [text.get_text() for text in axes.texts] for axes in picture.axes
+    )
+
+
 def test_an_evaluation_of_imitation_goes_on_and_is_reported(tmp_path, model_folder):
     how = How(trials=4, command="optformer evaluate imitation")
     small = {"families": ("Lunacek",), "parameters": (2,), "seeds": 2}
@@ -124,7 +138,13 @@ def test_an_evaluation_of_imitation_goes_on_and_is_reported(tmp_path, model_fold
     page = found.page.read_text("utf-8")
     for words in ("by chance", "told right", "Who the model takes a study for"):
         assert words in page
+    for name in ("imitation", "distances", "likelihoods", "confusion"):
+        assert (tmp_path / f"{name}.csv").read_text("utf-8").isascii()
     files = {path.name: path.stat().st_mtime_ns for path in tmp_path.rglob("parts/*/*.parquet")}
     assert suite.imitation(tmp_path, how, checkpoint=model_folder, **small).rows == found.rows
     after = {path.name: path.stat().st_mtime_ns for path in tmp_path.rglob("parts/*/*.parquet")}
     assert after == files
+    assert not any(map(stamps, pictures(tmp_path, made)))
+    min(tmp_path.rglob("parts/*/*.parquet")).unlink()
+    drawn = pictures(tmp_path, made)
+    assert [stamps(picture) for picture in drawn] == [2, 2]  # two teachers; two matrices

@@ -5,7 +5,22 @@ import re
 import pytest
 from matplotlib.figure import Figure as MatplotlibFigure
 
-from optformer.eval.page import Code, Figure, Heading, Page, Table, Text, number, render, write_page
+from optformer.eval.page import (
+    Code,
+    Figure,
+    Heading,
+    Interval,
+    Page,
+    Table,
+    Text,
+    duration,
+    named,
+    number,
+    render,
+    rounded,
+    values,
+    write_page,
+)
 
 PNG = b"\x89PNG\r\n\x1a\n"
 
@@ -20,7 +35,12 @@ def page(**fields):
             rows=(("<b>", 1 / 3), ("a [1]", None), ("x", "0.5 [0.4, 0.6]")),
             name="scores",
         ),
-        Figure(caption='a "quoted" caption', picture=PNG, name="picture"),
+        Figure(
+            caption='a "quoted" caption',
+            picture=PNG,
+            name="picture",
+            data=Table(caption="", header=("x",), rows=((0.1,),)),
+        ),
         Code(text="a < b"),
     )
     return Page(**{"title": "T & T", "lead": "l<e>ad", "sections": sections} | fields)
@@ -73,6 +93,34 @@ def test_pictures_and_tables_are_also_files(tmp_path):
         rows = list(csv.reader(file))
     assert rows[0] == ["name", "score"]
     assert float(rows[1][1]) == 1 / 3  # every digit, though the page shows four
+    assert (tmp_path / "new" / "picture.csv").read_text().split() == ["x", "0.1"]
+
+
+def test_intervals_times_and_names_are_words_on_the_page_and_values_in_the_file():
+    gap = Interval(mean=-1 / 3, low=-0.5, high=0.1, signed=True)
+    made = Table(
+        caption="",
+        header=("optimizer", "A − B", "time", "p", "flat"),
+        rows=(
+            (named("gp_ucb"), gap, duration(0.0102), rounded(0.012345, 2), Interval(mean=0.5)),
+            (named("random_search"), None, None, None, Interval(mean=float("nan"))),
+        ),
+        columns=("optimizer", "a − b", "time", "p", "flat"),
+    )
+    assert values(made) == [
+        ["optimizer", "a - b", "a - b, low", "a - b, high", "time, seconds", "p", "flat"],
+        ["gp_ucb", -1 / 3, -0.5, 0.1, 0.0102, 0.012345, 0.5],
+        ["random_search", "", "", "", "", "", ""],
+    ]
+    text = render(page(sections=(made,)))
+    for cell in ("gp ucb", "−0.333 <small>[−0.500, +0.100]</small>", "10.2 ms", "0.012", "0.500"):
+        assert f">{cell}</td>" in text
+    assert text.count(">–</td>") == 4
+
+
+def test_what_rounds_to_nothing_has_no_minus():
+    assert str(Interval(mean=-1e-9, low=-0.01, high=0.0, digits=2)) == "0.00 [−0.01, 0.00]"
+    assert str(Interval(mean=-1e-9, signed=True)) == "+0.000"
 
 
 def test_figures_give_the_same_bytes_every_time():

@@ -12,8 +12,9 @@ from optformer.errors import ConfigError, SourceError, StudyError
 from optformer.eval import prediction, prediction_runs, suite
 from optformer.eval import prediction_sections as sections
 from optformer.eval import prediction_sources as sources
-from optformer.eval.page import Page, Table, render
+from optformer.eval.page import Figure, Page, Table, Text, render
 from optformer.eval.prediction_sources import Source
+from optformer.model import predictive
 from optformer.study import Metric, Parameter, ParameterType, Problem, Study
 from tests.eval.quadratic import Quadratic
 
@@ -44,6 +45,16 @@ class Oracle:
         middle_Q = (np.arange(200) + 0.5) / 200
         weights_NQ = np.exp(-(((middle_Q - truth_N[:, None]) / 0.02) ** 2) / 2)
         return weights_NQ / weights_NQ.sum(1, keepdims=True)
+
+
+class Share(Uniform):
+    """Knows how many trials of the whole study have each value."""
+
+    def predict(self, study, y_range, rows_N):
+        y_R = study.objective()
+        truth_R = (y_R[np.isfinite(y_R)] - y_range[0]) / (y_range[1] - y_range[0])
+        share_Q, _ = np.histogram(truth_R, 50, (0.0, 1.0))
+        return np.tile(share_Q / share_Q.sum(), (len(rows_N), 1))
 
 
 def test_uniform_predictions_score_zero_and_good_ones_more():
@@ -106,6 +117,36 @@ def test_a_gaussian_process_does_not_see_later_trials():
     np.testing.assert_allclose(whole.sum(1), 1.0)
 
 
+def test_a_gaussian_process_is_fitted_anew_before_each_early_prediction(monkeypatch):
+    fitted, fit = [], prediction.GaussianProcess._fit
+
+    def counting(self, x_NF, y_N, kernel):
+        if kernel is None:
+            fitted.append(len(y_N))
+        return fit(self, x_NF, y_N, kernel)
+
+    monkeypatch.setattr(prediction.GaussianProcess, "_fit", counting)
+    process = prediction.GaussianProcess(bins=20, always_below=8, refit_every=5)
+    process.predict(smooth_study(20), (-1.0, 1.0), np.arange(20))
+    assert fitted == [2, 3, 4, 5, 6, 7, 12, 17]
+    # The settings are what a folder knows a predictor by.
+    assert "always_below=30" in repr(prediction.GaussianProcess())
+
+
+def test_repeated_values_are_calibrated_and_predictors_share_their_random_numbers():
+    some = [
+        dataclasses.replace(study, metrics_RM=np.round(study.metrics_RM)) for study in studies(40)
+    ]
+    some = [study for study in some if np.nanmin(study.metrics_RM) < np.nanmax(study.metrics_RM)]
+    made = prediction.evaluate({"one": Share(), "other": Share()}, some)
+    pit_N = made["one"].pit_N
+    np.testing.assert_array_equal(pit_N, made["other"].pit_N)
+    np.testing.assert_array_equal(pit_N, prediction.evaluate({"one": Share()}, some)["one"].pit_N)
+    assert len(np.unique(pit_N)) == len(pit_N)  # studies of one name have numbers of their own
+    levels_C, observed_C = predictive.calibration_curve(pit_N)
+    np.testing.assert_allclose(observed_C, levels_C, atol=0.06)  # sigma: 0.023
+
+
 def test_parts_joined_are_the_whole():
     some = studies()
     whole = prediction.evaluate({"oracle": Oracle()}, some)["oracle"]
@@ -144,6 +185,7 @@ def test_a_folder_goes_on_where_it_stopped(tmp_path):
     assert both.missing == 0 and both.about == {"bbob": "those of bbob", "gp": "those of gp"}
     next((out / "predictions" / "parts").iterdir()).unlink()
     assert prediction_runs.read(out).missing == 1
+    assert prediction_runs.read(out).settings == {"uniform": repr(predictors["uniform"])}
     prediction_runs.run(predictors, [source(count=3), source("gp", count=1)], out)
     assert len(list(calls.iterdir())) == 5
 
@@ -244,6 +286,9 @@ def test_the_page_says_which_source(tmp_path, model_folder):
         studies=[tmp_path / "mine"],
     )
     assert [row[0] for row in done.rows] == ["BBOB", "logs mine"]
+    for folders in ((tmp_path / "out", tmp_path), (tmp_path, tmp_path / "out")):
+        with pytest.raises(ConfigError, match=r"out holds predictions only.*Evaluate both"):
+            suite.compare(*folders, tmp_path / "both")
     page = done.page.read_text("utf-8")
     for word in ("Predictions on BBOB, logs mine", "the first 6 trials", "# weights"):
         assert word in page
@@ -289,8 +334,13 @@ def test_differences_are_paired_and_intervals_are_over_studies():
     (density, *_), (alone, *_) = table.rows[:3], table.rows[3:]
     assert density[:3] == ("BBOB", "log density", 3)
     # Half the density at the truth, whichever studies are drawn: the difference is sure.
-    assert density[6].startswith("+0.6") and density[6].count("+0.6") == 3
-    assert "[" not in alone[4]  # one study cannot tell
+    assert str(density[6]).startswith("+0.6") and str(density[6]).count("+0.6") == 3
+    assert "[" not in str(alone[4])  # one study cannot tell
+    assert table.columns[4:] == (
+        "optformer",
+        "gaussian_process",
+        "optformer − gaussian_process",
+    )
 
 
 def test_groups_hold_each_prediction_once():
@@ -303,12 +353,52 @@ def test_groups_hold_each_prediction_once():
     assert [row[1:4] for row in tables["prediction_by_parameters"].rows] == [("4", 3, total)]
 
 
+def test_every_picture_of_unfinished_predictions_says_so():
+    one, both = {"bbob": compared()}, {"bbob": compared(), "gp": compared(count=2)}
+    for by_source, missing in ((one, 1), (both, 2), (both, 0)):
+        found = prediction_runs.Found(
+            predictions=by_source, about={"bbob": "", "gp": ""}, settings={}, missing=missing
+        )
+        pictures = {
+            part.name: part.picture
+            for part in sections.page_sections(found)
+            if isinstance(part, Figure)
+        }
+        assert set(pictures) == {"density", "difference_optformer", "calibration", "pit"}
+        for picture in pictures.values():
+            drawn = [axes for axes in picture.axes if axes.axison]
+            words = [[text.get_text() for text in axes.texts] for axes in drawn]
+            assert all(("UNFINISHED RUN" in some) == (missing > 0) for some in words)
+
+
+def test_the_page_says_how_the_reference_was_fitted():
+    made = {"bbob": compared()}
+    total = len(made["bbob"]["optformer"].seen_N)
+
+    def said(**settings):
+        return " ".join(
+            words
+            for part in sections.sections(made, **settings)
+            if isinstance(part, Text)
+            for words in part.paragraphs
+        )
+
+    want = f"fewer than 30 trials, which are {total} of {total} predictions in 3 studies"
+    assert want in said() and "every 5th trial" in said()
+    old = "GaussianProcess(bins=1000, refit_every=5, restarts=0)"
+    assert f"the settings {old}" in said(reference=old) and "30" not in said(reference=old)
+    del made["bbob"][sections.REFERENCE]
+    assert "Gaussian" not in said()
+
+
 def test_sections_say_counts_and_intervals():
     made = prediction.evaluate({"uniform": Uniform(), "oracle": Oracle()}, studies())
     drawn = sections.sections({"a source of its own": made})
     table = next(section for section in drawn if isinstance(section, Table))
     count = len(made["uniform"].pit_N)
     assert f"{count:,} predictions in 3 studies" in table.caption
-    first = ("a source of its own", "log density", 3, count, "0.00 [0.00, 0.00]")
-    assert table.rows[0][:5] == first
+    first = ("a source of its own", "log density", 3, count)
+    assert table.rows[0][:4] == first and str(table.rows[0][4]) == "0.00 [0.00, 0.00]"
+    data = {part.name: part.data for part in drawn if isinstance(part, Figure)}
+    assert len(data["pit"].rows) == 2 * count and len(data["calibration"].rows) == 2 * 21
     assert "oracle" in render(Page(title="t", lead="l", sections=drawn))

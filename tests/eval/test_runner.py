@@ -180,7 +180,11 @@ def test_a_folder_refuses_what_does_not_belong(tmp_path):
     with pytest.raises(ConfigError, match="protocol 'test', not 'hpob'"):
         run({"c": Counting(starts)}, [task()], [0], out, protocol="hpob")
     with pytest.raises(ConfigError, match="another task named 'quadratic'"):
-        run({"c": Counting(starts)}, [task(trials=7)], [0], out, protocol="test")
+        other = task(block=Quadratic(goal=Goal.MAXIMIZE))
+        run({"c": Counting(starts)}, [other], [0], out, protocol="test")
+    for longer in (task(trials=7), task("new", trials=7)):
+        with pytest.raises(ConfigError, match=r"out holds runs of 6 trials, not 7\. Give it"):
+            run({"c": Counting(starts)}, [longer], [0], out, protocol="test")
     with pytest.raises(ConfigError, match="other settings"):
         run({"c": Counting(starts, setting=1)}, [task()], [0], out, protocol="test")
     with pytest.raises(ConfigError, match="two tasks are named"):
@@ -218,7 +222,16 @@ def test_results_of_different_things_are_not_merged(tmp_path):
     b = run({"r": Recorder}, [task()], [0], tmp_path / "b", protocol="other")
     c = run({"r": Recorder}, [task(trials=3)], [0], tmp_path / "c", protocol="test")
     d = run({"r": Recorder}, [task()], [9], tmp_path / "d", protocol="test")
-    for other, says in ((b, "'other'"), (c, "is not that of"), (d, "no seeds in common")):
+    block = Quadratic(goal=Goal.MAXIMIZE)
+    e = run({"r": Recorder}, [task(block=block)], [0], tmp_path / "e", protocol="test")
+    f = run({"r": Recorder}, [task(), task("f", trials=9)], [0], tmp_path / "f", protocol="test")
+    for other, says in (
+        (b, "'other'"),
+        (c, r"a holds runs of 6 trials, .*c of 3: they cannot be compared"),
+        (d, "no seeds in common"),
+        (e, "is not that of"),
+        (f, r"of 6 trials, .*f of 9"),  # though what both have is as long
+    ):
         with pytest.raises(ConfigError, match=says):
             merge([a, other])
 

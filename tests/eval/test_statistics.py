@@ -21,6 +21,22 @@ def test_trials_without_any_score_have_no_band():
     np.testing.assert_allclose([band.low_OT[:, 1], band.high_OT[:, 1]], 0.5)
 
 
+def test_nothing_known_gives_no_interval_and_neither_does_a_single_task():
+    nothing = statistics.mean_band(np.full((2, 3, 1, 2), np.nan), RNG(0))
+    for part_OT in (nothing.mean_OT, nothing.low_OT, nothing.high_OT):
+        np.testing.assert_array_equal(part_OT, np.full((2, 2), np.nan))
+    scores_OKST = np.full((1, 2, 1, 2), 0.5)
+    scores_OKST[0, 1, 0, 1] = np.nan  # at the second trial only one task has a value
+    band = statistics.mean_band(scores_OKST, RNG(0))
+    np.testing.assert_array_equal(band.mean_OT, [[0.5, 0.5]])
+    np.testing.assert_array_equal(band.low_OT, [[0.5, np.nan]])
+    np.testing.assert_array_equal(band.high_OT, [[0.5, np.nan]])
+    mean, low, high = statistics.bootstrap_mean(np.array([0.5]), RNG(0))
+    assert mean == 0.5 and np.isnan(low) and np.isnan(high)
+    gap = statistics.paired_difference(np.array([0.5]), np.array([0.2]), RNG(0))
+    assert gap.mean == pytest.approx(0.3) and np.isnan(gap.low) and gap.wins == 1
+
+
 def test_intervals_hold_the_true_mean_as_often_as_they_say():
     rng = RNG(0)
     inside = 0
@@ -57,6 +73,26 @@ def test_equal_samples_do_not_differ():
     assert (gap.mean, gap.low, gap.high, gap.ties, gap.p_value) == (0.0, 0.0, 0.0, 5, 1.0)
     nothing = statistics.paired_difference(same_N * np.nan, same_N, RNG(0))
     assert np.isnan(nothing.mean) and nothing.ties == 0
+
+
+def test_signed_ranks_count_tied_tasks_everywhere():
+    gaps_N = np.array([0.0] * 6 + [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, -0.7])
+    # Pratt: ranks 7 to 13, of which the loss has the largest; without zeros, they were 1 to 7.
+    p_value = statistics.signed_rank(gaps_N)
+    signs = 1 - 2 * ((np.arange(2**7)[:, None] >> np.arange(7)) & 1)
+    sums = signs @ np.arange(7, 14)
+    assert p_value == pytest.approx((np.abs(sums) >= sum(range(7, 13)) - 13).mean())
+    gap = statistics.paired_difference(gaps_N, np.zeros(13), RNG(0))
+    p_OO = statistics.pairwise_p_values(np.stack([gaps_N, np.zeros(13)]))
+    assert gap.p_value == p_OO[0, 1] == p_value
+
+
+def test_fewer_than_six_tasks_can_never_tell_two_apart():
+    for tasks in (4, 5, 6, 9):
+        least = statistics.signed_rank(np.arange(1.0, tasks + 1))
+        assert statistics.least_p_value(tasks, 1) == pytest.approx(least)
+        assert (least < 0.05) == (tasks >= 6)
+    assert statistics.least_p_value(6, 3) == pytest.approx(3 * 2 / 2**6)
 
 
 def test_holm_by_hand():

@@ -7,7 +7,7 @@ from typer.testing import CliRunner
 
 from optformer import cli
 from optformer.errors import ConfigError, SourceError
-from optformer.eval import suite
+from optformer.eval import commands, suite
 from optformer.eval.contestants import Contestants
 from optformer.eval.optimizers import TeacherFactory
 from optformer.eval.suite import How
@@ -44,6 +44,10 @@ def test_both_protocols_report_on_one_page(tmp_path, model_folder):
     page = found.page.read_text("utf-8")
     for word in ("over random search", "ECE", "Calibration:", "evaluate one", "evaluate two"):
         assert word in page
+    assert [one.command.split("  #")[0] for one in commands.read(tmp_path)] == [
+        "optformer evaluate one",
+        "optformer evaluate two",
+    ]
 
 
 def test_predictions_alone_have_a_page(tmp_path, model_folder):
@@ -103,8 +107,23 @@ def test_two_folders_are_compared_and_other_protocols_refused(tmp_path):
     who = Contestants(optimizers=("random_search", "quasi_random"))
     small = {"families": ("Lunacek",), "parameters": (2, 3)}
     for run in ("a/runs", "b/runs"):
-        suite.bbob(tmp_path / run, who, How(trials=3), seeds=1, **small)
-    found = suite.compare(tmp_path / "a/runs", tmp_path / "b/runs", tmp_path / "both")
+        how = How(trials=3, command=f"optformer evaluate bbob {run}")
+        suite.bbob(tmp_path / run, who, how, seeds=1, **small)
+    found = suite.compare(
+        tmp_path / "a/runs", tmp_path / "b/runs", tmp_path / "both", command="optformer compare"
+    )
+    page = found.page.read_text("utf-8")
+    places = [
+        page.index(words)
+        for words in (
+            "Results folder a/runs.",
+            "optformer evaluate bbob a/runs\n# Python ",
+            "Results folder b/runs.",
+            "optformer evaluate bbob b/runs\n# Python ",
+            "optformer compare",
+        )
+    ]
+    assert places == sorted(places)
     assert "a/runs/random search" in {row[0] for row in found.rows}
     scores = {row[0].split("/", 2)[2]: row[1] for row in found.rows}
     assert len(found.rows) == 4 and len(scores) == 2  # the same seeds: the same scores
@@ -114,6 +133,12 @@ def test_two_folders_are_compared_and_other_protocols_refused(tmp_path):
         suite.compare(tmp_path / "a/runs", tmp_path / "b/runs", tmp_path / "both")
     with pytest.raises(SourceError, match="no results folder"):
         suite.compare(tmp_path / "a/runs", tmp_path, tmp_path / "both")
+
+
+def test_published_curves_are_refused_beside_the_discrete_protocol(tmp_path):
+    who = Contestants(optimizers=("random_search",))
+    with pytest.raises(ConfigError, match="continuous protocol"):
+        suite.hpob(tmp_path, who, How(), data=tmp_path, discrete=True, published=tmp_path)
 
 
 def test_failures_are_reported_and_fail_the_command(tmp_path, monkeypatch):
