@@ -181,12 +181,12 @@ def _told_apart(made: Sequence[report_sections.Comparison]) -> str:
         return f"so few tasks, {tasks}, cannot tell" + (
             f" with {len(made)} comparisons" if len(made) > 1 else ""
         )
-    test = f"p {number(corrected, 2)} by {report_sections.TEST}"
+    test = f"p = {number(corrected, 2)} by {report_sections.TEST}"
     if len(made) > 1:
-        test += f", corrected for {plural(len(made), 'comparison')}"
+        test += f" after Holm's correction for {len(made)} comparisons"
     if corrected >= 0.05:
-        return f"too close to tell apart on these tasks ({test})"
-    return f"the difference is larger than chance between tasks explains ({test})"
+        return f"too close to tell apart on these tasks, {test}"
+    return f"the difference is larger than chance between tasks explains, {test}"
 
 
 def _summary(view: View) -> Table:

@@ -152,7 +152,7 @@ def test_macro_bands_of_small_spaces_hold_the_true_mean_as_often_as_they_say():
     rng = np.random.default_rng(0)
     inside = 0
     for _ in range(300):
-        values_CK = rng.normal(size=(8, 3))  # unscaled, such intervals hold it in 88 %
+        values_CK = rng.normal(size=(8, 3))  # unscaled, such intervals hold it in 87 %
         curves = {
             f"{space}": {f"{k}": np.full((1, 1), value) for k, value in enumerate(values_K)}
             for space, values_K in enumerate(values_CK)

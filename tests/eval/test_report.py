@@ -168,7 +168,7 @@ def test_optimizers_whose_runs_have_nothing_in_common_are_not_compared(folder, t
     ("tasks", "told"),
     [
         (5, "so few tasks, 5, cannot tell."),
-        (8, "the difference is larger than chance between tasks explains (p 0.0078 by Wilcoxon"),
+        (8, "the difference is larger than chance between tasks explains, p = 0.0078 by Wilcoxon"),
     ],
 )
 def test_only_the_corrected_test_of_enough_tasks_tells_optimizers_apart(tmp_path, tasks, told):
