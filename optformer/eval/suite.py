@@ -455,7 +455,7 @@ def _report(
 ) -> Path:
     """The page about all that is in the folder, with this command and weights among those noted."""
     weights = f"  # weights {checkpoints.fingerprint(checkpoint)[:16]}" if checkpoint else ""
-    commands.note(out, (how.command + weights).strip(), workers=how.workers)
+    commands.note(out, how.command and how.command + weights, workers=how.workers)
     sections: list[Section] = []
     if prediction_runs.is_there(out):
         found = prediction_runs.read(out)
