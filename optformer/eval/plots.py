@@ -451,9 +451,6 @@ def _scale(axes: Axes, *, log_x: bool, log_y: bool, invert_y: bool) -> None:
     axes.margins(x=0.0)
     # Labels of ticks are made when the figure is saved, outside this module's settings.
     axes.tick_params(which="both", labelfontfamily=_RC["font.family"])
-    # A logarithmic axis without a positive number cannot be drawn.
-    log_x = log_x and bool(np.isfinite(axes.dataLim.minposx))
-    log_y = log_y and bool(np.isfinite(axes.dataLim.minposy))
     if log_x:
         axes.set_xscale("log")
     if log_y:
