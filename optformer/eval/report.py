@@ -125,6 +125,7 @@ def write_report(
     if marked:
         results = hpob.with_published(results, marked)
     view = View(results, published=tuple(marked))
+    compared = report_sections.comparisons(view)
     sections: list[Section] = [Heading(title="Summary")]
     if results.missing:
         sections.append(
@@ -149,14 +150,14 @@ def write_report(
         sections += [Heading(title="HPO-B means"), *report_sections.hpob_means(view)]
     if len(view.names) > 1:
         sections += [Heading(title="Ranks"), *report_sections.ranks(view)]
-        sections += [Heading(title="Differences"), *report_sections.differences(view)]
+        sections += [Heading(title="Differences"), *report_sections.differences(view, compared)]
     sections += [Heading(title="Cost"), *report_sections.cost(view), *extra]
     sections += [Heading(title="How to reproduce"), *reproduce(view, paths, command)]
-    page = Page(title=title, lead=_lead(view), sections=sections)
+    page = Page(title=title, lead=_lead(view, compared), sections=sections)
     return write_page(page, out)
 
 
-def _lead(view: View) -> str:
+def _lead(view: View, compared: Sequence[report_sections.Comparison]) -> str:
     best = view.order[0]
     told = (
         f"After {view.last} trials, {view.shown(best)} scores "
@@ -165,7 +166,7 @@ def _lead(view: View) -> str:
     if len(view.order) > 1:
         second = view.order[1]
         told += f" and {view.shown(second)} {interval(view.band, second, view.last)}"
-        told += f": {_told_apart(report_sections.comparisons(view))}"
+        told += f": {_told_apart(compared)}"
     told += f". {view.counts[0].upper()}{view.counts[1:]}; 95 % intervals over tasks."
     if view.not_begun:
         names = ", ".join(name.replace("_", " ") for name in view.not_begun)

@@ -3,7 +3,7 @@
 import dataclasses
 import re
 import textwrap
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 
 import numpy as np
 from jaxtyping import Bool, Float64
@@ -316,8 +316,8 @@ def comparisons(view: View) -> list[Comparison]:
     ]
 
 
-def differences(view: View) -> list[Section]:
-    """The paired differences of the last scores: `comparisons`."""
+def differences(view: View, compared: Sequence[Comparison]) -> list[Section]:
+    """The paired differences of the last scores."""
     rows = [
         (
             Shown(
@@ -329,7 +329,7 @@ def differences(view: View) -> list[Section]:
             rounded(made.gap.p_value, 2),
             rounded(made.corrected, 2),
         )
-        for made in comparisons(view)
+        for made in compared
     ]
     return [
         Table(
