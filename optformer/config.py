@@ -10,6 +10,7 @@ import tomli_w
 from optformer import checkpoint
 from optformer.data.batches import BatchConfig
 from optformer.data.mixture import GenerateConfig
+from optformer.errors import ConfigError
 from optformer.model.config import LossConfig, ModelConfig
 from optformer.settings import check_ranges, from_tree, read_config, read_tree, to_tree
 from optformer.tokenization.tokenizer import TokenizerOptions

@@ -110,3 +110,10 @@ def test_files_that_are_no_config(tmp_path: Path) -> None:
 def test_a_mixture_of_problems_is_a_list_of_sections() -> None:
     config = GenerateConfig(mixture=(Part(problems="bbob"), Part(problems="layered", weight=2.0)))
     assert from_tree(GenerateConfig, to_tree(config)) == config
+
+
+@pytest.mark.parametrize("field", ["tokenizer.centred=false", "tokenizer.separators=true"])
+def test_processes_cannot_be_asked_in_the_released_format(field: str) -> None:
+    with pytest.raises(ConfigError, match=r"Set model\.experts=false"):
+        load_config(None, [field])
+    assert load_config(None, [field, "model.experts=false"]).model.experts is False

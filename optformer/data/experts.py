@@ -119,7 +119,7 @@ def fingerprint() -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def warp(values: Float64[np.ndarray, "*R"]) -> Float64[np.ndarray, "W *R"]:
+def warp(values: Float64[np.ndarray, "*R"]) -> Float64[np.ndarray, "W *R"]:  # noqa: F821
     """Values under each warp, scaled so that [0, 1] goes to an interval of length 1 around 0."""
     return np.stack([_warped(one, values) for one in WARPS])
 

@@ -504,7 +504,7 @@ def position_bias(
     key_places: Int[AnyArray, "*S"],
     *,
     both_ways: bool,
-) -> Float[Array, "H *TS"]:
+) -> Float[Array, "H *TS"]:  # noqa: F821
     """T5's relative position bias; the two arrays of places broadcast against each other."""
     distance = query_places - key_places
     buckets = config.buckets
