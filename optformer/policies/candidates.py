@@ -12,6 +12,7 @@ from scipy.special import ndtr
 from optformer.data import experts
 from optformer.data.experts import Posterior
 from optformer.data.problems import to_natural, to_units
+from optformer.policies.trust import TrustRegion
 from optformer.study import Study
 from optformer.tokenization.tokenizer import EncodedProblem, StudyTokenizer
 
@@ -30,6 +31,7 @@ def sift(
     best: float,
     problem: EncodedProblem,
     tokenizer: StudyTokenizer,
+    region: TrustRegion,
     rng: np.random.Generator,
 ) -> Int64[np.ndarray, "M P"]:
     """The points from which the experts expect most improvement, some of them found near others.
@@ -38,16 +40,18 @@ def sift(
       ids_NP: output tokens, in the order of the problem's tokens.
       log_weights_G: of the transformer's own prediction, which has no say, and of each expert's.
       best: the best value so far, on the bins' axis.
+      region: points outside of it come after all others.
     """
 
     def gains(ids_NP: Int64[np.ndarray, "N P"]) -> Float64[np.ndarray, " N"]:
         units_NP = units_of_ids(ids_NP, tokenizer)
-        return expected_improvement(posterior, log_weights_G[1:], units_NP, best)
+        gain_N = expected_improvement(posterior, log_weights_G[1:], units_NP, best)
+        return region.keep(gain_N, in_study_order(units_NP, problem))
 
     ids_NP = np.unique(ids_NP, axis=0)
     gain_N = gains(ids_NP)
     best_K = np.argsort(-gain_N, kind="stable")[:CENTRES]
-    centres_KP = _in_study_order(units_of_ids(ids_NP[best_K], tokenizer), problem)
+    centres_KP = in_study_order(units_of_ids(ids_NP[best_K], tokenizer), problem)
     near_NP = ids_of_units(problem, tokenizer, near(centres_KP, len(ids_NP) // 3, rng))
     near_NP = np.unique(near_NP, axis=0)
     gain_N = np.concatenate([gain_N, gains(near_NP)])
@@ -100,7 +104,7 @@ def ids_of_units(
     return np.where(active_NQ, ids_NQ, inactive)[:, problem.order_P]
 
 
-def _in_study_order(
+def in_study_order(
     units_NP: Float64[np.ndarray, "N P"], problem: EncodedProblem
 ) -> Float64[np.ndarray, "N Q"]:
     """Columns of the tokens as columns of the problem; NaN where a parameter has no token."""

@@ -30,11 +30,13 @@ from optformer.policies.acquisition import Acquisition
 from optformer.policies.candidates import (
     best_new,
     ids_of_units,
+    in_study_order,
     sift,
     units_near_best,
     units_of_ids,
 )
 from optformer.policies.objectives import scalarize
+from optformer.policies.trust import TrustRegion, everywhere, place
 from optformer.study import Problem, State, Study
 from optformer.tokenization.metadata import UNKNOWN
 from optformer.tokenization.quantize import ValueScaling
@@ -72,8 +74,8 @@ class PolicyConfig:
       local: points near the best trials so far that are ranked beside them.
       sifted: of the random and local points, only so many are ranked if the model has experts
         (`data/experts.py`): those of which the experts expect most.
-      zoom: the share of the completed trials, the worst ones, whose metrics the scale need not
-        hold: the model then tells the better ones apart more finely.
+      trust_region: whether a young study's suggestions stay near its measured trials
+        (`policies/trust.py`).
       temperature: of the samples; below 1 they stay closer to the likeliest.
       value_temperature: of the predicted metric; above 1 it is less sure. None for the one at
         which the checkpoint was found to be calibrated.
@@ -85,7 +87,7 @@ class PolicyConfig:
     uniform: int = 400
     local: int = 200
     sifted: int = 28
-    zoom: float = 0.0
+    trust_region: bool = True
     temperature: float = 1.0
     value_temperature: float | None = None
 
@@ -94,14 +96,16 @@ class PolicyConfig:
             value = getattr(self, field)
             if value is not None and not value > 0:
                 raise ConfigError(f"{field}={value} must be above 0.")
-        if not 0.0 <= self.zoom < 1.0:
-            raise ConfigError(f"zoom={self.zoom} must lie in [0, 1).")
         numbers = (self.candidates, self.uniform, self.local)
         if min(numbers) < 0 or sum(numbers) < 1 or self.sifted < 1:
             raise ConfigError(
                 f"candidates={self.candidates}, uniform={self.uniform}, local={self.local} and "
                 f"sifted={self.sifted} leave nothing to rank."
             )
+
+    def region(self, study: Study) -> TrustRegion:
+        """Where the study's next suggestions may lie."""
+        return TrustRegion.of(study) if self.trust_region else everywhere(study.problem)
 
 
 class OptFormer:
@@ -278,16 +282,14 @@ class Session:
           ConfigError: the policy's acquisition is none for this model.
         """
         check_acquisition(policy.acquisition, self._model.config)
+        regions = [policy.region(study) for study in studies]
         studies = [self._fit(row, study, count) for row, study in enumerate(studies)]
         chosen: list[list[np.ndarray]] = [[] for _ in studies]
-        scalings = [
-            self._model.tokenizer.fit_scalings(without_worst(study, policy.zoom))
-            for study in studies
-        ]
+        scalings = [self._model.tokenizer.fit_scalings(study) for study in studies]
         for _ in range(count):
             encoded = self._encode(studies, scalings)
             self._update(encoded)
-            for row, values_P in enumerate(self._next(studies, scalings, policy, rngs)):
+            for row, values_P in enumerate(self._next(studies, scalings, regions, policy, rngs)):
                 chosen[row].append(values_P)
                 studies[row] = with_pending(studies[row], values_P)
         return [np.array(rows).reshape(count, -1) for rows in chosen]
@@ -321,7 +323,8 @@ class Session:
         """
         check_acquisition(policy.acquisition, self._model.config)
         candidates, scaling = self._candidates(study, values_NP)
-        return candidates.score(policy, incumbent(study, scaling), rng)
+        scores_N = candidates.score(policy, incumbent(study, scaling), rng)
+        return policy.region(study).keep(scores_N, place(study.problem.parameters, values_NP))
 
     def _candidates(
         self,
@@ -393,6 +396,7 @@ class Session:
         self,
         studies: Sequence[Study],
         scalings: Sequence[tuple[ValueScaling, ...]],
+        regions: Sequence[TrustRegion],
         policy: PolicyConfig,
         rngs: Sequence[np.random.Generator],
     ) -> list[Float64[np.ndarray, " P"]]:
@@ -405,7 +409,9 @@ class Session:
         ]
         posteriors = self._posteriors(studies, scalings) if ranked else [None] * len(studies)
         extra = [
-            self._extra_points(row, study, posteriors[row], incumbents[row], policy, rngs[row])
+            self._extra_points(
+                row, study, posteriors[row], incumbents[row], regions[row], policy, rngs[row]
+            )
             for row, study in enumerate(studies if ranked else [])
         ]
         most = max(len(problem.order_P) for problem in self._problems)
@@ -426,11 +432,14 @@ class Session:
             own_NP = tokens_BNP[row, :, : len(problem.order_P)]
             ids_NP = own_NP + tokenizer.vocabulary.first_output
             index = 0
-            if ranked:
+            # Before the first trial there is nothing to rank by.
+            if ranked and len(study):
                 candidates = _Candidates(
                     self._model, own_NP, logits_BNO[row], hidden_BND[row], posteriors[row]
                 )
                 scores_N = candidates.score(policy, incumbents[row], rngs[row])
+                units_NQ = in_study_order(units_of_ids(own_NP, tokenizer), problem)
+                scores_N = regions[row].keep(scores_N, units_NQ)
                 known = tokenizer.parameter_ids(study.problem, study.values_RP)
                 index = best_new(scores_N, ids_NP, known[:, problem.order_P])
             suggestions.append(tokenizer.decode_parameters(problem, ids_NP[[index]], rngs[row])[0])
@@ -470,6 +479,7 @@ class Session:
         study: Study,
         posterior: Posterior | None,
         best: float,
+        region: TrustRegion,
         policy: PolicyConfig,
         rng: np.random.Generator,
     ) -> Int64[np.ndarray, "N P"]:
@@ -477,7 +487,7 @@ class Session:
         problem, tokenizer = self._problems[row], self._model.tokenizer
         units_NP = np.concatenate(
             [
-                rng.random((policy.uniform, len(problem.problem.parameters))),
+                region.draw(policy.uniform, rng),
                 units_near_best(study, policy.local, rng),
             ]
         )
@@ -493,6 +503,7 @@ class Session:
             best,
             problem,
             tokenizer,
+            region,
             rng,
         )
 
@@ -639,17 +650,6 @@ def shorten(study: Study, most: int) -> Study:
     room = most - len(newest) - len(best)
     spread = others[np.linspace(0, len(others) - 1, room).round().astype(np.int64)]
     return study.rows(np.sort(np.concatenate([newest, best, spread]).astype(np.int64)))
-
-
-def without_worst(study: Study, share: float) -> Study:
-    """The study without this share of its completed trials; five stay."""
-    goal_R = study.objective()
-    completed_R = np.flatnonzero(np.isfinite(goal_R))
-    leave = min(int(share * len(completed_R)), len(completed_R) - 5)
-    if leave <= 0:
-        return study
-    worst = completed_R[np.argsort(goal_R[completed_R], kind="stable")[:leave]]
-    return study.rows(np.setdiff1d(np.arange(len(study)), worst))
 
 
 def with_pending(study: Study, values_P: Float64[np.ndarray, " P"]) -> Study:

@@ -7,6 +7,7 @@ from scipy.integrate import trapezoid
 
 from optformer.data import experts
 from optformer.policies import candidates
+from optformer.policies.trust import everywhere
 from optformer.tokenization.tokenizer import StudyTokenizer
 from tests.studies import CONDITIONAL, MIXED, plane
 
@@ -62,7 +63,9 @@ def test_what_is_sifted_is_expected_to_be_better_and_found_near_the_maximum(
     ids_NP = candidates.ids_of_units(problem, tokenizer, rng.random((200, 2)))
     weights_G = np.log(np.full(1 + experts.EXPERTS, 1.0 / (1 + experts.EXPERTS)))
     weights_G[1:] = posterior.evidence_E - posterior.evidence_E.max()
-    sifted_MP = candidates.sift(ids_NP, 10, posterior, weights_G, 0.78, problem, tokenizer, rng)
+    sifted_MP = candidates.sift(
+        ids_NP, 10, posterior, weights_G, 0.78, problem, tokenizer, everywhere(plane(2)), rng
+    )
     assert sifted_MP.shape == (10, 2)
 
     def gain(ids: np.ndarray) -> np.ndarray:
@@ -87,7 +90,7 @@ def test_points_of_the_unit_cube_become_legal_tokens_and_come_back(problem) -> N
         assert allowed_O[ids_NP[given, column]].all()
     back_NP = candidates.units_of_ids(ids_NP, tokenizer)
     again_NP = candidates.ids_of_units(
-        encoded, tokenizer, np.nan_to_num(candidates._in_study_order(back_NP, encoded), nan=0.5)
+        encoded, tokenizer, np.nan_to_num(candidates.in_study_order(back_NP, encoded), nan=0.5)
     )
     np.testing.assert_array_equal(again_NP, ids_NP)
 

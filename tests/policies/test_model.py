@@ -26,7 +26,6 @@ from optformer.policies.model import (
     load,
     shorten,
     with_pending,
-    without_worst,
 )
 from optformer.study import Metric, Problem, State, Study, to_trials
 from optformer.tokenization.tokenizer import StudyTokenizer
@@ -37,9 +36,7 @@ SPACES = {"mixed": MIXED, "conditional": CONDITIONAL, "line": plane(1), "plane":
 
 
 def policy(acquisition: str, **fields: object) -> PolicyConfig:
-    return PolicyConfig(
-        acquisition=acquisition, candidates=16, uniform=8, local=8, zoom=0.5, **fields
-    )
+    return PolicyConfig(acquisition=acquisition, candidates=16, uniform=8, local=8, **fields)
 
 
 @pytest.mark.parametrize("acquisition", ACQUISITIONS)
@@ -132,19 +129,6 @@ def test_the_incumbent_is_the_best_completed_trial() -> None:
     scaling = StudyTokenizer().fit_scalings(study)[0]
     np.testing.assert_allclose(incumbent(study, scaling), 0.8)
     assert incumbent(study.rows([]), scaling) == 0.0
-
-
-def test_a_zoomed_scale_holds_the_better_trials() -> None:
-    study = random_study(plane(1), 20, np.random.default_rng(0))
-    completed = int((study.states_R == State.COMPLETED).sum())
-    goal = np.sort(study.objective()[study.states_R == State.COMPLETED])
-    zoomed = without_worst(study, 0.5)
-    np.testing.assert_array_equal(
-        np.sort(zoomed.objective()[zoomed.states_R == State.COMPLETED]), goal[completed // 2 :]
-    )
-    assert without_worst(study, 0.0) is study
-    few = without_worst(study.rows(slice(0, 6)), 0.9)
-    assert (few.states_R == State.COMPLETED).sum() == 5
 
 
 def test_local_candidates_lie_around_the_best_trials() -> None:
@@ -348,7 +332,6 @@ def test_what_the_model_cannot_do_is_refused(model: OptFormer, problem: Problem,
         ({"candidates": 0, "uniform": 0, "local": 0}, "nothing to rank"),
         ({"candidates": 5, "local": -1}, "nothing to rank"),
         ({"sifted": 0}, "nothing to rank"),
-        ({"zoom": 1.0}, r"zoom=1.0 must lie in \[0, 1\)"),
     ],
 )
 def test_settings_that_make_no_sense_are_refused(fields: dict, says: str) -> None:

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
+from jaxtyping import Array, ArrayLike, Bool, Float, Int, PRNGKeyArray
 
 TRUST_SMALLEST, TRUST_LARGEST, TRUST_FACTOR = 0.2, 0.5, 5.0
 OUTSIDE, REPEATED = -1e12, -1e15  # scores of points that are only taken where there is no other
@@ -49,13 +49,13 @@ class History(NamedTuple):
     pending_N: Bool[Array, " N"]
 
 
-def trust_radius(history: History, cube: Cube) -> Float[Array, ""]:
+def trust_radius(measured: ArrayLike, parameters: ArrayLike) -> Float[Array, ""]:
     """How far from a measured point a suggestion may lie, along any ordered parameter.
 
     It grows with the number of trials, as Vizier's does (google-vizier 0.1.24,
     designers/gp/acquisitions.py); 2, which is everywhere, once it has passed a half.
     """
-    level = jnp.sum(history.measured_N) / (TRUST_FACTOR * (jnp.sum(cube.real_P) + 1))
+    level = measured / (TRUST_FACTOR * (jnp.asarray(parameters) + 1))
     radius = TRUST_SMALLEST + (TRUST_LARGEST - TRUST_SMALLEST) * level
     return jnp.where(radius > TRUST_LARGEST, 2.0, radius)
 

@@ -211,7 +211,7 @@ def _best_point(
         history.pending_N,
         cube.ordered_P,
     )
-    radius = trust_radius(history, cube)
+    radius = trust_radius(jnp.sum(history.measured_N), jnp.sum(cube.real_P))
 
     def score(units_MP: Float[Array, "M P"]) -> Float[Array, " M"]:
         mean_M, deviation_M = gp.predict(logs, posterior, units_MP, cube.ordered_P)
