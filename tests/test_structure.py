@@ -104,5 +104,7 @@ def test_the_recipe_is_of_valid_runs_on_training_families_only() -> None:
         assert config.data.generated_weight > 0
         assert config.data.generate.purpose == "train"
         assert script.count(f"$recipe/{stage.name}") == 1
-    made = read_config(GenerateConfig, ROOT / "examples" / "pretrain" / "searches.toml")
-    assert made.purpose == "train"
+    for name in ("searches", "searches-wide", "calibration"):
+        made = read_config(GenerateConfig, ROOT / "examples" / "pretrain" / f"{name}.toml")
+        assert made.purpose == "train"
+        assert script.count(f"$recipe/{name}.toml") == 1

@@ -77,11 +77,16 @@ def augment(
     return encoded, trials
 
 
-def plain(study: Study, tokenizer: StudyTokenizer, most_tokens: int) -> tuple:
-    """The study as tokens unchanged: for validation."""
+def plain(
+    study: Study,
+    tokenizer: StudyTokenizer,
+    most_tokens: int,
+    scalings: tuple[ValueScaling, ...] | None = None,
+) -> tuple[EncodedProblem, EncodedTrials]:
+    """The study as tokens unchanged, metrics under these scalings (fitted, by default)."""
     study = study.rows(slice(0, tokenizer.layout(study.problem).trials_in(most_tokens)))
     encoded = tokenizer.encode_problem(study.problem, study.algorithm)
-    return encoded, tokenizer.encode_trials(study, encoded)
+    return encoded, tokenizer.encode_trials(study, encoded, scalings)
 
 
 def random_scalings(

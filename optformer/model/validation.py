@@ -65,10 +65,16 @@ Evaluate = Callable[[Weights, Sequence[Held]], tuple[dict[str, float], Foreseen]
 def validation_batches(
     studies: Sequence[Study], tokenizer: StudyTokenizer, config: RunConfig
 ) -> list[Held]:
-    """The held studies as batches, unchanged; each layout has its turn before any has two."""
+    """The held studies as batches; each layout has its turn before any has two.
+
+    Nothing of them is changed. A metric's range is all of [0, 1]: with room beyond it, where no
+    value of a whole study lies, a model that is surer than it should be would seem better.
+    """
     groups: dict[int, list] = {}
     for study in studies:
-        example = augment.plain(study, tokenizer, config.batch.tokens)
+        columns = range(len(study.problem.metrics))
+        scalings = tuple(tokenizer.fit_scaling(study, column, 0.0, 1.0) for column in columns)
+        example = augment.plain(study, tokenizer, config.batch.tokens, scalings)
         if len(example[0].ids_S) <= config.batch.text_tokens:
             groups.setdefault(example[0].layout.length, []).append(example)
     # A row takes at least one study, so that none of a batch's is left out.

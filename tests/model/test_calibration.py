@@ -18,6 +18,7 @@ from optformer.model.train import TrainResult
 from optformer.model.transformer import Ids
 from optformer.model.validation import make_evaluate, validation_batches
 from optformer.policies.model import OptFormer, PolicyConfig, bin_probabilities
+from optformer.tokenization.trajectory import Role
 from tests.model.tiny import PLANES, SMALL, run
 from tests.studies import plane, random_study
 
@@ -49,6 +50,16 @@ def test_whole_predictions_are_those_that_validation_measures(
     plain = quality(foreseen, 1.0)
     assert plain.log_density == pytest.approx(found["log_density"], abs=2e-3)
     assert plain.quantile_error == pytest.approx(found["quantile_error"], abs=2e-3)
+
+
+def test_a_held_study_s_extremes_are_the_ends_of_the_scale(trained: TrainResult) -> None:
+    tokenizer = checkpoint.load(trained.checkpoint).tokenizer
+    [held] = validation_batches(PLANES[:1], tokenizer, load_config(None, SMALL))
+    batch = held.batch
+    value_BT = (batch.roles_BT == Role.VALUE) & (batch.weights_BT > 0)
+    bin_N = batch.targets_BT[value_BT] - tokenizer.vocabulary.first_bin
+    bin_N = bin_N[(bin_N >= 0) & (bin_N < tokenizer.vocabulary.bins)]
+    assert (bin_N.min(), bin_N.max()) == (0, tokenizer.vocabulary.bins - 1)
 
 
 def test_training_stores_what_its_last_validation_found(trained: TrainResult) -> None:
