@@ -81,11 +81,16 @@ def plain(
     study: Study,
     tokenizer: StudyTokenizer,
     most_tokens: int,
-    scalings: tuple[ValueScaling, ...] | None = None,
+    unit_low: float = 0.2,
+    unit_high: float = 0.8,
 ) -> tuple[EncodedProblem, EncodedTrials]:
-    """The study as tokens unchanged, metrics under these scalings (fitted, by default)."""
+    """The first trials that fit, as tokens; the range of a metric in them is at these units."""
     study = study.rows(slice(0, tokenizer.layout(study.problem).trials_in(most_tokens)))
     encoded = tokenizer.encode_problem(study.problem, study.algorithm)
+    scalings = tuple(
+        tokenizer.fit_scaling(study, column, unit_low, unit_high)
+        for column in range(len(study.problem.metrics))
+    )
     return encoded, tokenizer.encode_trials(study, encoded, scalings)
 
 

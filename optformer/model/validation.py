@@ -67,14 +67,12 @@ def validation_batches(
 ) -> list[Held]:
     """The held studies as batches; each layout has its turn before any has two.
 
-    Nothing of them is changed. A metric's range is all of [0, 1]: with room beyond it, where no
-    value of a whole study lies, a model that is surer than it should be would seem better.
+    A metric's range is all of [0, 1]: with room beyond it, where no value of a whole study lies, a
+    model that is surer than it should be would seem better.
     """
     groups: dict[int, list] = {}
     for study in studies:
-        columns = range(len(study.problem.metrics))
-        scalings = tuple(tokenizer.fit_scaling(study, column, 0.0, 1.0) for column in columns)
-        example = augment.plain(study, tokenizer, config.batch.tokens, scalings)
+        example = augment.plain(study, tokenizer, config.batch.tokens, 0.0, 1.0)
         if len(example[0].ids_S) <= config.batch.text_tokens:
             groups.setdefault(example[0].layout.length, []).append(example)
     # A row takes at least one study, so that none of a batch's is left out.

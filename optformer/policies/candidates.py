@@ -11,9 +11,9 @@ from scipy.special import ndtr
 
 from optformer.data import experts
 from optformer.data.experts import Posterior
-from optformer.data.problems import to_natural, to_units
-from optformer.policies.trust import TrustRegion
-from optformer.study import Study
+from optformer.data.problems import to_natural
+from optformer.policies.trust import TrustRegion, in_cube
+from optformer.study import ParameterType, Problem, Study
 from optformer.tokenization.tokenizer import EncodedProblem, StudyTokenizer
 
 CENTRES = 8
@@ -46,7 +46,7 @@ def sift(
     def gains(ids_NP: Int64[np.ndarray, "N P"]) -> Float64[np.ndarray, " N"]:
         units_NP = units_of_ids(ids_NP, tokenizer)
         gain_N = expected_improvement(posterior, log_weights_G[1:], units_NP, best)
-        return region.keep(gain_N, in_study_order(units_NP, problem))
+        return region.inside_first(gain_N, in_study_order(units_NP, problem))
 
     ids_NP = np.unique(ids_NP, axis=0)
     gain_N = gains(ids_NP)
@@ -122,9 +122,7 @@ def units_near_best(
     if not len(done_R):
         return rng.random((count, len(study.problem.parameters)))
     best_K = done_R[np.argsort(-goal[done_R], kind="stable")[:3]]
-    centres_KP = to_units(study.problem.parameters, study.values_RP[best_K])
-    centres_KP = np.where(np.isfinite(study.values_RP[best_K]), centres_KP, np.nan)
-    return near(centres_KP, count, rng)
+    return near(in_cube(study.problem.parameters, study.values_RP[best_K]), count, rng)
 
 
 def near(
@@ -145,6 +143,18 @@ def near(
     step_NP = np.where(moved_NP, size_N1 * rng.standard_normal(shape), 0.0)
     # Reflected, so that borders get no more than their share.
     return 1.0 - np.abs(1.0 - np.abs(start_NP + step_NP) % 2.0)
+
+
+def centre(
+    problem: Problem, values_P: Float64[np.ndarray, " P"], rng: np.random.Generator
+) -> Float64[np.ndarray, " P"]:
+    """Where a study begins, as with Vizier: at the middle of each parameter that has an order, with
+    the categories of these values (as in `Study.values_RP`)."""
+    [units_P] = in_cube(problem.parameters, values_P[None])
+    units_P = np.where(np.isfinite(units_P), units_P, rng.random(len(units_P)))
+    ordered_P = [one.type != ParameterType.CATEGORICAL for one in problem.parameters]
+    middle_1P = to_natural(problem.parameters, np.where(ordered_P, 0.5, units_P)[None])
+    return np.where(problem.active(middle_1P), middle_1P, np.nan)[0]
 
 
 def best_new(

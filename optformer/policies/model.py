@@ -29,14 +29,14 @@ from optformer.policies import acquisition
 from optformer.policies.acquisition import Acquisition
 from optformer.policies.candidates import (
     best_new,
+    centre,
     ids_of_units,
-    in_study_order,
     sift,
     units_near_best,
     units_of_ids,
 )
 from optformer.policies.objectives import scalarize
-from optformer.policies.trust import TrustRegion, everywhere, place
+from optformer.policies.trust import TrustRegion, everywhere, in_cube
 from optformer.study import Problem, State, Study
 from optformer.tokenization.metadata import UNKNOWN
 from optformer.tokenization.quantize import ValueScaling
@@ -68,7 +68,8 @@ class PolicyConfig:
     Attributes:
       algorithm: the teacher that the prompt names; None for the best that the model has seen
         (`PREFERENCE`).
-      acquisition: what ranks the candidates; `prior` takes a sample of the model as it is.
+      acquisition: what ranks the candidates, from a study's second trial on (`candidates.centre` is
+        the first); `prior` takes a sample of the model as it is.
       candidates: samples of the model that are ranked.
       uniform: random points that are ranked beside them.
       local: points near the best trials so far that are ranked beside them.
@@ -318,13 +319,16 @@ class Session:
     ) -> Float64[np.ndarray, " N"]:
         """How the policy ranks these points, for a session of one study.
 
+        By the acquisition's values; outside the trust region by numbers below all of them.
+
         Raises:
           ConfigError: the policy's acquisition is none for this model, or ranks nothing.
         """
         check_acquisition(policy.acquisition, self._model.config)
         candidates, scaling = self._candidates(study, values_NP)
         scores_N = candidates.score(policy, incumbent(study, scaling), rng)
-        return policy.region(study).keep(scores_N, place(study.problem.parameters, values_NP))
+        units_NP = in_cube(study.problem.parameters, values_NP)
+        return policy.region(study).inside_first(scores_N, units_NP)
 
     def _candidates(
         self,
@@ -432,17 +436,20 @@ class Session:
             own_NP = tokens_BNP[row, :, : len(problem.order_P)]
             ids_NP = own_NP + tokenizer.vocabulary.first_output
             index = 0
-            # Before the first trial there is nothing to rank by.
-            if ranked and len(study):
+            if ranked:
                 candidates = _Candidates(
                     self._model, own_NP, logits_BNO[row], hidden_BND[row], posteriors[row]
                 )
                 scores_N = candidates.score(policy, incumbents[row], rngs[row])
-                units_NQ = in_study_order(units_of_ids(own_NP, tokenizer), problem)
-                scores_N = regions[row].keep(scores_N, units_NQ)
+                values_NQ = tokenizer.decode_parameters(problem, ids_NP)
+                units_NQ = in_cube(study.problem.parameters, values_NQ)
+                scores_N = regions[row].inside_first(scores_N, units_NQ)
                 known = tokenizer.parameter_ids(study.problem, study.values_RP)
                 index = best_new(scores_N, ids_NP, known[:, problem.order_P])
-            suggestions.append(tokenizer.decode_parameters(problem, ids_NP[[index]], rngs[row])[0])
+            [values_P] = tokenizer.decode_parameters(problem, ids_NP[[index]], rngs[row])
+            # An empty study has nothing to rank by.
+            begins = ranked and not len(study)
+            suggestions.append(centre(study.problem, values_P, rngs[row]) if begins else values_P)
         return suggestions
 
     def _posteriors(

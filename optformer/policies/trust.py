@@ -1,8 +1,10 @@
 """The part of the space in which a young study's suggestions lie.
 
 What a model knows least of is far from all trials: in the corners, of which there are the more the
-more parameters there are. So suggestions stay near what was measured until enough trials are known
-(google-vizier 0.1.24, designers/gp/acquisitions.py). The teacher `gp_ucb` does the same.
+more parameters there are. So suggestions stay near what was measured until enough trials are known,
+as those of Vizier's GP bandit do (google-vizier 0.1.24, designers/gp/acquisitions.py) and of the
+teacher `gp_ucb`. Here, unlike there, a parameter of few values always reaches their neighbours, and
+trials without a metric do not count.
 
 Array dimensions: N points, R measured trials, P parameters in the problem's order.
 """
@@ -18,7 +20,7 @@ from optformer.data.teachers.acquisition import trust_radius
 from optformer.study import Parameter, ParameterType, Problem, Study
 from optformer.tokenization import quantize
 
-_ROUNDING = 1e-3  # points are of bins, and so a little off
+_ROUNDING = 1e-3  # points are middles of bins, and so a little off
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -44,10 +46,10 @@ class TrustRegion:
         radius = float(trust_radius(len(values_RP), len(parameters)))
         # Of few values, a neighbour may be further away than that.
         reach_P = [max(radius, _widest_step(parameter)) for parameter in parameters]
-        return cls(measured_RP=place(parameters, values_RP), reach_P=np.array(reach_P))
+        return cls(measured_RP=in_cube(parameters, values_RP), reach_P=np.array(reach_P))
 
     def draw(self, count: int, rng: np.random.Generator) -> Float64[np.ndarray, "N P"]:
-        """Points, each uniform in a box that is chosen at random."""
+        """Points, each uniform in a box that is chosen at random, then moved into the cube."""
         uniform_NP = rng.random((count, len(self.reach_P)))
         if not len(self.measured_RP):
             return uniform_NP
@@ -61,20 +63,20 @@ class TrustRegion:
         Args:
           units_NP: NaN where a point lacks the parameter.
         """
-        if (self.reach_P >= 1.0).all():
-            return np.zeros(len(units_NP))
-        nearest_N = np.full(len(units_NP), np.inf)
-        for measured_P in self.measured_RP:
-            over_NP = np.nan_to_num(np.abs(units_NP - measured_P) - self.reach_P, nan=0.0)
-            nearest_N = np.minimum(nearest_N, over_NP.max(axis=1, initial=0.0))
+        over_NR = np.zeros((len(units_NP), len(self.measured_RP)))
+        for column in np.flatnonzero(self.reach_P < 1.0):
+            apart_NR = np.abs(units_NP[:, column, None] - self.measured_RP[None, :, column])
+            # Not a number where one of the two lacks the parameter: `fmax` passes over it.
+            np.fmax(over_NR, apart_NR - self.reach_P[column], out=over_NR)
+        nearest_N = over_NR.min(axis=1) if len(self.measured_RP) else np.zeros(len(units_NP))
         return np.where(nearest_N > _ROUNDING, nearest_N, 0.0)
 
-    def keep(
+    def inside_first(
         self, scores_N: Float64[np.ndarray, " N"], units_NP: Float64[np.ndarray, "N P"]
     ) -> Float64[np.ndarray, " N"]:
-        """The scores of points inside; points outside are below all of them, the nearest first."""
+        """The scores, which are not below 0; of points outside -1 and less, the nearest most."""
         beyond_N = self.beyond(units_NP)
-        return np.where(beyond_N > 0, scores_N.min(initial=0.0) - 1.0 - beyond_N, scores_N)
+        return np.where(beyond_N > 0, -1.0 - beyond_N, scores_N)
 
 
 def everywhere(problem: Problem) -> TrustRegion:
@@ -83,7 +85,7 @@ def everywhere(problem: Problem) -> TrustRegion:
     return TrustRegion(measured_RP=np.empty((0, size)), reach_P=np.full(size, np.inf))
 
 
-def place(
+def in_cube(
     parameters: Sequence[Parameter], values_NP: Float64[np.ndarray, "N P"]
 ) -> Float64[np.ndarray, "N P"]:
     """Rows of `Study.values_RP` in the unit cube; NaN where a trial lacks the parameter."""

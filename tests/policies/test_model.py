@@ -10,6 +10,7 @@ import pytest
 
 import optformer
 from optformer import checkpoint, pyvizier
+from optformer.data.problems import to_natural
 from optformer.errors import ConfigError, StudyError
 from optformer.model import predictive, transformer
 from optformer.model.config import MICRO
@@ -27,7 +28,7 @@ from optformer.policies.model import (
     shorten,
     with_pending,
 )
-from optformer.study import Metric, Problem, State, Study, to_trials
+from optformer.study import Metric, ParameterType, Problem, State, Study, to_trials
 from optformer.tokenization.tokenizer import StudyTokenizer
 from tests.studies import CONDITIONAL, MIXED, plane, random_study
 from tests.tokenization.released import released_tokenizer
@@ -129,6 +130,19 @@ def test_the_incumbent_is_the_best_completed_trial() -> None:
     scaling = StudyTokenizer().fit_scalings(study)[0]
     np.testing.assert_allclose(incumbent(study, scaling), 0.8)
     assert incumbent(study.rows([]), scaling) == 0.0
+
+
+@pytest.mark.parametrize("space", SPACES)
+def test_an_empty_study_begins_in_the_middle(model: OptFormer, space: str) -> None:
+    problem = SPACES[space]
+    empty = random_study(problem, 0, np.random.default_rng(0))
+    values_NP = model.propose(empty, 3, policy=policy("ei"), seed=0)
+    assert len(np.unique(np.nan_to_num(values_NP, nan=-1.0), axis=0)) == 3
+    np.testing.assert_array_equal(problem.active(values_NP), ~np.isnan(values_NP))
+    middle_1P = to_natural(problem.parameters, np.full((1, len(problem.parameters)), 0.5))
+    for column, parameter in enumerate(problem.parameters):
+        if parameter.type != ParameterType.CATEGORICAL and not np.isnan(values_NP[0, column]):
+            assert values_NP[0, column] == middle_1P[0, column]
 
 
 def test_local_candidates_lie_around_the_best_trials() -> None:
