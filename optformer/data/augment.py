@@ -87,10 +87,7 @@ def plain(
     """The first trials that fit, as tokens; the range of a metric in them is at these units."""
     study = study.rows(slice(0, tokenizer.layout(study.problem).trials_in(most_tokens)))
     encoded = tokenizer.encode_problem(study.problem, study.algorithm)
-    scalings = tuple(
-        tokenizer.fit_scaling(study, column, unit_low, unit_high)
-        for column in range(len(study.problem.metrics))
-    )
+    scalings = tokenizer.fit_scalings(study, unit_low, unit_high)
     return encoded, tokenizer.encode_trials(study, encoded, scalings)
 
 

@@ -186,9 +186,12 @@ class StudyTokenizer:
             layout=self.layout(problem),
         )
 
-    def fit_scalings(self, study: Study) -> tuple[ValueScaling, ...]:
-        """The scaling of each metric for continuing this history: its range at [0.2, 0.8]."""
-        return tuple(self.fit_scaling(study, column) for column in range(study.metrics_RM.shape[1]))
+    def fit_scalings(
+        self, study: Study, unit_low: float = 0.2, unit_high: float = 0.8
+    ) -> tuple[ValueScaling, ...]:
+        """`fit_scaling` of each metric; by default for continuing this history."""
+        columns = range(study.metrics_RM.shape[1])
+        return tuple(self.fit_scaling(study, column, unit_low, unit_high) for column in columns)
 
     def fit_scaling(
         self, study: Study, column: int, unit_low: float = 0.2, unit_high: float = 0.8

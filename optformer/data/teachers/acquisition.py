@@ -52,11 +52,11 @@ class History(NamedTuple):
 def trust_radius(measured: ArrayLike, parameters: ArrayLike) -> Float[Array, ""]:
     """How far from a measured point a suggestion may lie, along any ordered parameter.
 
-    Args:
-      measured, parameters: how many there are.
-
     It grows with the number of trials, as Vizier's does (google-vizier 0.1.24,
     designers/gp/acquisitions.py); 2, which is everywhere, once it has passed a half.
+
+    Args:
+      measured, parameters: how many there are.
     """
     level = measured / (TRUST_FACTOR * (jnp.asarray(parameters) + 1))
     radius = TRUST_SMALLEST + (TRUST_LARGEST - TRUST_SMALLEST) * level
