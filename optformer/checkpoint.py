@@ -24,7 +24,7 @@ import safetensors.numpy
 from optformer.data import experts
 from optformer.errors import CheckpointError, ConfigError, did_you_mean
 from optformer.files import whole
-from optformer.model.config import ModelConfig
+from optformer.model.config import ModelConfig, Temperature
 from optformer.settings import from_tree, to_tree
 from optformer.tokenization.tokenizer import StudyTokenizer, TokenizerOptions, vocabulary_of
 
@@ -58,7 +58,7 @@ class Checkpoint:
     weights: Tree
     algorithms: tuple[str, ...] = ()
     tokens: int = 512
-    value_temperature: float = 1.0
+    value_temperature: Temperature = dataclasses.field(default_factory=Temperature)
     about: Mapping[str, object] = dataclasses.field(default_factory=dict)
 
 
@@ -83,7 +83,7 @@ def save(checkpoint: Checkpoint, folder: Path) -> None:
             "weights": _hash(temporary / WEIGHTS),
             "algorithms": list(checkpoint.algorithms),
             "tokens": checkpoint.tokens,
-            VALUE_TEMPERATURE: checkpoint.value_temperature,
+            VALUE_TEMPERATURE: to_tree(checkpoint.value_temperature),
             "about": dict(checkpoint.about),
         }
         _write_config(config, temporary / CONFIG)
@@ -209,7 +209,7 @@ def fingerprint(folder: Path) -> str:
     return str(_read_config(folder)["weights"])
 
 
-def value_temperature(folder: Path) -> float:
+def value_temperature(folder: Path) -> Temperature:
     """What `load` would find as the temperature of predicted metrics, without the weights.
 
     Raises:
@@ -217,7 +217,7 @@ def value_temperature(folder: Path) -> float:
     """
     folder = find(folder)
     if is_t5x(folder):
-        return Checkpoint.value_temperature
+        return Temperature()
     return _value_temperature(_read_config(folder))
 
 
@@ -233,7 +233,7 @@ def check_may_change(folder: Path) -> None:
         )
 
 
-def set_value_temperature(folder: Path, temperature: float) -> None:
+def set_value_temperature(folder: Path, temperature: Temperature) -> None:
     """Changes the temperature of predicted metrics of a checkpoint on disk, in one step.
 
     Raises:
@@ -247,7 +247,7 @@ def set_value_temperature(folder: Path, temperature: float) -> None:
             "where it is used: value_temperature in the policy's settings."
         )
     check_may_change(folder)
-    config = _read_config(folder) | {VALUE_TEMPERATURE: temperature}
+    config = _read_config(folder) | {VALUE_TEMPERATURE: to_tree(temperature)}
     with whole(folder / CONFIG, shared=True) as path:
         _write_config(config, path)
 
@@ -284,9 +284,10 @@ def _lists(node: Tree | np.ndarray) -> Tree | list | np.ndarray:
     return {key: _lists(value) for key, value in node.items()}
 
 
-def _value_temperature(config: Tree) -> float:
-    # Checkpoints from before there was one have none.
-    return float(config.get(VALUE_TEMPERATURE, Checkpoint.value_temperature))
+def _value_temperature(config: Tree) -> Temperature:
+    # Older checkpoints have none, or one number.
+    said = config.get(VALUE_TEMPERATURE, {})
+    return from_tree(Temperature, said if isinstance(said, dict) else {"start": said})
 
 
 def _read_config(folder: Path) -> Tree:

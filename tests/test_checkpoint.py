@@ -12,7 +12,7 @@ from optformer.checkpoint import Checkpoint
 from optformer.data import experts
 from optformer.errors import CheckpointError
 from optformer.model import transformer
-from optformer.model.config import MICRO
+from optformer.model.config import MICRO, Temperature
 from optformer.model.sharding import to_numpy
 from optformer.model.transformer import Ids
 from optformer.tokenization.tokenizer import StudyTokenizer
@@ -45,26 +45,34 @@ def test_everything_comes_back(folder: Path) -> None:
 
 
 def test_the_temperature_of_values_can_be_changed_in_place(folder: Path) -> None:
-    assert checkpoint.load(folder).value_temperature == 1.0
+    assert checkpoint.load(folder).value_temperature == Temperature()
     before = checkpoint.load(folder)
-    checkpoint.set_value_temperature(folder, 1.25)
+    warm = Temperature(start=1.25, power=-0.1)
+    checkpoint.set_value_temperature(folder, warm)
     after = checkpoint.load(folder)
-    assert checkpoint.value_temperature(folder) == after.value_temperature == 1.25
+    assert checkpoint.value_temperature(folder) == after.value_temperature == warm
     assert (after.about, after.tokens, after.config) == (before.about, before.tokens, before.config)
     jax.tree.map(np.testing.assert_array_equal, after.weights, before.weights)
     assert len(list(folder.iterdir())) == 3
 
 
-def test_a_checkpoint_from_before_there_was_a_temperature_loads(folder: Path) -> None:
+@pytest.mark.parametrize(
+    ("said", "meant"),
+    [({}, Temperature()), ({"value_temperature": 1.5}, Temperature(start=1.5))],
+)
+def test_older_checkpoints_have_no_temperature_or_the_same_after_any_number_of_trials(
+    folder: Path, said: dict, meant: Temperature
+) -> None:
     path = folder / "config.json"
     config = json.loads(path.read_text())
     del config["value_temperature"], config["digest"]
+    config |= said
     config["digest"] = checkpoint._digest(config)
     path.write_text(json.dumps(config))
-    assert checkpoint.load(folder).value_temperature == 1.0
-    assert checkpoint.value_temperature(folder) == 1.0
-    checkpoint.set_value_temperature(folder, 0.8)
-    assert checkpoint.load(folder).value_temperature == 0.8
+    assert checkpoint.load(folder).value_temperature == meant
+    assert checkpoint.value_temperature(folder) == meant
+    checkpoint.set_value_temperature(folder, Temperature(start=0.8))
+    assert checkpoint.load(folder).value_temperature == Temperature(start=0.8)
 
 
 def test_a_model_of_other_gaussian_processes_is_refused(
@@ -130,7 +138,7 @@ def test_a_shipped_model_loads_by_its_name(
     assert checkpoint.load(Path("model")).about == {"step": 3}
     assert checkpoint.fingerprint(Path("model")) == checkpoint.fingerprint(folder)
     with pytest.raises(CheckpointError, match="is a part of this package"):
-        checkpoint.set_value_temperature(Path("model"), 0.9)
+        checkpoint.set_value_temperature(Path("model"), Temperature())
     Path("model").mkdir()
     with pytest.raises(CheckpointError, match="model is no checkpoint"):
         checkpoint.load(Path("model"))

@@ -16,6 +16,7 @@ from optformer.data.problems import to_units
 from optformer.errors import CheckpointError
 from optformer.eval.prediction import in_range
 from optformer.eval.task import Optimizer, nearest
+from optformer.model.config import Temperature
 from optformer.policies.model import OptFormer, PolicyConfig, Session, load
 from optformer.study import Problem, Study
 from optformer.tokenization.metadata import UNKNOWN
@@ -31,22 +32,21 @@ class ModelFactory:
     Attributes:
       checkpoint: its folder. Where it lies makes no other optimizer of it.
       together: how many studies share one pass through the model; more take more memory.
-      policy: its `value_temperature` is said here where the checkpoint says it, so that results
-        of another one are not reused.
-      weights: the checkpoint's fingerprint, so that results of other weights are not reused.
+      weights, value_temperature: the checkpoint's, so that results of others are not reused; no
+        temperature where the policy names one.
     """
 
     checkpoint: Path = dataclasses.field(repr=False)
     policy: PolicyConfig = dataclasses.field(default_factory=PolicyConfig)
     together: int = dataclasses.field(default=16, repr=False)
     weights: str = dataclasses.field(init=False)
+    value_temperature: Temperature | None = dataclasses.field(init=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "weights", fingerprint(self.checkpoint))
-        if self.policy.value_temperature is None:
-            said = value_temperature(self.checkpoint)
-            policy = dataclasses.replace(self.policy, value_temperature=said)
-            object.__setattr__(self, "policy", policy)
+        named = self.policy.value_temperature is not None
+        said = None if named else value_temperature(self.checkpoint)
+        object.__setattr__(self, "value_temperature", said)
 
     def __call__(self, problem: Problem, seed: int) -> Optimizer:
         """The policy at the start of a study."""
@@ -54,7 +54,8 @@ class ModelFactory:
 
     def many(self, problems: Sequence[Problem], seeds: Sequence[int]) -> "_Many":
         """The policy at the start of these studies."""
-        return _Many(loaded(self.checkpoint, self.weights), self.policy, problems, seeds)
+        model = loaded(self.checkpoint, self.weights, self.value_temperature)
+        return _Many(model, self.policy, problems, seeds)
 
 
 class _Many:
@@ -157,14 +158,9 @@ class _One:
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class ModelPredictor:
-    """Predicts trials with values scaled by the range that all predictors are told.
-
-    Attributes:
-      value_temperature: None for the checkpoint's.
-    """
+    """Predicts trials with values scaled by the range that all predictors are told."""
 
     model: OptFormer
-    value_temperature: float | None = None
 
     def predict(
         self, study: Study, y_range: tuple[float, float], rows_N: Int64[np.ndarray, " N"]
@@ -186,8 +182,7 @@ class ModelPredictor:
                 session.predict(
                     study.rows(slice(row)),
                     study.values_RP[row : row + 1],
-                    self.value_temperature,
-                    scaling,
+                    scaling=scaling,
                 )[0]
                 for row in rows_N
             ]
@@ -196,14 +191,18 @@ class ModelPredictor:
 
 
 @functools.lru_cache(maxsize=4)
-def loaded(checkpoint: Path, weights: str) -> OptFormer:
+def loaded(checkpoint: Path, weights: str, temperature: Temperature | None) -> OptFormer:
     """The model of a checkpoint with these weights; kept, as many runs in turn ask for it.
 
+    Args:
+      temperature: of its values; None for any.
+
     Raises:
-      CheckpointError: it cannot be loaded, or has other weights.
+      CheckpointError: it cannot be loaded, or has other weights or another temperature.
     """
     model = load(checkpoint)
-    if fingerprint(checkpoint) != weights:
+    other = temperature is not None and model.value_temperature != temperature
+    if other or fingerprint(checkpoint) != weights:
         raise CheckpointError(
             f"{checkpoint} has changed since this evaluation began. Evaluate a copy of it."
         )

@@ -30,6 +30,7 @@ from optformer.eval.prediction import (
 from optformer.eval.prediction_sources import Source
 from optformer.eval.task import file_name
 from optformer.files import whole
+from optformer.model.config import Temperature
 from optformer.progress import Progress, silent
 from optformer.study import Study
 
@@ -68,7 +69,7 @@ class CheckpointPredictor:
 
     checkpoint: Path = dataclasses.field(repr=False)
     weights: str = dataclasses.field(init=False)
-    value_temperature: float = dataclasses.field(init=False)
+    value_temperature: Temperature = dataclasses.field(init=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "weights", checkpoints.fingerprint(self.checkpoint))
@@ -81,9 +82,8 @@ class CheckpointPredictor:
         """See `Predictor.predict`."""
         from optformer.eval.ours import ModelPredictor, loaded
 
-        model = loaded(self.checkpoint, self.weights)
-        predictor = ModelPredictor(model=model, value_temperature=self.value_temperature)
-        return predictor.predict(study, y_range, rows_N)
+        model = loaded(self.checkpoint, self.weights, self.value_temperature)
+        return ModelPredictor(model=model).predict(study, y_range, rows_N)
 
 
 def run(

@@ -13,6 +13,7 @@ from optformer.config import RunConfig, TrainConfig
 from optformer.data.batches import BatchConfig
 from optformer.errors import ConfigError
 from optformer.model import predictive, sharding
+from optformer.model.config import Temperature
 from optformer.model.train import sort_out
 from optformer.model.transformer import Ids
 from optformer.model.validation import Foreseen, make_evaluate, validation_batches
@@ -31,7 +32,7 @@ class Quality:
       ece: expected calibration error of the likeliest of 100 intervals.
     """
 
-    temperature: float
+    temperature: Temperature
     log_density: float
     quantile_error: float
     ece: float
@@ -84,20 +85,22 @@ def calibrate(folder: Path, studies: Sequence[Study]) -> Calibrated:
         Ids.of(saved.tokenizer.vocabulary),
         mesh=sharding.make_mesh(config.train, saved.config),
     )
-    found, foreseen = evaluate(saved.weights, held)
+    _, foreseen = evaluate(saved.weights, held)
     made = Calibrated(
         predictions=len(foreseen.bin_N),
         before=quality(foreseen, saved.value_temperature),
-        after=quality(foreseen, found["value_temperature"]),
+        after=quality(foreseen, predictive.best_temperature(*foreseen)),
         skipped=skipped,
     )
     checkpoint.set_value_temperature(folder, made.after.temperature)
     return made
 
 
-def quality(foreseen: Foreseen, temperature: float) -> Quality:
+def quality(foreseen: Foreseen, temperature: Temperature) -> Quality:
     """What these predictions are worth at a temperature."""
-    probabilities_NQ = predictive.tempered(foreseen.log_odds_NQ, temperature)
+    probabilities_NQ = predictive.tempered(
+        foreseen.log_odds_NQ, temperature.after(foreseen.trials_N)
+    )
     truth_N = (foreseen.bin_N + 0.5) / probabilities_NQ.shape[1]
     return Quality(
         temperature=temperature,

@@ -3,6 +3,9 @@
 import dataclasses
 from typing import ClassVar, Literal
 
+import numpy as np
+from jaxtyping import Float64, Int64
+
 from optformer.errors import ConfigError
 from optformer.tokenization.trajectory import METRIC_SLOTS
 
@@ -66,6 +69,32 @@ class ModelConfig:
             )
         if not 0.0 <= self.dropout < 1.0:
             raise ConfigError(f"model.dropout={self.dropout} must lie in [0, 1).")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Temperature:
+    """Of predicted metrics: `start` after no trial, times 1 + trials to the power of `power` later.
+
+    Above 1 predictions are less sure than the model gives them, below 1 surer. Trials count if
+    they have a metric.
+
+    Raises:
+      ConfigError: a start that is not above 0.
+    """
+
+    start: float = 1.0
+    power: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not self.start > 0:
+            raise ConfigError(f"value temperature: start={self.start} must be above 0.")
+
+    def after(self, trials: int | Int64[np.ndarray, " N"]) -> Float64[np.ndarray, "*N"]:
+        """After each of these numbers of trials."""
+        return np.asarray(self.start * (1.0 + np.asarray(trials)) ** self.power)
+
+    def __str__(self) -> str:
+        return f"{self.start:.3f}" + (f" (1 + trials)^{self.power:.3f}" if self.power else "")
 
 
 def most_parameters(config: ModelConfig) -> int:

@@ -8,8 +8,14 @@ import numpy as np
 import scipy.optimize
 from jaxtyping import Bool, Float, Float64, Int64
 
+from optformer.model.config import Temperature
+
 TEMPERATURES = 0.25, 4.0
-"""The lowest and highest that `best_temperature` finds."""
+"""The lowest and highest at which `best_temperature` looks, for no and for the most trials."""
+
+FLAT = 1e-3
+"""So many nats a squared unit of its power is a steeper temperature worse: where predictions do not
+tell, it is the same after any number of trials."""
 
 
 def log_density(
@@ -42,33 +48,49 @@ def pit(
 
 
 def tempered(
-    log_odds_NQ: Float[np.ndarray, "N Q"], temperature: float
+    log_odds_NQ: Float[np.ndarray, "N Q"], temperature: float | Float64[np.ndarray, " N"]
 ) -> Float64[np.ndarray, "N Q"]:
-    """The probabilities of these log-odds at a temperature: above 1 they are less sure."""
-    scaled_NQ = log_odds_NQ.astype(np.float64) / temperature
+    """The probabilities of these log-odds at a temperature: above 1 they are less sure.
+
+    Args:
+      temperature: of all predictions, or of each.
+    """
+    scaled_NQ = log_odds_NQ.astype(np.float64) / np.asarray(temperature)[..., None]
     shares_NQ = np.exp(scaled_NQ - scaled_NQ.max(axis=1, keepdims=True))
     return shares_NQ / shares_NQ.sum(axis=1, keepdims=True)
 
 
 def best_temperature(
-    log_odds_NQ: Float[np.ndarray, "N Q"], bin_N: Int64[np.ndarray, " N"]
-) -> float:
+    log_odds_NQ: Float[np.ndarray, "N Q"],
+    bin_N: Int64[np.ndarray, " N"],
+    trials_N: Int64[np.ndarray, " N"],
+) -> Temperature:
     """The temperature of `tempered` that gives the truths' bins most probability, as Guo et al.
-    2017 calibrate."""
+    2017 calibrate.
+
+    Args:
+      trials_N: after how many measured trials each prediction was made.
+    """
     # Single precision does, and saves most of the time; no exponent is above 0.
     below_NQ = (log_odds_NQ - log_odds_NQ.max(axis=1, keepdims=True)).astype(np.float32)
     right_N = below_NQ[np.arange(len(bin_N)), bin_N]
+    most = trials_N.max(initial=1)
+    logs_N = np.log1p(trials_N) / np.log1p(most)
 
-    def nats(log_temperature: float) -> float:
-        cold = np.float32(np.exp(-log_temperature))
-        whole_N = np.exp(cold * below_NQ).sum(axis=1, dtype=np.float64)
-        return float((np.log(whole_N) - cold * right_N).mean())
+    def nats(ends: Float64[np.ndarray, " 2"]) -> float:
+        first, last = ends
+        cold_N = np.exp(-(first + (last - first) * logs_N)).astype(np.float32)
+        whole_N = np.exp(cold_N[:, None] * below_NQ).sum(axis=1, dtype=np.float64)
+        power = (last - first) / np.log1p(most)
+        return float((np.log(whole_N) - cold_N * right_N).mean()) + FLAT * power**2
 
-    low, high = np.log(TEMPERATURES)
-    found = scipy.optimize.minimize_scalar(
-        nats, bounds=(low, high), method="bounded", options={"xatol": 1e-3}
-    )
-    return float(np.exp(found.x))
+    bounds = [tuple(np.log(TEMPERATURES))] * 2
+    simplex = [[0.0, 0.0], [0.2, 0.0], [0.0, -0.2]]
+    options = {"xatol": 1e-3, "fatol": 1e-7, "initial_simplex": simplex}
+    first, last = scipy.optimize.minimize(
+        nats, np.zeros(2), method="Nelder-Mead", bounds=bounds, options=options
+    ).x
+    return Temperature(start=float(np.exp(first)), power=float((last - first) / np.log1p(most)))
 
 
 def calibration_curve(

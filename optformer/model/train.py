@@ -33,7 +33,7 @@ from optformer.data.mixture import GeneratedSource
 from optformer.errors import ConfigError, OptFormerError, StudyError, make_folder
 from optformer.files import whole
 from optformer.model import running, sharding
-from optformer.model.config import Numbers, most_parameters
+from optformer.model.config import Numbers, Temperature, most_parameters
 from optformer.model.events import Events
 from optformer.model.reports import Clock, Log, Report, Totals
 from optformer.model.states import States, writing
@@ -157,7 +157,7 @@ def train(
     parameters = sum(leaf.size for leaf in jax.tree.leaves(state["weights"]))
     reports: list[Report] = []
     algorithms = algorithms_of(kept, config, init)
-    temperature = init.value_temperature if init else Checkpoint.value_temperature
+    temperature = init.value_temperature if init else Temperature()
 
     def save_model(name: str) -> None:
         weights = state["average"] if config.optimizer.ema else state["weights"]
@@ -231,8 +231,10 @@ def train(
                 write(reports[-1])
                 report(reports[-1])
                 totals = Totals()
-                if found is not None:
-                    temperature = found.get("value_temperature", temperature)
+                if found is not None and "value_temperature" in found:
+                    temperature = Temperature(
+                        start=found["value_temperature"], power=found["value_temperature_power"]
+                    )
                 if found is not None and found["loss"] < float(state["best"]):
                     state["best"] = jnp.full_like(state["best"], found["loss"])
                     save_model("best")

@@ -34,12 +34,14 @@ class Targets(NamedTuple):
 
     Attributes:
       row_N, place_N: where they are; N is `TARGETS`, the first `known` of which count.
+      trials_N: how many measured trials the study has before.
       mean_NE, scale_NE, freedom_N: what experts predict there (`experts.foretell`).
     """
 
     known: int
     row_N: Int64[np.ndarray, " N"]
     place_N: Int64[np.ndarray, " N"]
+    trials_N: Int64[np.ndarray, " N"]
     mean_NE: Float32[np.ndarray, "N E"]
     scale_NE: Float32[np.ndarray, "N E"]
     freedom_N: Float32[np.ndarray, " N"]
@@ -53,10 +55,12 @@ class Held(NamedTuple):
 
 
 class Foreseen(NamedTuple):
-    """Whole predictions of some first metrics: log-odds of the bins, and the bin that came."""
+    """Whole predictions of some first metrics: log-odds of the bins, the bin that came, and after
+    how many measured trials of the study."""
 
     log_odds_NQ: Float32[np.ndarray, "N Q"]
     bin_N: Int64[np.ndarray, " N"]
+    trials_N: Int64[np.ndarray, " N"]
 
 
 Evaluate = Callable[[Weights, Sequence[Held]], tuple[dict[str, float], Foreseen]]
@@ -106,6 +110,7 @@ def _targets(
     size = experts.EXPERTS if model.experts else 0
     mean_NE, scale_NE = np.zeros((TARGETS, size)), np.ones((TARGETS, size))
     freedom_N = np.ones(TARGETS)
+    trials_N = np.zeros(TARGETS, np.int64)
     # Studies were put into rows in order.
     members = [
         (row, segment)
@@ -114,17 +119,22 @@ def _targets(
     ]
     for (row, segment), (problem, trials) in zip(members, examples, strict=True):
         at_n = np.flatnonzero((row_N == row) & (batch.segments_BT[row_N, place_N] == segment))
-        if not size or not len(at_n):
+        if not len(at_n):
             continue
         first = np.argmax(batch.segments_BT[row] == segment) + len(problem.layout.prefix)
         trial_n = (place_N[at_n] - first) // problem.layout.length
-        said = experts.foretell(*read_trials(problem, trials.ids_T, tokenizer))
+        read = _, values_R, _ = read_trials(problem, trials.ids_T, tokenizer)
+        trials_N[at_n] = np.cumsum(np.isfinite(values_R))[trial_n] - 1
+        if not size:
+            continue
+        said = experts.foretell(*read)
         mean_NE[at_n], scale_NE[at_n], freedom_N[at_n] = (array[trial_n] for array in said)
     more = TARGETS - count
     return Targets(
         known=count,
         row_N=np.pad(row_N, (0, more)),
         place_N=np.pad(place_N, (0, more)),
+        trials_N=trials_N,
         mean_NE=mean_NE.astype(np.float32),
         scale_NE=scale_NE.astype(np.float32),
         freedom_N=freedom_N.astype(np.float32),
@@ -140,8 +150,9 @@ def make_evaluate(
     `parameter` and `value` are mean nats a token of these roles, `loss` is their mean as training
     weighs them. For metrics that are bins, `log_density` is the mean log predictive density, for
     which uniform predictions score 0, and `quantile_error` how far predicted quantiles are from
-    where they should be (`predictive.quantile_error`). Both are of predictions as they are;
-    `value_temperature` would give first metrics most probability (`predictive.tempered`).
+    where they should be (`predictive.quantile_error`). Both are of predictions as they are; at
+    `value_temperature` times (1 + trials) to the power `value_temperature_power`, first metrics
+    would have most probability (`predictive.tempered`).
     """
     everywhere = NamedSharding(mesh, sharding.spec())
 
@@ -161,7 +172,7 @@ def make_evaluate(
 
     def evaluate(weights: Weights, held: Sequence[Held]) -> tuple[dict[str, float], Foreseen]:
         sums: dict[str, float] = {}
-        densities, pits, log_odds, bins = [], [], [], []
+        densities, pits, log_odds, bins, trials = [], [], [], [], []
         for batch, targets in held:
             row_N, place_N = targets.row_N, targets.place_N
             placed = sharding.place_batch(batch, mesh)
@@ -180,6 +191,7 @@ def make_evaluate(
                 logits_NO = _with_experts(mix, logits_NO, weights_NG, targets)
             log_odds.append(logits_NO[: targets.known, ids.first_bin :][:, : ids.bins])
             bins.append(bin_BT[row_N, place_N][: targets.known])
+            trials.append(targets.trials_N[: targets.known])
         found = {
             name: sums[f"{name}_nats"] / max(sums[f"{name}_tokens"], 1.0)
             for name in ("parameter", "value")
@@ -189,9 +201,12 @@ def make_evaluate(
         if any(map(len, pits)):
             found["log_density"] = float(np.concatenate(densities).mean())
             found["quantile_error"] = predictive.quantile_error(np.concatenate(pits))
-        foreseen = Foreseen(np.concatenate(log_odds), np.concatenate(bins).astype(np.int64))
+        foreseen = Foreseen(
+            np.concatenate(log_odds), np.concatenate(bins).astype(np.int64), np.concatenate(trials)
+        )
         if len(foreseen.bin_N):
-            found["value_temperature"] = predictive.best_temperature(*foreseen)
+            best = predictive.best_temperature(*foreseen)
+            found |= {"value_temperature": best.start, "value_temperature_power": best.power}
         return found, foreseen
 
     return evaluate

@@ -4,6 +4,8 @@ Array dimensions: N points, M sifted ones, K centres, P parameters, Q
 parameters with those that have no token, R trials, E experts, G predictions, V values.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 from jaxtyping import Float, Float64, Int64
 from scipy.integrate import trapezoid
@@ -12,8 +14,8 @@ from scipy.special import ndtr
 from optformer.data import experts
 from optformer.data.experts import Posterior
 from optformer.data.problems import to_natural
-from optformer.policies.trust import TrustRegion, in_cube
-from optformer.study import ParameterType, Problem, Study
+from optformer.policies.trust import TrustRegion, in_cube, widest_step
+from optformer.study import Parameter, ParameterType, Problem, Study
 from optformer.tokenization.tokenizer import EncodedProblem, StudyTokenizer
 
 CENTRES = 8
@@ -52,7 +54,8 @@ def sift(
     gain_N = gains(ids_NP)
     best_K = np.argsort(-gain_N, kind="stable")[:CENTRES]
     centres_KP = in_study_order(units_of_ids(ids_NP[best_K], tokenizer), problem)
-    near_NP = ids_of_units(problem, tokenizer, near(centres_KP, len(ids_NP) // 3, rng))
+    moved_NP = near(problem.problem.parameters, centres_KP, len(ids_NP) // 3, rng)
+    near_NP = ids_of_units(problem, tokenizer, moved_NP)
     near_NP = np.unique(near_NP, axis=0)
     gain_N = np.concatenate([gain_N, gains(near_NP)])
     ids_NP, first_N = np.unique(np.concatenate([ids_NP, near_NP]), axis=0, return_index=True)
@@ -117,32 +120,45 @@ def units_near_best(
     study: Study, count: int, rng: np.random.Generator
 ) -> Float64[np.ndarray, "N P"]:
     """Points of the unit cube around the best three completed trials; at random without any."""
+    parameters = study.problem.parameters
     goal = study.objective()
     done_R = np.flatnonzero(np.isfinite(goal))
     if not len(done_R):
-        return rng.random((count, len(study.problem.parameters)))
+        return rng.random((count, len(parameters)))
     best_K = done_R[np.argsort(-goal[done_R], kind="stable")[:3]]
-    return near(in_cube(study.problem.parameters, study.values_RP[best_K]), count, rng)
+    return near(parameters, in_cube(parameters, study.values_RP[best_K]), count, rng)
 
 
 def near(
-    centres_KP: Float64[np.ndarray, "K P"], count: int, rng: np.random.Generator
+    parameters: Sequence[Parameter],
+    centres_KP: Float64[np.ndarray, "K P"],
+    count: int,
+    rng: np.random.Generator,
 ) -> Float64[np.ndarray, "N P"]:
     """Points of the unit cube around some of these, at random where a coordinate is NaN.
 
-    Each is moved by a normal step of its own size, from 0.003 to 0.3 of a parameter's range, in
-    about half of the parameters and at least one.
+    Half of the points differ from their centre in about half of the parameters, the others in
+    about one, and all in one at least: by a normal step of the point's own size, from 0.003 to 0.3
+    of a parameter's range. Of a parameter of few values the step reaches a neighbour; without an
+    order, any other value.
     """
     shape = count, centres_KP.shape[1]
     # An inactive parameter has no place of its own.
     centres_KP = np.where(np.isfinite(centres_KP), centres_KP, rng.random(centres_KP.shape))
     start_NP = centres_KP[rng.integers(len(centres_KP), size=count)]
-    moved_NP = rng.random(shape) < 0.5
+    share_N1 = np.where(rng.random((count, 1)) < 0.5, 0.5, 1.0 / max(shape[1], 1))
+    moved_NP = rng.random(shape) < share_N1
     moved_NP[np.arange(count), rng.integers(shape[1], size=count)] = True
     size_N1 = np.exp(rng.uniform(np.log(0.003), np.log(0.3), (count, 1)))
-    step_NP = np.where(moved_NP, size_N1 * rng.standard_normal(shape), 0.0)
+    step_NP = size_N1 * rng.standard_normal(shape)
+    least_P = np.array([widest_step(parameter) for parameter in parameters])
+    far_NP = np.copysign(np.maximum(np.abs(step_NP), np.minimum(least_P, 1.0)), step_NP)
     # Reflected, so that borders get no more than their share.
-    return 1.0 - np.abs(1.0 - np.abs(start_NP + step_NP) % 2.0)
+    stepped_NP = 1.0 - np.abs(1.0 - np.abs(start_NP + far_NP) % 2.0)
+    values_P = np.array([max(len(parameter.values), 1) for parameter in parameters])
+    other_NP = (start_NP + (1 + np.floor(rng.random(shape) * (values_P - 1))) / values_P) % 1.0
+    stepped_NP = np.where(np.isfinite(least_P), stepped_NP, other_NP)
+    return np.where(moved_NP, stepped_NP, start_NP)
 
 
 def centre(

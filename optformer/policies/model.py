@@ -57,6 +57,12 @@ PREFERENCE = (
 )
 """Whom to imitate if nobody is named, best first."""
 
+STALLED = 0.01
+"""Of the bins' axis: what is less is no improvement worth the name."""
+
+DOUBT = 2.0
+"""A search that has stalled multiplies the value temperature by this."""
+
 SESSIONS = 32
 """How many studies' histories an OptFormer keeps; the one used longest ago goes first."""
 
@@ -79,7 +85,9 @@ class PolicyConfig:
         (`policies/trust.py`).
       temperature: of the samples; below 1 they stay closer to the likeliest.
       value_temperature: of the predicted metric; above 1 it is less sure. None for the one at
-        which the checkpoint was found to be calibrated.
+        which the checkpoint was found to be calibrated, but not below 1.
+      patience: if so many measured trials in a row have not improved the best one (`STALLED`),
+        predictions are believed less (`DOUBT`), so that the search looks elsewhere; 0 for never.
     """
 
     algorithm: str | None = None
@@ -91,18 +99,28 @@ class PolicyConfig:
     trust_region: bool = True
     temperature: float = 1.0
     value_temperature: float | None = None
+    patience: int = 5
 
     def __post_init__(self) -> None:
         for field in ("temperature", "value_temperature"):
             value = getattr(self, field)
             if value is not None and not value > 0:
                 raise ConfigError(f"{field}={value} must be above 0.")
+        if self.patience < 0:
+            raise ConfigError(f"patience={self.patience} must not be below 0; 0 switches it off.")
         numbers = (self.candidates, self.uniform, self.local)
         if min(numbers) < 0 or sum(numbers) < 1 or self.sifted < 1:
             raise ConfigError(
                 f"candidates={self.candidates}, uniform={self.uniform}, local={self.local} and "
                 f"sifted={self.sifted} leave nothing to rank."
             )
+
+    def doubt(self, values_R: Float64[np.ndarray, " R"]) -> float:
+        """What the value temperature is multiplied by, after these metrics on the bins' axis."""
+        if not 0 < self.patience < len(values_R):
+            return 1.0
+        gain = values_R.max() - values_R[: -self.patience].max()
+        return DOUBT if gain < STALLED else 1.0
 
     def region(self, study: Study) -> TrustRegion:
         """Where the study's next suggestions may lie."""
@@ -325,8 +343,8 @@ class Session:
           ConfigError: the policy's acquisition is none for this model, or ranks nothing.
         """
         check_acquisition(policy.acquisition, self._model.config)
-        candidates, scaling = self._candidates(study, values_NP)
-        scores_N = candidates.score(policy, incumbent(study, scaling), rng)
+        candidates, _ = self._candidates(study, values_NP)
+        scores_N = candidates.score(policy, rng)
         units_NP = in_cube(study.problem.parameters, values_NP)
         return policy.region(study).inside_first(scores_N, units_NP)
 
@@ -351,8 +369,9 @@ class Session:
             self._history, self._rules, given_BNP, 1.0, np.zeros(1, np.int64)
         )
         [posterior] = self._posteriors([study], [scalings])
-        made = _Candidates(self._model, given_BNP[0], logits_BNO[0], hidden_BND[0], posterior)
-        return made, scalings[0]
+        values_R = measured(study, scalings[0])
+        said = logits_BNO[0], hidden_BND[0]
+        return _Candidates(self._model, values_R, given_BNP[0], *said, posterior), scalings[0]
 
     def _fit(self, row: int, study: Study, count: int) -> Study:
         """As much of the study as the model has learned to read, with room for `count` more."""
@@ -408,13 +427,13 @@ class Session:
         ranked = policy.acquisition != "prior"
         sampled = policy.candidates if ranked else 1
         engine, tokenizer = self._model.engine, self._model.tokenizer
-        incumbents = [
-            incumbent(study, scaling[0]) for study, scaling in zip(studies, scalings, strict=True)
+        values = [
+            measured(study, scaling[0]) for study, scaling in zip(studies, scalings, strict=True)
         ]
         posteriors = self._posteriors(studies, scalings) if ranked else [None] * len(studies)
         extra = [
             self._extra_points(
-                row, study, posteriors[row], incumbents[row], regions[row], policy, rngs[row]
+                row, study, posteriors[row], incumbent(values[row]), regions[row], policy, rngs[row]
             )
             for row, study in enumerate(studies if ranked else [])
         ]
@@ -437,10 +456,9 @@ class Session:
             ids_NP = own_NP + tokenizer.vocabulary.first_output
             index = 0
             if ranked:
-                candidates = _Candidates(
-                    self._model, own_NP, logits_BNO[row], hidden_BND[row], posteriors[row]
-                )
-                scores_N = candidates.score(policy, incumbents[row], rngs[row])
+                said = logits_BNO[row], hidden_BND[row]
+                candidates = _Candidates(self._model, values[row], own_NP, *said, posteriors[row])
+                scores_N = candidates.score(policy, rngs[row])
                 values_NQ = tokenizer.decode_parameters(problem, ids_NP)
                 units_NQ = in_cube(study.problem.parameters, values_NQ)
                 scores_N = regions[row].inside_first(scores_N, units_NQ)
@@ -519,6 +537,7 @@ class _Candidates:
     """What a model says of points of one study.
 
     Args:
+      values_R: the study's measured metrics on the bins' axis.
       ids_NP: their output tokens.
       logits_NO, hidden_ND: what the engine's `rollout` says of them.
       posterior: the study's, where the model has experts.
@@ -527,12 +546,13 @@ class _Candidates:
     def __init__(
         self,
         model: OptFormer,
+        values_R: Float64[np.ndarray, " R"],
         ids_NP: Int64[np.ndarray, "N P"],
         logits_NO: Float32[np.ndarray, "N O"],
         hidden_ND: Float32[np.ndarray, "N D"],
         posterior: Posterior | None,
     ) -> None:
-        self._model, self._posterior = model, posterior
+        self._model, self._values_R, self._posterior = model, values_R, posterior
         self._own_NO = self._mixed_NO = logits_NO
         if posterior is not None:
             self._units_NP = units_of_ids(ids_NP, model.tokenizer)
@@ -542,15 +562,20 @@ class _Candidates:
     def probabilities(self, temperature: float | None) -> Float64[np.ndarray, "N Q"]:
         """Of the bins, as `OptFormer.predict` gives them."""
         if temperature is None:
-            temperature = self._model.value_temperature
+            temperature = self._calibrated
         return bin_probabilities(self._mixed_NO, self._model.tokenizer, temperature)
 
-    def score(
-        self, policy: PolicyConfig, best: float, rng: np.random.Generator
-    ) -> Float64[np.ndarray, " N"]:
+    @property
+    def _calibrated(self) -> float:
+        return float(self._model.value_temperature.after(len(self._values_R)))
+
+    def score(self, policy: PolicyConfig, rng: np.random.Generator) -> Float64[np.ndarray, " N"]:
         """As the policy ranks them."""
-        probabilities_NQ = self.probabilities(policy.value_temperature)
+        # A search that is made surer stays where it is.
+        temperature = policy.value_temperature or max(self._calibrated, 1.0)
+        probabilities_NQ = self.probabilities(temperature * policy.doubt(self._values_R))
         levels_N = self.draw_levels(rng) if policy.acquisition == "ts_joint" else None
+        best = incumbent(self._values_R)
         return acquisition.score(policy.acquisition, probabilities_NQ, best, rng, levels_N)
 
     def draw_levels(self, rng: np.random.Generator) -> Float64[np.ndarray, " N"]:
@@ -634,11 +659,16 @@ def check_acquisition(name: Acquisition, config: ModelConfig) -> None:
         )
 
 
-def incumbent(study: Study, scaling: ValueScaling) -> float:
-    """The best completed trial's objective on the bins' axis; 0 where there is none."""
+def measured(study: Study, scaling: ValueScaling) -> Float64[np.ndarray, " R"]:
+    """The metrics of completed trials on the bins' axis, in order; without those that have none."""
     completed_R = study.states_R == State.COMPLETED
     units_R = scaling.to_units(study.metrics_RM[completed_R, 0])
-    return float(np.nanmax(units_R, initial=0.0))
+    return units_R[np.isfinite(units_R)].astype(np.float64)
+
+
+def incumbent(values_R: Float64[np.ndarray, " R"]) -> float:
+    """The best of them; 0 where there is none."""
+    return float(values_R.max(initial=0.0))
 
 
 def shorten(study: Study, most: int) -> Study:

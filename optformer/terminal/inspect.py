@@ -78,7 +78,7 @@ def _of_checkpoint(folder: Path) -> dict[str, str]:
         f"{shape.width}",
         "bins": f"{loaded.tokenizer.options.bins:,}",
         "vocabulary": loaded.tokenizer.vocabulary.fingerprint,
-        "value temperature": f"{loaded.value_temperature:.3f}",
+        "value temperature": str(loaded.value_temperature),
         "imitates": ", ".join(loaded.algorithms) or "no algorithm by name",
     } | {
         name: str(value)

@@ -209,6 +209,7 @@ def trained(result: "TrainResult") -> None:
             "log density": "log_density",
             "quantile error": "quantile_error",
             "value temperature": "value_temperature",
+            "  power of trials": "value_temperature_power",
         }
         for title, name in names.items():
             found = [f"{each[name]:.3f}" for each in measured if name in each]
@@ -223,12 +224,11 @@ def calibrated(made: "Calibrated", folder: Path) -> None:
     """What a checkpoint's temperature was and is, and what its predictions are worth with each."""
     line(f"the temperature of values in {folder}, by {plural(made.predictions, 'prediction')}")
     names = {
-        "temperature": "temperature",
         "log density": "log_density",
         "quantile error": "quantile_error",
         "ECE": "ece",
     }
-    pairs = {
+    pairs = {"temperature": f"{made.before.temperature} -> {made.after.temperature}"} | {
         title: f"{getattr(made.before, name):.3f} -> {getattr(made.after, name):.3f}"
         for title, name in names.items()
     }

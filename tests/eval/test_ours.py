@@ -11,6 +11,7 @@ from optformer.eval import ours, prediction
 from optformer.eval.ours import ModelFactory, ModelPredictor
 from optformer.eval.runner import run
 from optformer.eval.task import LockstepFactory, random_start
+from optformer.model.config import Temperature
 from optformer.policies.model import PolicyConfig
 from tests.eval.quadratic import PARAMETERS, Quadratic, task
 
@@ -48,13 +49,19 @@ def test_results_of_another_value_temperature_are_not_reused(tmp_path, save_mode
     folder, out = save_model(tmp_path / "model", 0), tmp_path / "out"
     before = ModelFactory(checkpoint=folder, policy=POLICY)
     run({"m": before}, [task(trials=1)], [0], out, protocol="test")
-    set_value_temperature(folder, 1.5)
+    set_value_temperature(folder, Temperature(start=1.5))
     after = ModelFactory(checkpoint=folder, policy=POLICY)
-    assert (before.policy.value_temperature, after.policy.value_temperature) == (1.0, 1.5)
+    assert before.value_temperature != after.value_temperature == Temperature(start=1.5)
     with pytest.raises(ConfigError, match="'m' with other settings"):
         run({"m": after}, [task(trials=1)], [0], out, protocol="test")
+    assert (
+        run({"m": after}, [task(trials=1)], [0], tmp_path / "other", protocol="test").missing == 0
+    )
+    # A policy's own leaves nothing of the checkpoint's.
     named = dataclasses.replace(POLICY, value_temperature=1.0)
-    assert ModelFactory(checkpoint=folder, policy=named) == before
+    factory = ModelFactory(checkpoint=folder, policy=named)
+    set_value_temperature(folder, Temperature())
+    assert ModelFactory(checkpoint=folder, policy=named) == factory
 
 
 def test_a_joint_draw_is_of_the_highest_where_there_are_many_points(model_folder, monkeypatch):

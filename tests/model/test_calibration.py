@@ -14,6 +14,7 @@ from optformer.data.experts import EXPERTS
 from optformer.errors import ConfigError
 from optformer.model import mixture, predictive, sharding
 from optformer.model.calibration import calibrate, quality
+from optformer.model.config import Temperature
 from optformer.model.train import TrainResult
 from optformer.model.transformer import Ids
 from optformer.model.validation import make_evaluate, validation_batches
@@ -47,7 +48,7 @@ def test_whole_predictions_are_those_that_validation_measures(
     found, foreseen = evaluate(saved.weights, held)
     completed = sum(int(np.isfinite(study.objective()).sum()) for study in PLANES[:4])
     assert len(foreseen.bin_N) == completed
-    plain = quality(foreseen, 1.0)
+    plain = quality(foreseen, Temperature())
     assert plain.log_density == pytest.approx(found["log_density"], abs=2e-3)
     assert plain.quantile_error == pytest.approx(found["quantile_error"], abs=2e-3)
 
@@ -67,8 +68,11 @@ def test_training_stores_what_its_last_validation_found(trained: TrainResult) ->
     assert validation is not None
     low, high = predictive.TEMPERATURES
     assert low < validation["value_temperature"] < high
+    found = Temperature(
+        start=validation["value_temperature"], power=validation["value_temperature_power"]
+    )
     saved = checkpoint.load(trained.checkpoint)
-    assert saved.value_temperature == validation["value_temperature"]
+    assert saved.value_temperature == found
 
 
 def test_a_run_that_goes_on_knows_the_temperature_before_its_next_validation(
@@ -86,18 +90,18 @@ def test_a_run_that_goes_on_knows_the_temperature_before_its_next_validation(
 
     with pytest.raises(InterruptedError):
         run(tmp_path, "train.steps=9", *settings, report=stop, report_seconds=0.0)
-    assert seen == [found] * 3 != [1.0] * 3
+    assert seen == [found] * 3 != [Temperature()] * 3
 
 
 def test_a_finished_checkpoint_is_calibrated(trained: TrainResult, tmp_path: Path) -> None:
     folder = shutil.copytree(trained.checkpoint, tmp_path / "model")
-    checkpoint.set_value_temperature(folder, 3.5)
+    checkpoint.set_value_temperature(folder, Temperature(start=3.5))
     weights = checkpoint.fingerprint(folder)
     rng = np.random.default_rng(99)
     studies = [random_study(plane(2), 12, rng) for _ in range(6)]
     strange = random_study(plane(36), 3, rng)
     made = calibrate(folder, [*studies, strange])
-    assert made.before.temperature == 3.5
+    assert made.before.temperature == Temperature(start=3.5)
     assert made.after.log_density > made.before.log_density
     assert list(made.skipped.values()) == [1]
     model = optformer.load(folder)
@@ -115,22 +119,27 @@ def test_a_finished_checkpoint_is_calibrated(trained: TrainResult, tmp_path: Pat
 
 def test_the_checkpoints_temperature_is_used_where_none_is_named(trained: TrainResult) -> None:
     saved = checkpoint.load(trained.checkpoint)
-    warm = OptFormer(dataclasses.replace(saved, value_temperature=2.0))
-    plain = OptFormer(dataclasses.replace(saved, value_temperature=1.0))
+    warm, cold = (
+        OptFormer(dataclasses.replace(saved, value_temperature=temperature))
+        for temperature in (Temperature(start=1.0, power=1 / 3), Temperature(start=0.5))
+    )
     study, points_NP = PLANES[0], np.random.default_rng(0).random((5, 2))
+    study = study.rows(np.flatnonzero(np.isfinite(study.objective()))[:7])
     np.testing.assert_array_equal(
         warm.predict(study, points_NP)[0],
-        plain.predict(study, points_NP, value_temperature=2.0)[0],
+        cold.predict(study, points_NP, value_temperature=2.0)[0],
     )
-    assert not np.array_equal(warm.predict(study, points_NP)[0], plain.predict(study, points_NP)[0])
-    warm_NP, named_NP = (
-        model.propose(study, 2, policy=policy, seed=0)
-        for model, policy in (
-            (warm, PolicyConfig(acquisition="ucb")),
-            (plain, PolicyConfig(acquisition="ucb", value_temperature=2.0)),
+    assert not np.array_equal(warm.predict(study, points_NP)[0], cold.predict(study, points_NP)[0])
+    # A search is never made surer than the model is.
+    for model, other, used in ((warm, cold, 2.0), (cold, warm, 1.0)):
+        own_NP, named_NP = (
+            each.propose(study, 2, policy=policy, seed=0)
+            for each, policy in (
+                (model, PolicyConfig(acquisition="ucb")),
+                (other, PolicyConfig(acquisition="ucb", value_temperature=used)),
+            )
         )
-    )
-    np.testing.assert_array_equal(warm_NP, named_NP)
+        np.testing.assert_array_equal(own_NP, named_NP)
 
 
 def test_a_temperature_leaves_the_chance_of_failure_alone(trained: TrainResult) -> None:

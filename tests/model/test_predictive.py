@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 
 from optformer.model import predictive
+from optformer.model.config import Temperature
 
 RNG = np.random.default_rng
 
@@ -40,17 +41,34 @@ def test_too_sure_predictions_are_found_out():
     assert sharp < predictive.log_density(probabilities_NQ, truth_N).mean()
 
 
-@pytest.mark.parametrize("temperature", [0.5, 1.0, 3.0])
+@pytest.mark.parametrize(
+    "temperature",
+    [Temperature(start=start, power=power) for start, power in [(0.5, 0), (1, 0), (2, -0.3)]],
+)
 def test_the_best_temperature_undoes_another(temperature):
-    probabilities_NQ, truth_N = predictions(RNG(2))
+    rng = RNG(2)
+    probabilities_NQ, truth_N = predictions(rng)
+    trials_N = rng.integers(50, size=len(truth_N))
+    other_N = temperature.after(trials_N)
     with np.errstate(divide="ignore"):
-        log_odds_NQ = np.maximum(np.log(probabilities_NQ), -500) * temperature + 7.0
+        log_odds_NQ = np.maximum(np.log(probabilities_NQ), -500) * other_N[:, None] + 7.0
     bin_N = (truth_N * probabilities_NQ.shape[1]).astype(np.int64)
-    found = predictive.best_temperature(log_odds_NQ, bin_N)
-    assert found == pytest.approx(temperature, rel=0.05)  # 6,000 predictions: 0.018 at one sigma
+    found = predictive.best_temperature(log_odds_NQ, bin_N, trials_N)
+    # 6,000 predictions: 0.018 at one sigma in the middle.
+    np.testing.assert_allclose(found.after(trials_N), other_N, rtol=0.12)
+    assert found.after(15) == pytest.approx(temperature.after(15), rel=0.05)
     np.testing.assert_allclose(
-        predictive.tempered(log_odds_NQ, temperature), probabilities_NQ, atol=1e-9
+        predictive.tempered(log_odds_NQ, other_N), probabilities_NQ, atol=1e-9
     )
+
+
+def test_where_all_predictions_are_after_as_many_trials_the_best_temperature_is_flat():
+    probabilities_NQ, truth_N = predictions(RNG(3))
+    bin_N = (truth_N * probabilities_NQ.shape[1]).astype(np.int64)
+    log_odds_NQ = 1.5 * np.log(np.maximum(probabilities_NQ, 1e-200))
+    found = predictive.best_temperature(log_odds_NQ, bin_N, np.full(len(bin_N), 8))
+    assert found.power == pytest.approx(0.0, abs=0.02)
+    assert found.after(8) == pytest.approx(1.5, rel=0.05)
 
 
 def test_a_value_that_many_trials_have_is_calibrated_where_its_share_is_right():

@@ -6,8 +6,10 @@ import scipy.stats
 from scipy.integrate import trapezoid
 
 from optformer.data import experts
+from optformer.data.problems import to_natural, to_units
 from optformer.policies import candidates
 from optformer.policies.trust import everywhere
+from optformer.study import Parameter, ParameterType
 from optformer.tokenization.tokenizer import StudyTokenizer
 from tests.studies import CONDITIONAL, MIXED, plane
 
@@ -97,8 +99,25 @@ def test_points_of_the_unit_cube_become_legal_tokens_and_come_back(problem) -> N
 
 def test_near_points_stay_in_the_cube_and_keep_some_coordinates() -> None:
     centre_KP = np.array([[0.02, 0.5, 0.97]])
-    points_NP = candidates.near(centre_KP, 500, np.random.default_rng(3))
+    parameters = [
+        Parameter(name=name, type=ParameterType.DOUBLE, bounds=(0.0, 1.0)) for name in "abc"
+    ]
+    points_NP = candidates.near(parameters, centre_KP, 500, np.random.default_rng(3))
     assert ((points_NP >= 0) & (points_NP <= 1)).all()
     kept_NP = points_NP == centre_KP
-    assert 0.2 < kept_NP.mean() < 0.6
+    assert 0.3 < kept_NP.mean() < 0.7
     assert not kept_NP.all(axis=1).any()
+
+
+def test_near_points_reach_every_category_and_the_neighbours_of_few_values() -> None:
+    kinds = [
+        Parameter(name="kind", type=ParameterType.CATEGORICAL, values=("a", "b", "c", "d", "e")),
+        Parameter(name="depth", type=ParameterType.INTEGER, bounds=(1, 4)),
+    ]
+    centre_KP = to_units(kinds, np.array([[0.0, 2.0]]))
+    units_NP = candidates.near(kinds, centre_KP, 300, np.random.default_rng(4))
+    values_NP = to_natural(kinds, units_NP)
+    moved_NP = units_NP != centre_KP
+    counts = np.bincount(values_NP[moved_NP[:, 0], 0].astype(int), minlength=5)
+    assert counts[0] == 0 and counts[1:].min() > 20
+    assert set(values_NP[moved_NP[:, 1], 1]) == {1.0, 3.0, 4.0}

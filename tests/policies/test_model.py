@@ -19,12 +19,14 @@ from optformer.model.transformer import Ids
 from optformer.policies.acquisition import ACQUISITIONS, quantile
 from optformer.policies.candidates import units_near_best
 from optformer.policies.model import (
+    DOUBT,
     OptFormer,
     PolicyConfig,
     Session,
     bin_probabilities,
     incumbent,
     load,
+    measured,
     shorten,
     with_pending,
 )
@@ -128,8 +130,17 @@ def test_the_incumbent_is_the_best_completed_trial() -> None:
         states_R=np.array([0, 0, State.INFEASIBLE], dtype=np.int8),
     )
     scaling = StudyTokenizer().fit_scalings(study)[0]
-    np.testing.assert_allclose(incumbent(study, scaling), 0.8)
-    assert incumbent(study.rows([]), scaling) == 0.0
+    np.testing.assert_allclose(incumbent(measured(study, scaling)), 0.8)
+    assert incumbent(measured(study.rows([]), scaling)) == 0.0
+
+
+def test_a_search_that_has_stalled_doubts_its_predictions() -> None:
+    values_R = np.array([0.2, 0.5, 0.3, 0.5, 0.505, 0.1])
+    doubts = [policy("ei", patience=3).doubt(values_R[:count]) for count in range(7)]
+    assert doubts == [1.0] * 5 + [DOUBT] * 2
+    assert policy("ei", patience=0).doubt(values_R) == 1.0
+    with pytest.raises(ConfigError, match="patience=-1"):
+        PolicyConfig(patience=-1)
 
 
 @pytest.mark.parametrize("space", SPACES)
@@ -270,9 +281,7 @@ def test_joint_draws_agree_where_points_are_near_and_with_predictions_everywhere
     drawn_DN, alone_DN = (
         np.array(
             [
-                candidates.score(
-                    dataclasses.replace(policy(name), value_temperature=temperature), 0.5, rng
-                )
+                candidates.score(policy(name, value_temperature=temperature, patience=0), rng)
                 for _ in range(draws)
             ]
         )
