@@ -48,8 +48,8 @@ class Checkpoint:
       weights: nested dicts and lists of numpy arrays.
       algorithms: whose trajectories it has learned from: what a prompt may name.
       tokens: the longest trajectory that it has learned from.
-      value_temperature: of predicted metrics, where it was found to be calibrated; 1 if nobody
-        looked (`model/validation.py`).
+      value_temperature: of predicted metrics after so many trials, where it was found to be
+        calibrated; 1 if nobody looked (`model/validation.py`).
       about: how it was made: steps, studies, measured losses; for people to read.
     """
 
@@ -147,7 +147,7 @@ def load(folder: Path) -> Checkpoint:
         options = from_tree(TokenizerOptions, config["tokenizer"], "tokenizer.")
         vocabulary = vocabulary_of(options, (folder / TEXT).read_bytes())
         algorithms, tokens = tuple(config["algorithms"]), int(config["tokens"])
-        value_temperature = _value_temperature(config)
+        value_temperature = _value_temperature(config, folder)
     except (ConfigError, KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"{folder} does not fit this optformer: {error!r}") from error
     if vocabulary.fingerprint != config.get("vocabulary"):
@@ -218,7 +218,7 @@ def value_temperature(folder: Path) -> Temperature:
     folder = find(folder)
     if is_t5x(folder):
         return Temperature()
-    return _value_temperature(_read_config(folder))
+    return _value_temperature(_read_config(folder), folder)
 
 
 def check_may_change(folder: Path) -> None:
@@ -284,10 +284,15 @@ def _lists(node: Tree | np.ndarray) -> Tree | list | np.ndarray:
     return {key: _lists(value) for key, value in node.items()}
 
 
-def _value_temperature(config: Tree) -> Temperature:
+def _value_temperature(config: Tree, folder: Path) -> Temperature:
     # Older checkpoints have none, or one number.
     said = config.get(VALUE_TEMPERATURE, {})
-    return from_tree(Temperature, said if isinstance(said, dict) else {"start": said})
+    try:
+        return from_tree(Temperature, said if isinstance(said, dict) else {"start": said})
+    except ConfigError as error:
+        raise CheckpointError(
+            f"{folder / CONFIG}: this version cannot read {VALUE_TEMPERATURE}={said!r}: {error}"
+        ) from error
 
 
 def _read_config(folder: Path) -> Tree:

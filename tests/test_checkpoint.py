@@ -75,6 +75,17 @@ def test_older_checkpoints_have_no_temperature_or_the_same_after_any_number_of_t
     assert checkpoint.load(folder).value_temperature == Temperature(start=0.8)
 
 
+@pytest.mark.parametrize("said", [{"start": 0.0}, {"start": 1.0, "slope": 2.0}, None, "warm"])
+def test_a_temperature_of_another_kind_is_named(folder: Path, said: object) -> None:
+    path = folder / "config.json"
+    config = json.loads(path.read_text()) | {"value_temperature": said}
+    del config["digest"]
+    path.write_text(json.dumps(config | {"digest": checkpoint._digest(config)}))
+    for read in (checkpoint.load, checkpoint.value_temperature):
+        with pytest.raises(CheckpointError, match=r"config\.json.*value_temperature"):
+            read(folder)
+
+
 def test_a_model_of_other_gaussian_processes_is_refused(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -190,19 +190,26 @@ class ModelPredictor:
         return in_range(inside_NQ)
 
 
-@functools.lru_cache(maxsize=4)
 def loaded(checkpoint: Path, weights: str, temperature: Temperature | None) -> OptFormer:
-    """The model of a checkpoint with these weights; kept, as many runs in turn ask for it.
+    """The model of a checkpoint with these weights.
 
     Args:
-      temperature: of its values; None for any.
+      temperature: of its values; None where a policy names one.
 
     Raises:
-      CheckpointError: it cannot be loaded, or has other weights or another temperature.
+      CheckpointError: it cannot be loaded, or has other weights.
     """
+    model = _kept(checkpoint, weights)
+    if temperature is not None:
+        model.value_temperature = temperature
+    return model
+
+
+@functools.lru_cache(maxsize=4)
+def _kept(checkpoint: Path, weights: str) -> OptFormer:
+    """Kept, as many runs in turn ask for it."""
     model = load(checkpoint)
-    other = temperature is not None and model.value_temperature != temperature
-    if other or fingerprint(checkpoint) != weights:
+    if fingerprint(checkpoint) != weights:
         raise CheckpointError(
             f"{checkpoint} has changed since this evaluation began. Evaluate a copy of it."
         )

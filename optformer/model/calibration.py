@@ -16,7 +16,12 @@ from optformer.model import predictive, sharding
 from optformer.model.config import Temperature
 from optformer.model.train import sort_out
 from optformer.model.transformer import Ids
-from optformer.model.validation import Foreseen, make_evaluate, validation_batches
+from optformer.model.validation import (
+    Foreseen,
+    make_evaluate,
+    temperature_of,
+    validation_batches,
+)
 from optformer.study import Study
 
 TEXT_TOKENS = 1024
@@ -85,11 +90,11 @@ def calibrate(folder: Path, studies: Sequence[Study]) -> Calibrated:
         Ids.of(saved.tokenizer.vocabulary),
         mesh=sharding.make_mesh(config.train, saved.config),
     )
-    _, foreseen = evaluate(saved.weights, held)
+    found, foreseen = evaluate(saved.weights, held)
     made = Calibrated(
         predictions=len(foreseen.bin_N),
         before=quality(foreseen, saved.value_temperature),
-        after=quality(foreseen, predictive.best_temperature(*foreseen)),
+        after=quality(foreseen, temperature_of(found, saved.value_temperature)),
         skipped=skipped,
     )
     checkpoint.set_value_temperature(folder, made.after.temperature)

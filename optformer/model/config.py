@@ -1,6 +1,7 @@
-"""The shape of a model, the shapes that have names, and what training minimizes."""
+"""The shape of a model, the shapes that have names, what training minimizes, and how sure it is."""
 
 import dataclasses
+import math
 from typing import ClassVar, Literal
 
 import numpy as np
@@ -73,28 +74,32 @@ class ModelConfig:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Temperature:
-    """Of predicted metrics: `start` after no trial, times 1 + trials to the power of `power` later.
+    """Of predicted metrics: start · (1 + trials)^power, where trials with a metric count.
 
-    Above 1 predictions are less sure than the model gives them, below 1 surer. Trials count if
-    they have a metric.
+    Above 1 predictions are less sure than the model gives them, below 1 surer.
 
     Raises:
-      ConfigError: a start that is not above 0.
+      ConfigError: a start that is not above 0, or a power that is not finite.
     """
 
     start: float = 1.0
     power: float = 0.0
 
     def __post_init__(self) -> None:
-        if not self.start > 0:
-            raise ConfigError(f"value temperature: start={self.start} must be above 0.")
+        if not (0 < self.start < math.inf and math.isfinite(self.power)):
+            raise ConfigError(
+                f"value temperature: start={self.start} must be above 0, and power={self.power} "
+                "finite."
+            )
 
     def after(self, trials: int | Int64[np.ndarray, " N"]) -> Float64[np.ndarray, "*N"]:
         """After each of these numbers of trials."""
         return np.asarray(self.start * (1.0 + np.asarray(trials)) ** self.power)
 
     def __str__(self) -> str:
-        return f"{self.start:.3f}" + (f" (1 + trials)^{self.power:.3f}" if self.power else "")
+        power = f"{self.power:.3f}"
+        flat = float(power) == 0
+        return f"{self.start:.3f}" + ("" if flat else f" (1 + trials)^{power}")
 
 
 def most_parameters(config: ModelConfig) -> int:

@@ -14,8 +14,8 @@ TEMPERATURES = 0.25, 4.0
 """The lowest and highest at which `best_temperature` looks, for no and for the most trials."""
 
 FLAT = 1e-3
-"""So many nats a squared unit of its power is a steeper temperature worse: where predictions do not
-tell, it is the same after any number of trials."""
+"""Penalty on the squared power of `best_temperature`, in nats: where predictions do not determine
+it, the temperature is the same after any number of trials."""
 
 
 def log_density(
@@ -69,7 +69,8 @@ def best_temperature(
     2017 calibrate.
 
     Args:
-      trials_N: after how many measured trials each prediction was made.
+      trials_N: after how many measured trials each prediction was made; beyond the most of them,
+        what is found is extrapolated.
     """
     # Single precision does, and saves most of the time; no exponent is above 0.
     below_NQ = (log_odds_NQ - log_odds_NQ.max(axis=1, keepdims=True)).astype(np.float32)
@@ -88,7 +89,7 @@ def best_temperature(
     simplex = [[0.0, 0.0], [0.2, 0.0], [0.0, -0.2]]
     options = {"xatol": 1e-3, "fatol": 1e-7, "initial_simplex": simplex}
     first, last = scipy.optimize.minimize(
-        nats, np.zeros(2), method="Nelder-Mead", bounds=bounds, options=options
+        nats, simplex[0], method="Nelder-Mead", bounds=bounds, options=options
     ).x
     return Temperature(start=float(np.exp(first)), power=float((last - first) / np.log1p(most)))
 

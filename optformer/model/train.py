@@ -39,7 +39,7 @@ from optformer.model.reports import Clock, Log, Report, Totals
 from optformer.model.states import States, writing
 from optformer.model.step import in_half, learning_rate, make_step, start
 from optformer.model.transformer import Ids
-from optformer.model.validation import make_evaluate, validation_batches
+from optformer.model.validation import make_evaluate, temperature_of, validation_batches
 from optformer.settings import flat_tree
 from optformer.study import Study
 from optformer.tokenization.tokenizer import StudyTokenizer
@@ -231,10 +231,8 @@ def train(
                 write(reports[-1])
                 report(reports[-1])
                 totals = Totals()
-                if found is not None and "value_temperature" in found:
-                    temperature = Temperature(
-                        start=found["value_temperature"], power=found["value_temperature_power"]
-                    )
+                if found is not None:
+                    temperature = temperature_of(found, temperature)
                 if found is not None and found["loss"] < float(state["best"]):
                     state["best"] = jnp.full_like(state["best"], found["loss"])
                     save_model("best")

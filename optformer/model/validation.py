@@ -5,7 +5,7 @@ Array dimensions: see `optformer.model`; N targets, E experts, G = 1 + E predict
 
 import functools
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import jax
@@ -17,7 +17,7 @@ from optformer.config import RunConfig
 from optformer.data import augment, experts
 from optformer.data.batches import Batch, pack, read_trials
 from optformer.model import loss, mixture, predictive, sharding, transformer
-from optformer.model.config import LossConfig, ModelConfig
+from optformer.model.config import LossConfig, ModelConfig, Temperature
 from optformer.model.transformer import Ids, Weights
 from optformer.study import Study
 from optformer.tokenization.tokenizer import EncodedProblem, EncodedTrials, StudyTokenizer
@@ -145,14 +145,14 @@ def _targets(
 def make_evaluate(
     model: ModelConfig, loss_config: LossConfig, ids: Ids, *, mesh: Mesh, half: bool = False
 ) -> Evaluate:
-    """(weights, held) -> what was found, and the predictions of which `value_temperature` was.
+    """(weights, held) -> what was found, and the predictions by which the temperature was.
 
     `parameter` and `value` are mean nats a token of these roles, `loss` is their mean as training
     weighs them. For metrics that are bins, `log_density` is the mean log predictive density, for
     which uniform predictions score 0, and `quantile_error` how far predicted quantiles are from
-    where they should be (`predictive.quantile_error`). Both are of predictions as they are; at
-    `value_temperature` times (1 + trials) to the power `value_temperature_power`, first metrics
-    would have most probability (`predictive.tempered`).
+    where they should be (`predictive.quantile_error`). Both are of predictions as they are; at the
+    temperature of `temperature_start` and `temperature_power`, first metrics would have most
+    probability (`temperature_of`).
     """
     everywhere = NamedSharding(mesh, sharding.spec())
 
@@ -206,10 +206,17 @@ def make_evaluate(
         )
         if len(foreseen.bin_N):
             best = predictive.best_temperature(*foreseen)
-            found |= {"value_temperature": best.start, "value_temperature_power": best.power}
+            found |= {"temperature_start": best.start, "temperature_power": best.power}
         return found, foreseen
 
     return evaluate
+
+
+def temperature_of(found: Mapping[str, float], otherwise: Temperature) -> Temperature:
+    """What `evaluate` found; if there was nothing to find it by, the other one."""
+    if "temperature_start" not in found:
+        return otherwise
+    return Temperature(start=found["temperature_start"], power=found["temperature_power"])
 
 
 def _with_experts(

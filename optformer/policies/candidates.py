@@ -14,8 +14,9 @@ from scipy.special import ndtr
 from optformer.data import experts
 from optformer.data.experts import Posterior
 from optformer.data.problems import to_natural
-from optformer.policies.trust import TrustRegion, in_cube, widest_step
+from optformer.policies.trust import TrustRegion, in_cube
 from optformer.study import Parameter, ParameterType, Problem, Study
+from optformer.tokenization import quantize
 from optformer.tokenization.tokenizer import EncodedProblem, StudyTokenizer
 
 CENTRES = 8
@@ -137,28 +138,57 @@ def near(
 ) -> Float64[np.ndarray, "N P"]:
     """Points of the unit cube around some of these, at random where a coordinate is NaN.
 
-    Half of the points differ from their centre in about half of the parameters, the others in
-    about one, and all in one at least: by a normal step of the point's own size, from 0.003 to 0.3
-    of a parameter's range. Of a parameter of few values the step reaches a neighbour; without an
-    order, any other value.
+    Half of the points move in about half of their active parameters, the others in about one, and
+    all in one at least: by a normal step of the point's own size, from 0.003 to 0.3 of a
+    parameter's range, which always reaches another value if there is one.
     """
-    shape = count, centres_KP.shape[1]
-    # An inactive parameter has no place of its own.
-    centres_KP = np.where(np.isfinite(centres_KP), centres_KP, rng.random(centres_KP.shape))
+    shape = count, len(parameters)
     start_NP = centres_KP[rng.integers(len(centres_KP), size=count)]
-    share_N1 = np.where(rng.random((count, 1)) < 0.5, 0.5, 1.0 / max(shape[1], 1))
-    moved_NP = rng.random(shape) < share_N1
-    moved_NP[np.arange(count), rng.integers(shape[1], size=count)] = True
+    moves_NP = np.isfinite(start_NP) & [
+        not quantize.is_fixed(parameter) for parameter in parameters
+    ]
+    # An inactive parameter has no place of its own.
+    start_NP = np.where(np.isfinite(start_NP), start_NP, rng.random(shape))
+    few_N1 = 1.0 / np.maximum(moves_NP.sum(axis=1, keepdims=True), 1)
+    share_N1 = np.where(rng.random((count, 1)) < 0.5, 0.5, few_N1)
+    draw_NP = np.where(moves_NP, rng.random(shape), np.inf)
+    moved_NP = (draw_NP < share_N1) | (draw_NP == draw_NP.min(axis=1, keepdims=True, initial=2.0))
     size_N1 = np.exp(rng.uniform(np.log(0.003), np.log(0.3), (count, 1)))
-    step_NP = size_N1 * rng.standard_normal(shape)
-    least_P = np.array([widest_step(parameter) for parameter in parameters])
-    far_NP = np.copysign(np.maximum(np.abs(step_NP), np.minimum(least_P, 1.0)), step_NP)
     # Reflected, so that borders get no more than their share.
-    stepped_NP = 1.0 - np.abs(1.0 - np.abs(start_NP + far_NP) % 2.0)
-    values_P = np.array([max(len(parameter.values), 1) for parameter in parameters])
-    other_NP = (start_NP + (1 + np.floor(rng.random(shape) * (values_P - 1))) / values_P) % 1.0
-    stepped_NP = np.where(np.isfinite(least_P), stepped_NP, other_NP)
+    stepped_NP = start_NP + size_N1 * rng.standard_normal(shape)
+    stepped_NP = 1.0 - np.abs(1.0 - np.abs(stepped_NP) % 2.0)
+    for column, parameter in enumerate(parameters):
+        if parameter.type != ParameterType.DOUBLE:
+            pair = start_NP[:, column], stepped_NP[:, column]
+            stepped_NP[:, column] = _another_value(parameter, *pair, rng)
     return np.where(moved_NP, stepped_NP, start_NP)
+
+
+def _another_value(
+    parameter: Parameter,
+    start_N: Float64[np.ndarray, " N"],
+    stepped_N: Float64[np.ndarray, " N"],
+    rng: np.random.Generator,
+) -> Float64[np.ndarray, " N"]:
+    """Steps of which too small ones are to a neighbouring value; without an order, to any other."""
+    if parameter.type == ParameterType.CATEGORICAL:
+        size = len(parameter.values)
+        return (start_N + rng.integers(1, max(size, 2), len(start_N)) / size) % 1.0
+    number_N, stepped_to_N = (
+        quantize.from_units(parameter, units_N) for units_N in (start_N, stepped_N)
+    )
+    step_N = np.where(stepped_N < start_N, -1.0, 1.0)
+    if parameter.bounds is not None:
+        low, high = parameter.bounds
+        step_N = np.where((number_N + step_N < low) | (number_N + step_N > high), -step_N, step_N)
+        next_N = np.clip(number_N + step_N, low, high)
+    else:
+        values_V = np.array(parameter.values, dtype=np.float64)
+        place_N = np.searchsorted(values_V, number_N)
+        step_N = np.where(place_N == 0, 1.0, np.where(place_N == len(values_V) - 1, -1.0, step_N))
+        next_N = values_V[np.clip(place_N + step_N.astype(np.int64), 0, len(values_V) - 1)]
+    next_units_N = quantize.to_units(parameter, next_N)
+    return np.where(stepped_to_N == number_N, next_units_N, stepped_N)
 
 
 def centre(

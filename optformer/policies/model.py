@@ -57,8 +57,8 @@ PREFERENCE = (
 )
 """Whom to imitate if nobody is named, best first."""
 
-STALLED = 0.01
-"""Of the bins' axis: what is less is no improvement worth the name."""
+STALLED = 0.02
+"""Of how much the best trial is above the lower quartile: less is no improvement worth the name."""
 
 DOUBT = 2.0
 """A search that has stalled multiplies the value temperature by this."""
@@ -86,8 +86,9 @@ class PolicyConfig:
       temperature: of the samples; below 1 they stay closer to the likeliest.
       value_temperature: of the predicted metric; above 1 it is less sure. None for the one at
         which the checkpoint was found to be calibrated, but not below 1.
-      patience: if so many measured trials in a row have not improved the best one (`STALLED`),
-        predictions are believed less (`DOUBT`), so that the search looks elsewhere; 0 for never.
+      patience: if so many measured trials in a row, whoever chose them, have not improved the
+        best one (`STALLED`), predictions are believed less (`DOUBT`), so that the search looks
+        elsewhere; 0 for never.
     """
 
     algorithm: str | None = None
@@ -116,11 +117,13 @@ class PolicyConfig:
             )
 
     def doubt(self, values_R: Float64[np.ndarray, " R"]) -> float:
-        """What the value temperature is multiplied by, after these metrics on the bins' axis."""
+        """What the value temperature is multiplied by after these metrics, larger better."""
         if not 0 < self.patience < len(values_R):
             return 1.0
-        gain = values_R.max() - values_R[: -self.patience].max()
-        return DOUBT if gain < STALLED else 1.0
+        best = values_R.max()
+        # Not of the whole range: a few very bad ones make no search a stalled one.
+        least = STALLED * (best - np.quantile(values_R, 0.25))
+        return DOUBT if best - values_R[: -self.patience].max() <= least else 1.0
 
     def region(self, study: Study) -> TrustRegion:
         """Where the study's next suggestions may lie."""

@@ -45,7 +45,7 @@ class TrustRegion:
             return everywhere(study.problem)
         radius = float(trust_radius(len(values_RP), len(parameters)))
         # Of few values, a neighbour may be further away than that.
-        reach_P = [max(radius, widest_step(parameter)) for parameter in parameters]
+        reach_P = [max(radius, _widest_step(parameter)) for parameter in parameters]
         return cls(measured_RP=in_cube(parameters, values_RP), reach_P=np.array(reach_P))
 
     def draw(self, count: int, rng: np.random.Generator) -> Float64[np.ndarray, "N P"]:
@@ -92,7 +92,7 @@ def in_cube(
     return np.where(np.isfinite(values_NP), to_units(parameters, values_NP), np.nan)
 
 
-def widest_step(parameter: Parameter) -> float:
+def _widest_step(parameter: Parameter) -> float:
     """The largest distance in [0, 1] between neighbouring values; infinite without an order."""
     if parameter.type == ParameterType.CATEGORICAL:
         return np.inf

@@ -208,8 +208,8 @@ def trained(result: "TrainResult") -> None:
             "  values": "value",
             "log density": "log_density",
             "quantile error": "quantile_error",
-            "value temperature": "value_temperature",
-            "  power of trials": "value_temperature_power",
+            "value temperature, start": "temperature_start",
+            "  power of 1 + trials": "temperature_power",
         }
         for title, name in names.items():
             found = [f"{each[name]:.3f}" for each in measured if name in each]

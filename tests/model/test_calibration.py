@@ -17,8 +17,9 @@ from optformer.model.calibration import calibrate, quality
 from optformer.model.config import Temperature
 from optformer.model.train import TrainResult
 from optformer.model.transformer import Ids
-from optformer.model.validation import make_evaluate, validation_batches
-from optformer.policies.model import OptFormer, PolicyConfig, bin_probabilities
+from optformer.model.validation import make_evaluate, temperature_of, validation_batches
+from optformer.policies.model import OptFormer, PolicyConfig, bin_probabilities, measured
+from optformer.study import State
 from optformer.tokenization.trajectory import Role
 from tests.model.tiny import PLANES, SMALL, run
 from tests.studies import plane, random_study
@@ -63,14 +64,29 @@ def test_a_held_study_s_extremes_are_the_ends_of_the_scale(trained: TrainResult)
     assert (bin_N.min(), bin_N.max()) == (0, tokenizer.vocabulary.bins - 1)
 
 
+def test_each_prediction_is_after_the_measured_trials_before_it(trained: TrainResult) -> None:
+    """As suggestions count them (`policies.model.measured`), also where a row has many studies."""
+    tokenizer = checkpoint.load(trained.checkpoint).tokenizer
+    studies = [random_study(plane(2), 10, np.random.default_rng(seed)) for seed in range(3)]
+    states_R = studies[1].states_R.copy()
+    states_R[[0, 4]] = State.INFEASIBLE
+    studies[1] = dataclasses.replace(studies[1], states_R=states_R)
+    [held] = validation_batches(studies, tokenizer, load_config(None, SMALL))
+    counted = held.targets.trials_N[: held.targets.known]
+    wanted = [
+        len(measured(study.rows(slice(row)), tokenizer.fit_scalings(study)[0]))
+        for study in studies
+        for row in np.flatnonzero(np.isfinite(study.objective()))
+    ]
+    assert sorted(counted) == sorted(wanted)
+
+
 def test_training_stores_what_its_last_validation_found(trained: TrainResult) -> None:
     validation = trained.reports[-1].validation
     assert validation is not None
     low, high = predictive.TEMPERATURES
-    assert low < validation["value_temperature"] < high
-    found = Temperature(
-        start=validation["value_temperature"], power=validation["value_temperature_power"]
-    )
+    assert low < validation["temperature_start"] < high
+    found = temperature_of(validation, Temperature())
     saved = checkpoint.load(trained.checkpoint)
     assert saved.value_temperature == found
 

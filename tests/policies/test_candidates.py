@@ -9,7 +9,7 @@ from optformer.data import experts
 from optformer.data.problems import to_natural, to_units
 from optformer.policies import candidates
 from optformer.policies.trust import everywhere
-from optformer.study import Parameter, ParameterType
+from optformer.study import Parameter, ParameterType, Scale
 from optformer.tokenization.tokenizer import StudyTokenizer
 from tests.studies import CONDITIONAL, MIXED, plane
 
@@ -109,15 +109,39 @@ def test_near_points_stay_in_the_cube_and_keep_some_coordinates() -> None:
     assert not kept_NP.all(axis=1).any()
 
 
-def test_near_points_reach_every_category_and_the_neighbours_of_few_values() -> None:
-    kinds = [
-        Parameter(name="kind", type=ParameterType.CATEGORICAL, values=("a", "b", "c", "d", "e")),
-        Parameter(name="depth", type=ParameterType.INTEGER, bounds=(1, 4)),
-    ]
-    centre_KP = to_units(kinds, np.array([[0.0, 2.0]]))
-    units_NP = candidates.near(kinds, centre_KP, 300, np.random.default_rng(4))
-    values_NP = to_natural(kinds, units_NP)
+FEW = [
+    Parameter(name="kind", type=ParameterType.CATEGORICAL, values=("a", "b", "c", "d", "e")),
+    Parameter(name="flag", type=ParameterType.CATEGORICAL, values=("no", "yes")),
+    Parameter(name="depth", type=ParameterType.INTEGER, bounds=(1, 4)),
+    Parameter(name="bit", type=ParameterType.INTEGER, bounds=(0, 1)),
+    Parameter(name="width", type=ParameterType.INTEGER, bounds=(1, 1024), scale=Scale.LOG),
+    Parameter(name="size", type=ParameterType.DISCRETE, values=(0.5, 3.0, 100.0)),
+    Parameter(name="fixed", type=ParameterType.DISCRETE, values=(7.0,)),
+]
+
+
+@pytest.mark.parametrize(
+    "centre", [(0, 0, 1, 0, 1, 0.5, 7), (4, 1, 4, 1, 512, 100.0, 7), (2, 0, 2, 0, 3, 3.0, 7)]
+)
+def test_near_points_always_have_another_value_where_they_move(centre: tuple) -> None:
+    centre_KP = to_units(FEW, np.array([centre], dtype=float))
+    units_NP = candidates.near(FEW, centre_KP, 400, np.random.default_rng(4))
     moved_NP = units_NP != centre_KP
+    values_NP = to_natural(FEW, units_NP)
+    np.testing.assert_array_equal(values_NP != np.array(centre), moved_NP)
+    assert moved_NP.any(axis=1).all()
     counts = np.bincount(values_NP[moved_NP[:, 0], 0].astype(int), minlength=5)
-    assert counts[0] == 0 and counts[1:].min() > 20
-    assert set(values_NP[moved_NP[:, 1], 1]) == {1.0, 3.0, 4.0}
+    assert (counts > 20).sum() == 4
+    # Where values are dense, so are small steps.
+    near_N = np.abs(values_NP[moved_NP[:, 4], 4] / centre[4] - 1.0)
+    assert centre[4] < 512 or (near_N < 0.1).mean() > 0.2
+
+
+def test_near_points_move_in_parameters_that_are_active() -> None:
+    centre_KP = np.array([[0.3, np.nan, np.nan, np.nan]])
+    parameters = [
+        Parameter(name=name, type=ParameterType.DOUBLE, bounds=(0.0, 1.0)) for name in "abcd"
+    ]
+    points_NP = candidates.near(parameters, centre_KP, 100, np.random.default_rng(5))
+    assert (points_NP[:, 0] != 0.3).all()
+    assert len(np.unique(points_NP[:, 1])) == 100

@@ -134,13 +134,32 @@ def test_the_incumbent_is_the_best_completed_trial() -> None:
     assert incumbent(measured(study.rows([]), scaling)) == 0.0
 
 
-def test_a_search_that_has_stalled_doubts_its_predictions() -> None:
-    values_R = np.array([0.2, 0.5, 0.3, 0.5, 0.505, 0.1])
+def test_a_search_that_has_stalled_doubts_its_predictions(checkpoint: Path) -> None:
+    values_R = np.array([0.2, 0.5, 0.3, 0.5, 0.502, 0.1])
     doubts = [policy("ei", patience=3).doubt(values_R[:count]) for count in range(7)]
-    assert doubts == [1.0] * 5 + [DOUBT] * 2
+    assert doubts == [1.0] * 4 + [1.0] + [DOUBT] * 2
     assert policy("ei", patience=0).doubt(values_R) == 1.0
+    # Each is the best so far, however little of the whole range that is.
+    assert policy("ei", patience=3).doubt(np.array([-1e3, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6])) == 1.0
     with pytest.raises(ConfigError, match="patience=-1"):
         PolicyConfig(patience=-1)
+    model = OptFormer(optformer.checkpoint.load(checkpoint))
+    study = random_study(plane(2), 12, np.random.default_rng(0))
+    study = study.rows(np.argsort(-study.objective()))  # nothing after the first is better
+    low, high = study.problem.parameters[0].bounds
+    points_NP = low + (high - low) * np.random.default_rng(1).random((6, 2))
+    stalled_N, warm_N, plain_N = (
+        Session(model, [(study.problem, "random_search")]).score(
+            study, points_NP, policy("ucb", **fields), np.random.default_rng(2)
+        )
+        for fields in (
+            {"patience": 3, "value_temperature": 1.5},
+            {"patience": 0, "value_temperature": 1.5 * DOUBT},
+            {"patience": 0, "value_temperature": 1.5},
+        )
+    )
+    np.testing.assert_array_equal(stalled_N, warm_N)
+    assert (stalled_N != plain_N).all()
 
 
 @pytest.mark.parametrize("space", SPACES)
