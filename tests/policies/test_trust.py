@@ -94,10 +94,11 @@ def test_suggestions_stay_inside_unless_told_otherwise(model: OptFormer) -> None
     study = dataclasses.replace(completed(problem, 1), values_RP=np.full((1, 6), 0.5))
     region = TrustRegion.of(study)
     values_NP = model.propose(study, 5, policy=PolicyConfig(candidates=16), seed=0)
-    assert (region.beyond(values_NP) == 0).all()
+    # The middles of their bins do; the value is drawn from all of the bin.
+    assert (region.beyond(values_NP) < 2.0 / model.tokenizer.vocabulary.bins).all()
     free = PolicyConfig(candidates=16, trust_region=False)
     values_NP = model.propose(study, 5, policy=free, seed=0)
-    assert (region.beyond(values_NP) > 0).any()
+    assert (region.beyond(values_NP) > 0.1).any()
 
 
 @pytest.mark.parametrize("options", [TokenizerOptions(), TokenizerOptions(centred=False)])
