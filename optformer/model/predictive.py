@@ -75,23 +75,26 @@ def best_temperature(
     # Single precision does, and saves most of the time; no exponent is above 0.
     below_NQ = (log_odds_NQ - log_odds_NQ.max(axis=1, keepdims=True)).astype(np.float32)
     right_N = below_NQ[np.arange(len(bin_N)), bin_N]
-    most = trials_N.max(initial=1)
-    logs_N = np.log1p(trials_N) / np.log1p(most)
+    longest = np.log1p(trials_N.max(initial=1))
+
+    def between(ends: Float64[np.ndarray, " 2"]) -> Temperature:
+        """With these logarithms after no and after the most trials."""
+        first, last = ends
+        return Temperature(start=float(np.exp(first)), power=float((last - first) / longest))
 
     def nats(ends: Float64[np.ndarray, " 2"]) -> float:
-        first, last = ends
-        cold_N = np.exp(-(first + (last - first) * logs_N)).astype(np.float32)
+        temperature = between(ends)
+        cold_N = (1.0 / temperature.after(trials_N)).astype(np.float32)
         whole_N = np.exp(cold_N[:, None] * below_NQ).sum(axis=1, dtype=np.float64)
-        power = (last - first) / np.log1p(most)
-        return float((np.log(whole_N) - cold_N * right_N).mean()) + FLAT * power**2
+        return float((np.log(whole_N) - cold_N * right_N).mean()) + FLAT * temperature.power**2
 
     bounds = [tuple(np.log(TEMPERATURES))] * 2
     simplex = [[0.0, 0.0], [0.2, 0.0], [0.0, -0.2]]
     options = {"xatol": 1e-3, "fatol": 1e-7, "initial_simplex": simplex}
-    first, last = scipy.optimize.minimize(
+    found = scipy.optimize.minimize(
         nats, simplex[0], method="Nelder-Mead", bounds=bounds, options=options
-    ).x
-    return Temperature(start=float(np.exp(first)), power=float((last - first) / np.log1p(most)))
+    )
+    return between(found.x)
 
 
 def calibration_curve(

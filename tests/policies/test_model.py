@@ -137,7 +137,7 @@ def test_the_incumbent_is_the_best_completed_trial() -> None:
 def test_a_search_that_has_stalled_doubts_its_predictions(checkpoint: Path) -> None:
     values_R = np.array([0.2, 0.5, 0.3, 0.5, 0.502, 0.1])
     doubts = [policy("ei", patience=3).doubt(values_R[:count]) for count in range(7)]
-    assert doubts == [1.0] * 4 + [1.0] + [DOUBT] * 2
+    assert doubts == [1.0] * 5 + [DOUBT] * 2
     assert policy("ei", patience=0).doubt(values_R) == 1.0
     # Each is the best so far, however little of the whole range that is.
     assert policy("ei", patience=3).doubt(np.array([-1e3, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6])) == 1.0
