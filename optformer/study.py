@@ -114,7 +114,7 @@ class Parameter:
             raise StudyError(f"{where}: values {_short(self.values)} must ascend.")
 
     @property
-    def some_number(self) -> float:
+    def placeholder(self) -> float:
         """A legal number, to stand where none is needed."""
         if self.bounds is not None:
             return self.bounds[0]

@@ -208,7 +208,7 @@ def _metrics(study: optuna.Study, trials: Sequence[FrozenTrial]) -> tuple[Metric
     )
 
 
-def is_whole(problem: Problem, values: Mapping[str, Value]) -> bool:
+def is_complete(problem: Problem, values: Mapping[str, Value]) -> bool:
     """Whether these are just the parameters that their values call for."""
     active: dict[str, bool] = {}
     for parameter in problem.parameters:

@@ -21,7 +21,7 @@ import safetensors
 import safetensors.numpy
 
 from optformer.errors import CheckpointError, ConfigError, did_you_mean
-from optformer.files import whole
+from optformer.files import atomic_write
 from optformer.model import experts
 from optformer.model.config import ModelConfig, Temperature
 from optformer.model.saved import T5X, Checkpoint, Tree, flatten, unflatten
@@ -222,7 +222,7 @@ def set_value_temperature(folder: Path, temperature: Temperature) -> None:
         )
     check_may_change(folder)
     config = _read_config(folder) | {VALUE_TEMPERATURE: to_tree(temperature)}
-    with whole(folder / CONFIG, shared=True) as path:
+    with atomic_write(folder / CONFIG, shared=True) as path:
         _write_config(config, path)
 
 

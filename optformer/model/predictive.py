@@ -11,10 +11,10 @@ from jaxtyping import Bool, Float, Float64, Int64
 from optformer.model.config import Temperature
 
 TEMPERATURES = 0.25, 4.0
-"""The lowest and highest at which `best_temperature` looks, for no and for the most trials."""
+"""The lowest and highest at which `fit_temperature` looks, for no and for the most trials."""
 
 FLAT = 1e-3
-"""Penalty on the squared power of `best_temperature`, in nats: where predictions do not determine
+"""Penalty on the squared power of `fit_temperature`, in nats: where predictions do not determine
 it, the temperature is the same after any number of trials."""
 
 
@@ -60,7 +60,7 @@ def tempered(
     return shares_NQ / shares_NQ.sum(axis=1, keepdims=True)
 
 
-def best_temperature(
+def fit_temperature(
     log_odds_NQ: Float[np.ndarray, "N Q"],
     bin_N: Int64[np.ndarray, " N"],
     trials_N: Int64[np.ndarray, " N"],

@@ -130,7 +130,7 @@ def _letters_of_study(problem: Problem, algorithm: str, options: MetadataOptions
         "G": 1,  # MAXIMIZE: a better metric has a higher bin, whatever the study's goal
     }
     fixed: dict[str, _Field] = {
-        parameter.name: parameter.from_number(parameter.some_number)
+        parameter.name: parameter.from_number(parameter.placeholder)
         for parameter in problem.parameters
         if options.names and options.values and space.is_fixed(parameter)
     }

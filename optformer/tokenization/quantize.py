@@ -97,9 +97,9 @@ class ValueScaling:
 
     def to_units(self, values_R: Float64[np.ndarray, "*R"]) -> Float64[np.ndarray, "*R"]:
         """Metric values in [0, 1]; what lies outside the interval is clipped to its ends."""
-        return np.clip(self.to_line(values_R), 0.0, 1.0)
+        return np.clip(self.to_unclipped_units(values_R), 0.0, 1.0)
 
-    def to_line(self, values_R: Float64[np.ndarray, "*R"]) -> Float64[np.ndarray, "*R"]:
+    def to_unclipped_units(self, values_R: Float64[np.ndarray, "*R"]) -> Float64[np.ndarray, "*R"]:
         """Metric values on the line of which [0, 1] is the part that has bins."""
         if self.single:
             offset = self.unit_low - self.slope * self.low

@@ -239,7 +239,7 @@ class StudyTokenizer:
         if study.predictive_R2 is not None:
             predictive_T2[layout.first_value :: layout.length] = np.stack(
                 [
-                    scalings[0].to_line(study.predictive_R2[:, 0]),
+                    scalings[0].to_unclipped_units(study.predictive_R2[:, 0]),
                     scalings[0].slope * study.predictive_R2[:, 1],
                 ],
                 axis=1,
@@ -264,7 +264,7 @@ class StudyTokenizer:
             values_R = values_RP[:, column]
             inactive_R = np.isnan(values_R)
             if inactive_R.any():
-                values_R = np.where(inactive_R, parameter.some_number, values_R)
+                values_R = np.where(inactive_R, parameter.placeholder, values_R)
             bins_R = quantize.to_parameter_bins(parameter, values_R, bins, centred=centred)
             ids_RP[:, column] = np.where(
                 inactive_R, self.vocabulary.inactive, self.vocabulary.first_bin + bins_R
@@ -310,7 +310,7 @@ class StudyTokenizer:
         values_RP = np.full((len(ids_RK), len(parameters)), np.nan)
         for column, parameter in enumerate(parameters):
             if not self.options.fixed and space.is_fixed(parameter):
-                values_RP[:, column] = parameter.some_number
+                values_RP[:, column] = parameter.placeholder
         for place, column in enumerate(encoded.order_P):
             bins_R = ids_RK[:, place] - self.vocabulary.first_bin
             active_R = ids_RK[:, place] != self.vocabulary.inactive

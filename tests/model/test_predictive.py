@@ -53,7 +53,7 @@ def test_the_best_temperature_undoes_another(temperature):
     with np.errstate(divide="ignore"):
         log_odds_NQ = np.maximum(np.log(probabilities_NQ), -500) * other_N[:, None] + 7.0
     bin_N = (truth_N * probabilities_NQ.shape[1]).astype(np.int64)
-    found = predictive.best_temperature(log_odds_NQ, bin_N, trials_N)
+    found = predictive.fit_temperature(log_odds_NQ, bin_N, trials_N)
     # 6,000 predictions: 0.018 at one sigma in the middle.
     np.testing.assert_allclose(found.after(trials_N), other_N, rtol=0.12)
     assert found.after(15) == pytest.approx(temperature.after(15), rel=0.05)
@@ -66,7 +66,7 @@ def test_where_all_predictions_are_after_as_many_trials_the_best_temperature_is_
     probabilities_NQ, truth_N = predictions(RNG(3))
     bin_N = (truth_N * probabilities_NQ.shape[1]).astype(np.int64)
     log_odds_NQ = 1.5 * np.log(np.maximum(probabilities_NQ, 1e-200))
-    found = predictive.best_temperature(log_odds_NQ, bin_N, np.full(len(bin_N), 8))
+    found = predictive.fit_temperature(log_odds_NQ, bin_N, np.full(len(bin_N), 8))
     assert found.power == pytest.approx(0.0, abs=0.02)
     assert found.after(8) == pytest.approx(1.5, rel=0.05)
 

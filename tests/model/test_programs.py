@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from optformer.model.programs import kept_programs
+from optformer.model.programs import cached_programs
 
 
 @pytest.fixture
@@ -31,7 +31,7 @@ def kept(folder: Path) -> set[str]:
 
 def test_programs_are_kept_within_the_block_only(keep_all: None, tmp_path: Path) -> None:
     folder = tmp_path / "programs"
-    with kept_programs(folder):
+    with cached_programs(folder):
         compile_another(2.0)
         there = kept(folder)
         assert there
@@ -42,8 +42,8 @@ def test_programs_are_kept_within_the_block_only(keep_all: None, tmp_path: Path)
 
 
 def test_a_cache_that_jax_was_told_of_stays(keep_all: None, tmp_path: Path) -> None:
-    with kept_programs(tmp_path / "outer"):
-        with kept_programs(tmp_path / "inner"):
+    with cached_programs(tmp_path / "outer"):
+        with cached_programs(tmp_path / "inner"):
             compile_another(4.0)
         assert jax.config.jax_compilation_cache_dir == str(tmp_path / "outer")
     assert kept(tmp_path / "outer")
@@ -55,8 +55,8 @@ def test_what_a_killed_run_may_have_been_writing_is_dropped(tmp_path: Path) -> N
         path = tmp_path / f"{name}-cache"
         path.touch()
         os.utime(path, (1000 - age, 1000 - age))
-    with kept_programs(tmp_path):
+    with cached_programs(tmp_path):
         assert kept(tmp_path) == {"newest-cache", "older-cache", "oldest-cache"}
     (tmp_path / "unfinished").touch()
-    with kept_programs(tmp_path):
+    with cached_programs(tmp_path):
         assert kept(tmp_path) == {"older-cache", "oldest-cache"}
