@@ -1,4 +1,4 @@
-"""A file is whole or not there."""
+"""Atomic writes."""
 
 from pathlib import Path
 
@@ -8,7 +8,7 @@ from optformer.files import atomic_write
 
 
 @pytest.mark.parametrize("shared", [False, True])
-def test_a_file_takes_its_place_when_it_is_written(shared: bool, tmp_path: Path) -> None:
+def test_the_file_is_replaced_when_the_block_ends(shared: bool, tmp_path: Path) -> None:
     path = tmp_path / "a.json"
     path.write_text("old")
     with atomic_write(path, shared=shared) as new:
@@ -18,7 +18,7 @@ def test_a_file_takes_its_place_when_it_is_written(shared: bool, tmp_path: Path)
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_a_failure_leaves_what_was_there(tmp_path: Path) -> None:
+def test_a_failure_leaves_the_old_file(tmp_path: Path) -> None:
     path = tmp_path / "a.json"
     path.write_text("old")
     with pytest.raises(OSError, match="full"), atomic_write(path) as new:
