@@ -5,13 +5,11 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Literal
 
-import tomli_w
-
 from optformer.data.mixture import GenerateConfig
 from optformer.errors import ConfigError
 from optformer.model import checkpoint
 from optformer.model.config import ModelConfig
-from optformer.settings import check_ranges, from_tree, read_config, read_tree, to_tree
+from optformer.settings import check_ranges, from_tree, read_config, read_tree, to_toml
 from optformer.tokenization.tokenizer import TokenizerOptions
 from optformer.training.batches import BatchConfig
 
@@ -237,4 +235,4 @@ def _model_of(folder: Path) -> Path:
 
 def save_config(config: RunConfig, path: Path) -> None:
     """Writes the resolved run as TOML; `load_config` gives an equal one back."""
-    path.write_text(tomli_w.dumps(to_tree(config)), "utf-8")
+    path.write_text(to_toml(config), "utf-8")
