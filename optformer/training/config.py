@@ -78,6 +78,7 @@ class TrainConfig:
       accumulate: how many batches' gradients make one step.
       compute: the precision of the arithmetic; weights and their changes are in single precision
         always. `auto` is bfloat16 on an accelerator and float32 on a CPU.
+      workers: how many processes make the batches; 0 makes them in a thread of the trainer.
       rematerialize: compute each layer again for its gradient rather than keep it in memory.
       devices: how many to use; 0 means all.
       tensor_parallel: how many devices share one copy of the model, by heads and feed-forward
@@ -98,6 +99,7 @@ class TrainConfig:
     validation: float = 0.05
     accumulate: int = 1
     compute: Literal["auto", "float32", "bfloat16"] = "auto"
+    workers: int = 1
     rematerialize: bool = False
     devices: int = 0
     tensor_parallel: int = 1
@@ -114,6 +116,7 @@ class TrainConfig:
             checkpoint_every=(1, None),
             validation=(0, 0.9),
             accumulate=(1, None),
+            workers=(0, None),
             devices=(0, None),
             tensor_parallel=(1, None),
         )
