@@ -13,7 +13,8 @@ from vizier._src.service import study_pb2, vizier_service
 
 from optformer.service.client import open_study
 from optformer.service.server import running
-from optformer.service.servicer import Datastore
+from optformer.service.limits import Limits
+from optformer.service.store import Store
 from tests.studies import plane
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:vizier")
@@ -59,15 +60,17 @@ def test_servers_share_a_database(url: str) -> None:
 
 
 def test_after_an_error_in_the_database_it_can_be_used(url: str) -> None:
-    store = Datastore(url)
+    store = Store(url, Limits())
+    name = f"owners/o/studies/{uuid.uuid4()}"
     try:
-        with pytest.raises(sqlalchemy.exc.SQLAlchemyError):
-            store._connection.exec_driver_sql("SELECT nothing FROM nowhere")
-        store.recover()
-        name = f"owners/o/studies/{uuid.uuid4()}"
-        store.create_study(study_pb2.Study(name=name))
-        assert store.load_study(name).name == name
-        store.delete_study(name)
+        with pytest.raises(sqlalchemy.exc.SQLAlchemyError), store.writing() as records:
+            records.add_study(study_pb2.Study(name=name, display_name="undone"))
+            records._connection.exec_driver_sql("SELECT nothing FROM nowhere")
+        with store.writing() as records:
+            records.add_study(study_pb2.Study(name=name))
+        with store.writing() as records:
+            assert records.study(name).display_name == ""
+            records.remove_study(name)
     finally:
         store.close()
 
@@ -80,10 +83,11 @@ def test_a_database_of_viziers_own_service_is_served_on(tmp_path: Path) -> None:
     theirs.datastore.create_trial(study_pb2.Trial(name=f"{name}/trials/3", id="3"))
     theirs.datastore._connection.close()
     theirs.datastore._engine.dispose()
-    store = Datastore(f"sqlite:///{path}")
-    assert [trial.id for trial in store.list_trials(name)] == ["3"]
-    again = study_pb2.Trial(name=f"{name}/trials/3", id="3")
-    store.create_trial(again)  # its number is taken
-    assert again.id == "4"
-    assert store.max_trial_id(name) == 4
+    store = Store(f"sqlite:///{path}", Limits())
+    new = study_pb2.Trial()
+    with store.writing() as records:
+        assert records.study(name).display_name == "old"
+        assert [trial.id for trial in records.trials(name)] == ["3"]
+        records.add_trials(name, [new])
+    assert new.id == "4"
     store.close()
