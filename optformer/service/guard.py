@@ -164,9 +164,7 @@ class Guard(grpc.GenericRpcHandler):
             self._metrics.suggestions.inc(request.suggestion_count)
         return response
 
-    async def _respond(
-        self, method: str, request: Message, context: "ServicerContext"
-    ) -> bytes:
+    async def _respond(self, method: str, request: Message, context: "ServicerContext") -> bytes:
         self._limits.check(request)
         owner, study = _about(request)
         if self._access is not None:

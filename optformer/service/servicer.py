@@ -49,7 +49,7 @@ pb = vizier_service_pb2
 
 _Resource = TypeVar("_Resource")
 
-_ATTEMPTS = 3  # to suggest with all trials known that other servers add meanwhile
+_ATTEMPTS = 2  # to suggest without holding up the other servers that add trials
 _MUTABLE = (State.ACTIVE, State.STOPPING)
 
 
@@ -175,32 +175,56 @@ class StudyService(vizier_service_pb2_grpc.VizierServiceServicer):
             with self._store.writing() as records:
                 study, trials = _active(records.study(name)), records.trials(name)
                 given = _give_requested(records, name, trials, client, count)
-        if len(given) >= count:
-            return self._done(name, client, given[:count])
-        steps = study.study_spec.algorithm in ALGORITHMS
-        for attempt in range(1, _ATTEMPTS + 1):
-            missing = 1 if steps else count - len(given)
-            if len(trials) + missing > self._limits.trials:
-                raise FullError(
-                    f"the study has {len(trials)} trials; this service takes "
-                    f"{self._limits.trials} in one. Start another study."
-                )
-            decision = self._decide(study, trials, missing)
+        for _ in range(_ATTEMPTS):
+            if len(given) >= count:
+                return self._done(name, client, given[:count])
+            decision = self._decide(study, trials, count - len(given))
             with self._store.writing() as records:
-                if not wanted():
-                    raise UnwantedError(f"the client of {name} is gone.")
                 seen = {trial.name for trial in trials}
                 study, trials = _active(records.study(name)), records.trials(name)
                 given = _of_client(trials, client)
-                if len(given) >= count:  # from another server
-                    return self._done(name, client, given[:count])
-                if any(trial.name not in seen for trial in trials) and attempt < _ATTEMPTS:
-                    continue
-                new = _add(records, study, decision, client, count - len(given))
-            if steps and len(given) + len(new) < count and new:
-                return None
-            return self._done(name, client, given + new)
-        raise AssertionError("the last attempt returns")
+                if len(given) < count and all(trial.name in seen for trial in trials):
+                    return self._add(records, study, decision, given, request, wanted)
+        # Other servers were faster each time. Now they wait.
+        with self._store.writing() as records:
+            study, trials = _active(records.study(name)), records.trials(name)
+            given = _of_client(trials, client)
+            if len(given) >= count:
+                return self._done(name, client, given[:count])
+            decision = self._decide(study, trials, count - len(given))
+            return self._add(records, study, decision, given, request, wanted)
+
+    def _add(
+        self,
+        records: Records,
+        study: Study,
+        decision: pythia.SuggestDecision,
+        given: list[Trial],
+        request: pb.SuggestTrialsRequest,
+        wanted: Callable[[], bool],
+    ) -> operations_pb2.Operation | None:
+        """Stores a decision for a client that has been given trials; None if it wants still more.
+
+        What an algorithm suggests beyond that waits for the next request.
+        """
+        if not wanted():
+            raise UnwantedError(f"the client of {study.name} is gone.")
+        new = service_vz.TrialConverter.to_protos(
+            [each.to_trial() for each in decision.suggestions]
+        )
+        most = request.suggestion_count - len(given)
+        for index, trial in enumerate(new):
+            trial.start_time.CopyFrom(_now())
+            trial.state = State.ACTIVE if index < most else State.REQUESTED
+            trial.client_id = request.client_id if index < most else ""
+        records.add_trials(study.name, new)
+        on_study = service_vz.metadata_util.make_key_value_list(decision.metadata.on_study)
+        delta = [pb.UnitMetadataUpdate(metadatum=each) for each in on_study]
+        delta += service_vz.metadata_util.trial_metadata_to_update_list(decision.metadata.on_trials)
+        _put_metadata(records, study, delta)
+        if _takes_steps(study) and 0 < len(new) < most:
+            return None
+        return self._done(study.name, request.client_id, given + new[:most])
 
     def _done(self, study: str, client: str, trials: list[Trial]) -> operations_pb2.Operation:
         key = resources.StudyResource.from_name(study)
@@ -217,7 +241,13 @@ class StudyService(vizier_service_pb2_grpc.VizierServiceServicer):
         return operation
 
     def _decide(self, study: Study, trials: list[Trial], count: int) -> pythia.SuggestDecision:
-        """What the study's algorithm suggests next."""
+        """What the study's algorithm suggests next: so many trials, or a first of them."""
+        count = 1 if _takes_steps(study) else count
+        if len(trials) + count > self._limits.trials:
+            raise FullError(
+                f"the study has {len(trials)} trials; this service takes {self._limits.trials} in "
+                "one. Start another study."
+            )
         config = study_config(study.study_spec)
         if config.pythia_endpoint is not None:
             raise RefusedError(
@@ -431,6 +461,11 @@ def _check_mutable(trial: Trial) -> None:
         )
 
 
+def _takes_steps(study: Study) -> bool:
+    """Whether suggestions are computed one at a time: ours take as long together."""
+    return study.study_spec.algorithm in ALGORITHMS
+
+
 def _of_client(trials: list[Trial], client: str) -> list[Trial]:
     return [each for each in trials if each.state == State.ACTIVE and each.client_id == client]
 
@@ -448,26 +483,6 @@ def _give_requested(
         records.put_trial(study, trial)
         given.append(trial)
     return given
-
-
-def _add(
-    records: Records, study: Study, decision: pythia.SuggestDecision, client: str, most: int
-) -> list[Trial]:
-    """Stores a decision; returns the trials that the client gets, at most so many.
-
-    What an algorithm suggests beyond that waits for the next request.
-    """
-    new = service_vz.TrialConverter.to_protos([each.to_trial() for each in decision.suggestions])
-    for index, trial in enumerate(new):
-        trial.start_time.CopyFrom(_now())
-        trial.state = State.ACTIVE if index < most else State.REQUESTED
-        trial.client_id = client if index < most else ""
-    records.add_trials(study.name, new)
-    on_study = service_vz.metadata_util.make_key_value_list(decision.metadata.on_study)
-    delta = [pb.UnitMetadataUpdate(metadatum=each) for each in on_study]
-    delta += service_vz.metadata_util.trial_metadata_to_update_list(decision.metadata.on_trials)
-    _put_metadata(records, study, delta)
-    return new[:most]
 
 
 def _put_metadata(records: Records, study: Study, delta: "list[pb.UnitMetadataUpdate]") -> None:
