@@ -22,10 +22,9 @@ import numpy as np
 from jaxtyping import Bool, Float64, Int64
 
 from optformer.data import store
-from optformer.data.problems import to_natural, to_units
-from optformer.data.spaces import Spaces
 from optformer.errors import ConfigError, SourceError, StudyError, did_you_mean, make_folder
 from optformer.files import whole
+from optformer.space import Spaces, to_natural, to_units
 from optformer.study import Metric, ParameterType, Problem, State, Study
 
 Model = Literal["auto", "forest", "nearest"]
@@ -432,9 +431,7 @@ def _table(recorded: Recorded, problem: Problem) -> TableFit | None:
     feasible_R = ~np.isnan(recorded.values_R)
     tries_C = np.bincount(index_R, minlength=size)
     feasible_C = np.bincount(index_R[feasible_R], minlength=size)
-    sums_C = np.bincount(
-        index_R[feasible_R], weights=recorded.values_R[feasible_R], minlength=size
-    )
+    sums_C = np.bincount(index_R[feasible_R], weights=recorded.values_R[feasible_R], minlength=size)
     if problem.is_conditional:
         # Points that differ in inactive parameters only are one point.
         places_CP = np.stack(np.unravel_index(np.arange(size), tuple(levels_P)), axis=1)
@@ -456,9 +453,7 @@ def _index(
     return np.ravel_multi_index(tuple(places_NP.T), tuple(levels_P))
 
 
-def _masked(
-    problem: Problem, units_NP: Float64[np.ndarray, "N P"]
-) -> Float64[np.ndarray, "N P"]:
+def _masked(problem: Problem, units_NP: Float64[np.ndarray, "N P"]) -> Float64[np.ndarray, "N P"]:
     """The points with `INACTIVE` in place of inactive parameters."""
     if not problem.is_conditional:
         return units_NP
