@@ -8,10 +8,12 @@ and compared, and their repr says their settings.
 
 import contextlib
 import dataclasses
+import functools
 import importlib.metadata
 import importlib.util
 import inspect
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -64,23 +66,29 @@ def optimizer(name: str, *, budget: int = 100) -> OptimizerFactory:
             f"there is no optimizer named {name!r}.{did_you_mean(name, names())} There are: "
             f"{', '.join(names())}."
         )
-    needs = {**_VIZIER, **_OPTUNA}.get(name, ())
-    absent = [module for module in needs if importlib.util.find_spec(module) is None]
-    if absent:
-        extra = "vizier-gp" if name in _VIZIER else "optuna"
-        raise ConfigError(
-            f"optimizer {name!r} needs the Python module {absent[0]!r}, which is not installed. "
-            + (
-                f"Install it: pip install {absent[0]}"
-                if absent[0] in ("torch", "cmaes", "scipy")
-                else f'Install the extra: pip install "optformer[{extra}]"'
-            )
-        )
+    if what := missing(name):
+        raise ConfigError(f"optimizer {name!r} {what}")
     if name in _VIZIER:
         return VizierFactory(designer=name)
     if name in _OPTUNA:
         return OptunaFactory(sampler=name)
     return TeacherFactory(teacher=name, budget=budget)
+
+
+def missing(name: str) -> str:
+    """What is not installed that an optimizer needs, and how to get it; "" if nothing is."""
+    needs = {**_VIZIER, **_OPTUNA}.get(name, ())
+    absent = [module for module in needs if importlib.util.find_spec(module) is None]
+    if not absent:
+        return ""
+    if name == "optuna_gp":
+        how = 'Install the extra: pip install "optformer[optuna-gp]"'
+    elif absent[0] in ("cmaes", "scipy"):
+        how = f"Install it: pip install {absent[0]}"
+    else:
+        extra = "vizier-gp" if name in _VIZIER else "optuna"
+        how = f'Install the extra: pip install "optformer[{extra}]"'
+    return f"needs the Python module {absent[0]!r}, which is not installed. {how}"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -282,27 +290,25 @@ class OptunaFactory:
     @property
     def random_trials(self) -> int | None:
         """How many of its first trials are random; None if all are."""
-        arguments = inspect.signature(self._class.__init__).parameters
-        startup = arguments.get("n_startup_trials")
+        startup = inspect.signature(self._make).parameters.get("n_startup_trials")
         return None if startup is None else int(startup.default)
 
     def __call__(self, problem: Problem, seed: int) -> Optimizer:
         """The sampler at the start of a study."""
-        scramble = {"scramble": True} if self.sampler == "optuna_quasi_random" else {}
-        return _Optuna(problem, self._class(seed=seed, **scramble))
+        return _Optuna(problem, self._make(seed=seed))
 
     @property
-    def _class(self) -> "type[optuna.samplers.BaseSampler]":
+    def _make(self) -> "Callable[..., optuna.samplers.BaseSampler]":
         from optuna import samplers
 
-        classes: dict[str, type[samplers.BaseSampler]] = {
+        make: dict[str, Callable[..., samplers.BaseSampler]] = {
             "optuna_random": samplers.RandomSampler,
-            "optuna_quasi_random": samplers.QMCSampler,
+            "optuna_quasi_random": functools.partial(samplers.QMCSampler, scramble=True),
             "optuna_tpe": samplers.TPESampler,
             "optuna_cma_es": samplers.CmaEsSampler,
             "optuna_gp": samplers.GPSampler,
         }
-        return classes[self.sampler]
+        return make[self.sampler]
 
 
 class _Optuna:

@@ -228,7 +228,8 @@ def merge(parts: Sequence[Results]) -> Results:
 
 def labels(folders: Sequence[Path]) -> list[str]:
     """What tells folders apart: their names, with as many of those above as it takes."""
-    for depth in range(1, 1 + max(len(folder.resolve().parts) for folder in folders)):
+    found: list[str] = []
+    for depth in range(1, 1 + max((len(folder.resolve().parts) for folder in folders), default=0)):
         found = ["/".join(folder.resolve().parts[-depth:]) for folder in folders]
         if len(set(found)) == len(found):
             break
