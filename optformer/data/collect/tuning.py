@@ -4,6 +4,7 @@ Array dimensions: R trials, P parameters, M metrics.
 """
 
 import dataclasses
+import itertools
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -41,7 +42,7 @@ _TITLES = (
     "{learner}, {task} ({metric})",
 )
 
-_process: Limited[Question, Answer] = Limited(answer)
+_process: Limited[Question, tuple[Answer, ...]] = Limited(answer)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -83,18 +84,18 @@ def make_study(config: CollectConfig, seed: int, assignment: Assignment) -> Made
     )
     values_RP = np.array([space.draw(rng) for _ in range(config.configurations)])
     answers: list[Answer] = []
-    for values_P in values_RP:
+    for few_KP in _chunks(values_RP, config.configurations // 3, variant.at_once):
         question = Question(
             data=data,
             learner=learner.name,
-            keywords=space.keyword_values(values_P),
+            keywords=tuple(space.keyword_values(values_P) for values_P in few_KP),
             scores=names,
             seconds=config.seconds,
         )
-        answers.append(_asked(question, config))
+        answers += _asked(question, config)
         if len(answers) == config.configurations // 3:
-            few = _effects(assignment.task, names, answers)
-            if not (few > config.least_effect / 2).any():
+            effects_S = _effects(assignment.task, names, answers)
+            if not (effects_S > config.least_effect / 2).any():
                 break  # it would hardly count in the end
     done = [each for each in answers if each.scores_FS is not None]
     effects_S = _effects(assignment.task, names, answers)
@@ -117,13 +118,23 @@ def make_study(config: CollectConfig, seed: int, assignment: Assignment) -> Made
     )
 
 
-def _asked(question: Question, config: CollectConfig) -> Answer:
+def _chunks(
+    values_RP: Float64[np.ndarray, "R P"], first: int, size: int
+) -> list[Float64[np.ndarray, "K P"]]:
+    """Configurations to train in one call, with a boundary after the `first`."""
+    starts = [*range(0, first, size), *range(first, len(values_RP), size), len(values_RP)]
+    return [values_RP[low:high] for low, high in itertools.pairwise(starts)]
+
+
+def _asked(question: Question, config: CollectConfig) -> Sequence[Answer]:
+    fits = config.folds * len(question.keywords)
     try:
-        return _process(question, config.seconds * config.folds)
+        return _process(question, config.seconds * fits)
     except TimedOut:
-        return Answer(failure=f"a fit took longer than {config.seconds:g} s")
+        failure = f"a fit took longer than {config.seconds:g} s"
     except WorkerDied:
-        return Answer(failure="the process died")
+        failure = "the process died"
+    return [Answer(failure=failure)] * len(question.keywords)
 
 
 def _scores(variant: Variant, task: Task, rng: np.random.Generator) -> tuple[str, ...]:

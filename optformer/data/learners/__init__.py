@@ -2,7 +2,7 @@
 
 import importlib.util
 
-from optformer.data.learners import boosting, kernels, linear, networks, trees
+from optformer.data.learners import boosting, kernels, linear, networks, pipelines, trees
 from optformer.data.learners.learner import Learner, Task
 from optformer.errors import ConfigError, did_you_mean
 
@@ -10,11 +10,16 @@ __all__ = ["LEARNERS", "Learner", "Task", "find"]
 
 LEARNERS: dict[str, Learner] = {
     learner.name: learner
-    for module in (linear, kernels, trees, boosting, networks)
+    for module in (linear, kernels, trees, boosting, networks, pipelines)
     for learner in module.LEARNERS
 }
 
-_INSTALL = {"sklearn": "scikit-learn", "xgboost": "xgboost-cpu", "lightgbm": "lightgbm"}
+_INSTALL = {
+    "sklearn": "scikit-learn",
+    "xgboost": "xgboost-cpu",
+    "lightgbm": "lightgbm",
+    "jax": "jax",
+}
 
 
 def find(name: str) -> Learner:

@@ -1,4 +1,4 @@
-"""One configuration of a learner on a table: cross-validated scores, seconds and curves.
+"""Configurations of a learner on a table: cross-validated scores, seconds and curves.
 
 Array dimensions: F parts of the test rows, S scores, C steps of a curve.
 """
@@ -16,7 +16,7 @@ from optformer.data import data_tables
 from optformer.data.data_tables.synthetic import synthetic_table
 from optformer.data.data_tables.table import Table
 from optformer.data.learners import LEARNERS
-from optformer.data.learners.learner import Inputs, Keywords, Prediction, Split, Task
+from optformer.data.learners.learner import Inputs, Keywords, Prediction, Split, Task, Variant
 from optformer.data.learners.scores import SCORES
 
 _MOST_ERROR = 1e6
@@ -46,16 +46,17 @@ class Data:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Question:
-    """What a configuration scores.
+    """What configurations score.
 
     Attributes:
+      keywords: of each configuration.
       scores: names of `SCORES`.
       seconds: a fit that takes longer fails.
     """
 
     data: Data
     learner: str
-    keywords: Keywords
+    keywords: tuple[Keywords, ...]
     scores: tuple[str, ...]
     seconds: float
     seed: int = 0
@@ -67,7 +68,8 @@ class Answer:
 
     Attributes:
       scores_FS: in each part of the test rows.
-      seconds: of one fit and its predictions, in the mean.
+      seconds: of one fit and its predictions, in the mean: those that a core worked for it, so
+        that a busy machine changes little.
       curve: mean scores after fewer rounds or epochs.
       failure: why there are no scores, in a few words.
     """
@@ -78,37 +80,88 @@ class Answer:
     failure: str = ""
 
 
-def answer(question: Question) -> Answer:
+def answer(question: Question) -> tuple[Answer, ...]:
     """Trains and scores; what the learner refuses, or where it diverges, is a failure."""
     _unchecked()
     learner = LEARNERS[question.learner]
-    table = load(
-        dataclasses.replace(question.data, rows=min(question.data.rows, learner.most_rows))
-    )
-    variant = learner.variants[table.task]
-    scores_FS, curves, seconds = [], [], []
-    for split, tests in splits(question.data, learner.most_rows, learner.inputs):
-        began = time.monotonic()
-        try:
-            predicted = variant.fit(question.keywords, split, question.seed)
-        except (ValueError, ArithmeticError, np.linalg.LinAlgError) as error:
-            return Answer(failure=f"{type(error).__name__}: {str(error).splitlines()[0][:120]}")
-        seconds.append(time.monotonic() - began)
-        if seconds[-1] > question.seconds:
-            return Answer(failure=f"a fit took longer than {question.seconds:g} s")
-        if _diverged(predicted, split):
-            return Answer(failure="the fit diverged")
-        for part, (rows_T, target_T) in enumerate(tests):
-            score = functools.partial(
-                _scores, question.scores, table, split=split, rows_T=rows_T, target_T=target_T
-            )
-            scores_FS.append(score(predicted.outputs_TK))
-            curves.append([(step, score(each)) for step, each in predicted.curve])
-    return Answer(
-        scores_FS=np.array(scores_FS),
-        seconds=float(np.mean(seconds)),
-        curve=_mean_curve(curves),
-    )
+    data = dataclasses.replace(question.data, rows=min(question.data.rows, learner.most_rows))
+    table = load(data)
+    collected = [_Collected() for _ in question.keywords]
+    for split, tests in splits(data, learner.inputs):
+        fits = _fits(learner.variants[table.task], question, split, collected)
+        for each, (predicted, seconds) in zip(collected, fits, strict=True):
+            if isinstance(predicted, str):
+                each.failure = each.failure or predicted
+                continue
+            each.seconds.append(seconds)
+            if seconds > question.seconds:
+                each.failure = f"a fit took longer than {question.seconds:g} s"
+            elif _diverged(predicted, split):
+                each.failure = "the fit diverged"
+            else:
+                for rows_T, target_T in tests:
+                    each.add(predicted, question.scores, table, split, rows_T, target_T)
+    return tuple(each.answer() for each in collected)
+
+
+@dataclasses.dataclass(kw_only=True, eq=False)
+class _Collected:
+    """What is known of a configuration after some of the fits."""
+
+    scores_FS: list[np.ndarray] = dataclasses.field(default_factory=list)
+    curves: list[list[tuple[float, np.ndarray]]] = dataclasses.field(default_factory=list)
+    seconds: list[float] = dataclasses.field(default_factory=list)
+    failure: str = ""
+
+    def add(
+        self,
+        predicted: Prediction,
+        names: Sequence[str],
+        table: Table,
+        split: Split,
+        rows_T: np.ndarray,
+        target_T: np.ndarray,
+    ) -> None:
+        def scores(outputs_TK: np.ndarray) -> Float64[np.ndarray, " S"]:
+            shown_TK = outputs_TK[rows_T]
+            if not table.classes:
+                shown_TK = shown_TK * split.unit + split.centre
+            return np.array([SCORES[table.task][name].of(shown_TK, target_T) for name in names])
+
+        self.scores_FS.append(scores(predicted.outputs_TK))
+        self.curves.append([(step, scores(each_TK)) for step, each_TK in predicted.curve])
+
+    def answer(self) -> Answer:
+        if self.failure:
+            return Answer(failure=self.failure)
+        return Answer(
+            scores_FS=np.array(self.scores_FS),
+            seconds=float(np.mean(self.seconds)),
+            curve=_mean_curve(self.curves),
+        )
+
+
+def _fits(
+    variant: Variant, question: Question, split: Split, collected: Sequence[_Collected]
+) -> list[tuple[Prediction | str, float]]:
+    """For each configuration its prediction, or why there is none, and the seconds it took."""
+    began = time.process_time()
+    if variant.fit_many is not None:
+        many = variant.fit_many(question.keywords, split, question.seed)
+        seconds = (time.process_time() - began) / len(many)
+        return [(predicted, seconds) for predicted in many]
+    assert variant.fit is not None
+    found: list[tuple[Prediction | str, float]] = []
+    for keywords, so_far in zip(question.keywords, collected, strict=True):
+        predicted: Prediction | str = so_far.failure
+        began = time.process_time()
+        if not predicted:
+            try:
+                predicted = variant.fit(keywords, split, question.seed)
+            except (ValueError, ArithmeticError, np.linalg.LinAlgError) as error:
+                predicted = f"{type(error).__name__}: {str(error).splitlines()[0][:120]}"
+        found.append((predicted, time.process_time() - began))
+    return found
 
 
 @functools.cache
@@ -138,11 +191,9 @@ def load(data: Data) -> Table:
 
 
 @functools.lru_cache(maxsize=4)
-def splits(
-    data: Data, most_rows: int, inputs: Inputs
-) -> list[tuple[Split, list[tuple[np.ndarray, np.ndarray]]]]:
+def splits(data: Data, inputs: Inputs) -> list[tuple[Split, list[tuple[np.ndarray, np.ndarray]]]]:
     """What to train on, each with the rows of its test part that are scored and their target."""
-    table = load(dataclasses.replace(data, rows=min(data.rows, most_rows)))
+    table = load(data)
     parts = data_tables.parts(
         table, folds=data.folds, holdout_rows=data.holdout_rows, seed=data.seed
     )
@@ -159,21 +210,6 @@ def splits(
         ]
         found.append((split, shown))
     return found
-
-
-def _scores(
-    names: Sequence[str],
-    table: Table,
-    outputs_TK: np.ndarray,
-    *,
-    split: Split,
-    rows_T: np.ndarray,
-    target_T: np.ndarray,
-) -> Float64[np.ndarray, " S"]:
-    outputs_TK = outputs_TK[rows_T]
-    if not table.classes:
-        outputs_TK = outputs_TK * split.unit + split.centre
-    return np.array([SCORES[table.task][name].of(outputs_TK, target_T) for name in names])
 
 
 def _diverged(predicted: Prediction, split: Split) -> bool:

@@ -162,7 +162,7 @@ GAUSSIAN_PROCESS = Learner(
     name="gaussian_process",
     families=("kernel",),
     prefixes=("clf__", "gp__", "gpc__", "model__"),
-    most_rows=150,
+    most_rows=120,
     variants={
         Task.CLASSIFICATION: Variant(
             words=("Gaussian process classifier", "GaussianProcessClassifier", "GP classification"),

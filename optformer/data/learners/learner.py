@@ -76,6 +76,7 @@ class Estimator(Protocol):
 
 
 Fit = Callable[[Keywords, Split, int], Prediction]
+FitMany = Callable[[Sequence[Keywords], Split, int], Sequence[Prediction]]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -84,16 +85,23 @@ class Variant:
 
     Attributes:
       settings: what searches choose from, parents before their children.
-      fit: trains with these keywords and this seed. Raises ValueError or another ArithmeticError
-        where a configuration cannot be trained: the trial is infeasible then.
       words: what people call it in the titles of their studies.
+      fit: trains with these keywords and this seed. Raises ValueError or ArithmeticError where a
+        configuration cannot be trained: the trial is infeasible then.
+      fit_many: in its place, trains many configurations at the same time.
       probabilities: whether its outputs for classes are probabilities.
     """
 
     settings: tuple[Setting, ...]
-    fit: Fit
     words: tuple[str, ...]
+    fit: Fit | None = None
+    fit_many: FitMany | None = None
     probabilities: bool = True
+
+    @property
+    def at_once(self) -> int:
+        """How many configurations to train in one call."""
+        return 1 if self.fit_many is None else 50
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

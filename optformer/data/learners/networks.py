@@ -1,15 +1,19 @@
-"""Multilayer perceptrons of scikit-learn."""
+"""Neural networks: multilayer perceptrons of scikit-learn, and small networks in JAX."""
+
+from collections.abc import Sequence
 
 from optformer.data.learners.learner import (
     Estimator,
     Keywords,
     Learner,
+    Prediction,
     Split,
     Task,
     Variant,
     fit_estimator,
 )
-from optformer.data.learners.settings import category, log, real, whole, whole_log
+from optformer.data.learners.settings import Setting, category, log, real, whole, whole_log
+from optformer.study import ParameterType, Scale
 
 
 def _mlp(keywords: Keywords, split: Split, seed: int) -> Estimator:
@@ -76,4 +80,81 @@ MLP = Learner(
     },
 )
 
-LEARNERS = (MLP,)
+
+def _in_jax(keywords: Sequence[Keywords], split: Split, seed: int) -> Sequence[Prediction]:
+    from optformer.data.learners import jax_networks
+
+    return jax_networks.fit_many(keywords, split, seed)
+
+
+_NETWORK = (
+    category(
+        "optimizer",
+        ("adam", "sgd"),
+        ("adam", "sgd", "nesterov"),
+        ("sgd", "nesterov"),
+        default="adam",
+        often=0.6,
+        also=("opt",),
+    ),
+    log(
+        "learning_rate",
+        (1e-5, 1e-4, 1e-3),
+        (0.1, 1.0),
+        default=0.01,
+        also=("lr", "step_size", "eta"),
+    ),
+    Setting(
+        name="momentum",
+        type=ParameterType.DOUBLE,
+        scale=Scale.REVERSE_LOG,
+        lows=(0.1, 0.5),
+        highs=(0.99, 0.995),
+        default=0.9,
+        often=0.6,
+        also=("beta1", "beta_1"),
+    ),
+    real("beta2", (0.9, 0.95), (0.999,), when=("optimizer", ("adam",)), often=0.2),
+    log("weight_decay", (1e-6, 1e-5, 1e-4), (0.1, 1.0), often=0.6, also=("wd", "l2")),
+    real("dropout", (0.0,), (0.3, 0.5, 0.7), default=0.0, often=0.6, also=("dropout_rate",)),
+    whole_log("batch_size", (4, 8, 16), (32, 64), default=32, often=0.6),
+    whole_log("hidden_units", (2, 4, 8), (16, 32), default=32, often=0.7, also=("width", "hidden")),
+    whole("num_layers", (1,), (2, 3), default=2, often=0.5, also=("n_layers", "depth")),
+    category("activation", ("relu", "tanh"), ("relu", "tanh", "gelu"), default="relu", often=0.4),
+    category(
+        "schedule",
+        ("constant", "cosine"),
+        ("constant", "cosine", "linear"),
+        ("constant", "cosine", "linear", "exponential"),
+        default="constant",
+        often=0.5,
+        also=("lr_schedule", "scheduler"),
+    ),
+    real("warmup", (0.0,), (0.1, 0.3), often=0.35, also=("warmup_fraction",)),
+    log("clip_norm", (0.01, 0.1), (10.0, 100.0), often=0.25, also=("max_grad_norm",)),
+)
+
+NETWORK = Learner(
+    name="jax_network",
+    families=("neural",),
+    package="jax",
+    prefixes=("model.", "train.", "hparams."),
+    most_rows=1000,
+    variants={
+        Task.CLASSIFICATION: Variant(
+            words=("neural network", "MLP in JAX", "flax MLP", "small neural network, 256 updates"),
+            settings=(
+                *_NETWORK,
+                real("label_smoothing", (0.0,), (0.1, 0.2, 0.3), default=0.0, often=0.25),
+            ),
+            fit_many=_in_jax,
+        ),
+        Task.REGRESSION: Variant(
+            words=("neural network regression", "MLP in JAX", "small neural network"),
+            settings=_NETWORK,
+            fit_many=_in_jax,
+        ),
+    },
+)
+
+LEARNERS = (MLP, NETWORK)
