@@ -4,8 +4,8 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
+from optformer.convert.study_json import problem_from_json, trials_from_json
 from optformer.data.importers.record import Options, Record, build, open_text, skipped
-from optformer.data.study_json import problem_from_json, trials_from_json
 from optformer.errors import StudyError
 
 
