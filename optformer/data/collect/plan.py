@@ -5,18 +5,18 @@ one again, and synthetic tables in between.
 """
 
 import dataclasses
-import functools
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 
 from optformer.data import data_tables
 from optformer.data.collect.config import CollectConfig
+from optformer.data.data_tables.table import Task
 from optformer.data.learners import LEARNERS, find
-from optformer.data.learners.learner import Learner, Task
+from optformer.data.learners.learner import Learner
 from optformer.errors import ConfigError, SourceError, did_you_mean
 
 EVERY = "*"
@@ -164,19 +164,7 @@ def _installed() -> list[str]:
     return found
 
 
-@functools.lru_cache(maxsize=4096)
-def _generator_seed(*key: object) -> tuple[int, ...]:
-    return tuple(b for part in key for b in str(part).encode()) + (len(key),)
-
-
 def _generator(*key: object) -> np.random.Generator:
     """A generator that depends on all of the key."""
-    return np.random.default_rng(_generator_seed(*key))
-
-
-def count_by_learner(assignments: Sequence[Assignment]) -> dict[str, int]:
-    """How many studies each learner has."""
-    counts: dict[str, int] = {}
-    for each in assignments:
-        counts[each.learner] = counts.get(each.learner, 0) + 1
-    return counts
+    letters = [letter for part in key for letter in str(part).encode()]
+    return np.random.default_rng([*letters, len(key)])

@@ -14,10 +14,11 @@ import numpy as np
 from jaxtyping import Float64
 
 from optformer.data.collect.config import CollectConfig
+from optformer.data.collect.evaluate import Answer, Data, Question, answer
 from optformer.data.collect.plan import Assignment
+from optformer.data.data_tables.table import Task
 from optformer.data.learners import LEARNERS
-from optformer.data.learners.evaluate import Answer, Data, Question, answer
-from optformer.data.learners.learner import Task, Variant
+from optformer.data.learners.learner import Variant
 from optformer.data.learners.scores import SCORES, SECONDS_NAMES, metric_of
 from optformer.data.learners.settings import SearchSpace, draw_space
 from optformer.data.limited import Limited, TimedOut

@@ -14,8 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from optformer.data.data_tables.files import read_index, read_table, table_paths
-from optformer.data.data_tables.table import Table, make_table, parts, prepare, subset
-from optformer.data.learners.learner import Task
+from optformer.data.data_tables.table import Table, Task, make_table, parts, prepare, subset
 from optformer.errors import ConfigError, SourceError, did_you_mean
 
 __all__ = ["SKLEARN", "Table", "load", "names_of", "parts", "prepare", "subset"]

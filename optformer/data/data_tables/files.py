@@ -19,8 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pyarrow import csv
 
-from optformer.data.data_tables.table import MOST_CATEGORIES, Table, make_table
-from optformer.data.learners.learner import Task
+from optformer.data.data_tables.table import MOST_CATEGORIES, Table, Task, make_table
 from optformer.errors import SourceError, did_you_mean
 
 ENDINGS = (".csv", ".tsv", ".csv.gz", ".tsv.gz")

@@ -9,8 +9,7 @@ Array dimensions: N rows, C columns, V nodes.
 import numpy as np
 from jaxtyping import Float64
 
-from optformer.data.data_tables.table import Table, make_table
-from optformer.data.learners.learner import Task
+from optformer.data.data_tables.table import Table, Task, make_table
 from optformer.errors import SourceError
 
 

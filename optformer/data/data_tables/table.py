@@ -1,21 +1,56 @@
 """A data table: rows of numbers and categories, and a target to predict from them.
 
-Array dimensions: N rows, C columns.
+Array dimensions: N rows (of a split, those to train on), T test rows, C columns.
 """
 
 import dataclasses
+import enum
 from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import Bool, Float64
 
-from optformer.data.learners.learner import Inputs, Split, Task
 from optformer.errors import SourceError
 
 FEWEST_ROWS = 30
 FEWEST_OF_A_CLASS = 6  # two in the test part of each of three folds
 MOST_CATEGORIES = 20
 """Categories of one column beyond these make it text: names and numbers of things."""
+
+
+class Task(enum.StrEnum):
+    """What a table's target is."""
+
+    CLASSIFICATION = "classification"
+    REGRESSION = "regression"
+
+
+class Inputs(enum.StrEnum):
+    """How a learner wants its columns."""
+
+    SCALED = "scaled"  # missing values filled, categories one-hot, all standardized
+    FILLED = "filled"  # missing values filled, categories as their codes
+    RAW = "raw"  # NaN where missing, categories as their codes
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class Split:
+    """One training and one test part of a table, prepared on the training part alone.
+
+    Attributes:
+      target_N: class indices, or standardized numbers.
+      classes: how many classes there are; 0 where the target is a number.
+      categorical_C: which columns are codes of categories.
+      centre, unit: a number's standardized target is (target - centre) / unit.
+    """
+
+    train_NC: Float64[np.ndarray, "N C"]
+    target_N: Float64[np.ndarray, " N"]
+    test_TC: Float64[np.ndarray, "T C"]
+    classes: int
+    categorical_C: Bool[np.ndarray, " C"]
+    centre: float = 0.0
+    unit: float = 1.0
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)

@@ -3,10 +3,10 @@
 import importlib.util
 
 from optformer.data.learners import boosting, kernels, linear, networks, pipelines, trees
-from optformer.data.learners.learner import Learner, Task
+from optformer.data.learners.learner import Learner
 from optformer.errors import ConfigError, did_you_mean
 
-__all__ = ["LEARNERS", "Learner", "Task", "find"]
+__all__ = ["LEARNERS", "Learner", "find"]
 
 LEARNERS: dict[str, Learner] = {
     learner.name: learner

@@ -4,14 +4,12 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
+from optformer.data.data_tables.table import Inputs, Split, Task
 from optformer.data.learners.learner import (
     Estimator,
-    Inputs,
     Keywords,
     Learner,
     Prediction,
-    Split,
-    Task,
     Variant,
     columns,
     curve_steps,
@@ -134,18 +132,47 @@ HISTOGRAM_BOOSTING = Learner(
 )
 
 _XGBOOST = (
-    whole("n_estimators", (5, 10, 50), (100, 200, 500, 1000), default=100, often=0.7, effort=True, also=("num_boost_round", "nrounds")),
+    whole(
+        "n_estimators",
+        (5, 10, 50),
+        (100, 200, 500, 1000),
+        default=100,
+        often=0.7,
+        effort=True,
+        also=("num_boost_round", "nrounds"),
+    ),
     log("learning_rate", (1e-4, 1e-3, 0.01), (0.3, 0.5, 1.0), default=0.3, also=("eta",)),
     whole("max_depth", (1, 2, 3), (6, 8, 10, 12, 15), default=6, often=0.9),
     log("min_child_weight", (0.01, 0.1, 1.0), (10.0, 32.0, 100.0, 128.0), default=1.0, often=0.7),
     real("subsample", (0.1, 0.3, 0.5), (1.0,), default=1.0, often=0.85),
     real("colsample_bytree", (0.1, 0.3, 0.5), (1.0,), default=1.0, often=0.75),
     real("colsample_bylevel", (0.1, 0.3, 0.5), (1.0,), default=1.0, often=0.3),
-    log("reg_alpha", (1e-8, 1e-5, 1e-3, 2.0**-10), (1.0, 10.0, 2.0**10), default=0.0, often=0.6, also=("alpha",)),
-    log("reg_lambda", (1e-8, 1e-5, 1e-3, 2.0**-10), (1.0, 10.0, 100.0, 2.0**10), default=1.0, often=0.7, also=("lambda",)),
-    log("gamma", (1e-8, 1e-4, 1e-3), (1.0, 7.0, 10.0), default=0.0, often=0.5, also=("min_split_loss",)),
+    log(
+        "reg_alpha",
+        (1e-8, 1e-5, 1e-3, 2.0**-10),
+        (1.0, 10.0, 2.0**10),
+        default=0.0,
+        often=0.6,
+        also=("alpha",),
+    ),
+    log(
+        "reg_lambda",
+        (1e-8, 1e-5, 1e-3, 2.0**-10),
+        (1.0, 10.0, 100.0, 2.0**10),
+        default=1.0,
+        often=0.7,
+        also=("lambda",),
+    ),
+    log(
+        "gamma",
+        (1e-8, 1e-4, 1e-3),
+        (1.0, 7.0, 10.0),
+        default=0.0,
+        often=0.5,
+        also=("min_split_loss",),
+    ),
     category("grow_policy", ("depthwise", "lossguide"), default="depthwise", often=0.15),
-)  # fmt: skip
+)
 
 XGBOOST = Learner(
     name="xgboost",
@@ -166,20 +193,63 @@ XGBOOST = Learner(
 )
 
 _LIGHTGBM = (
-    whole("n_estimators", (5, 10, 50), (100, 200, 500, 1000), default=100, often=0.7, effort=True, also=("num_iterations", "num_boost_round")),
+    whole(
+        "n_estimators",
+        (5, 10, 50),
+        (100, 200, 500, 1000),
+        default=100,
+        often=0.7,
+        effort=True,
+        also=("num_iterations", "num_boost_round"),
+    ),
     log("learning_rate", (1e-3, 5e-3, 0.01), (0.1, 0.3, 0.5), default=0.1),
     whole_log("num_leaves", (2, 4, 8), (31, 64, 128, 256), default=31, often=0.9),
     whole("max_depth", (2, 3), (8, 12, 16), often=0.35),
-    whole_log("min_data_in_leaf", (1, 2, 5), (50, 100), default=20, often=0.75, also=("min_child_samples",)),
-    log("min_sum_hessian_in_leaf", (1e-4, 1e-3), (1.0, 10.0), default=1e-3, often=0.25, also=("min_child_weight",)),
+    whole_log(
+        "min_data_in_leaf",
+        (1, 2, 5),
+        (50, 100),
+        default=20,
+        often=0.75,
+        also=("min_child_samples",),
+    ),
+    log(
+        "min_sum_hessian_in_leaf",
+        (1e-4, 1e-3),
+        (1.0, 10.0),
+        default=1e-3,
+        often=0.25,
+        also=("min_child_weight",),
+    ),
     real("bagging_fraction", (0.2, 0.4, 0.5), (1.0,), default=1.0, often=0.7, also=("subsample",)),
-    real("feature_fraction", (0.2, 0.4, 0.5), (1.0,), default=1.0, often=0.75, also=("colsample_bytree",)),
+    real(
+        "feature_fraction",
+        (0.2, 0.4, 0.5),
+        (1.0,),
+        default=1.0,
+        often=0.75,
+        also=("colsample_bytree",),
+    ),
     log("lambda_l1", (1e-8, 1e-4, 1e-3), (1.0, 10.0), default=0.0, often=0.6, also=("reg_alpha",)),
-    log("lambda_l2", (1e-8, 1e-4, 1e-3), (1.0, 10.0, 100.0), default=0.0, often=0.6, also=("reg_lambda",)),
-    log("min_gain_to_split", (1e-4, 1e-3), (0.5, 1.0), default=0.0, often=0.25, also=("min_split_gain",)),
+    log(
+        "lambda_l2",
+        (1e-8, 1e-4, 1e-3),
+        (1.0, 10.0, 100.0),
+        default=0.0,
+        often=0.6,
+        also=("reg_lambda",),
+    ),
+    log(
+        "min_gain_to_split",
+        (1e-4, 1e-3),
+        (0.5, 1.0),
+        default=0.0,
+        often=0.25,
+        also=("min_split_gain",),
+    ),
     whole_log("max_bin", (15, 31, 63), (255,), default=255, often=0.2),
     category("extra_trees", (False, True), default=False, often=0.2),
-)  # fmt: skip
+)
 
 LIGHTGBM = Learner(
     name="lightgbm",

@@ -15,7 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from optformer.data.learners.learner import Keywords, Prediction, Split
+from optformer.data.data_tables.table import Split
+from optformer.data.learners.learner import Keywords, Prediction
 
 MOST_WIDTH = 32
 MOST_LAYERS = 3

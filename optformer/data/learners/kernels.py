@@ -1,14 +1,7 @@
 """Support vector machines and other kernel methods of scikit-learn."""
 
-from optformer.data.learners.learner import (
-    Estimator,
-    Keywords,
-    Learner,
-    Split,
-    Task,
-    Variant,
-    fit_estimator,
-)
+from optformer.data.data_tables.table import Split, Task
+from optformer.data.learners.learner import Estimator, Keywords, Learner, Variant, fit_estimator
 from optformer.data.learners.settings import category, log, real, whole
 
 _MOST_STEPS = 100_000  # of libsvm, which would otherwise work for minutes at some settings

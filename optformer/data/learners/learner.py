@@ -4,50 +4,15 @@ Array dimensions: N training rows, T test rows, C columns, K classes (1 for a nu
 """
 
 import dataclasses
-import enum
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Protocol
 
 import numpy as np
-from jaxtyping import Bool, Float64
+from jaxtyping import Float64
 
+from optformer.data.data_tables.table import Inputs, Split, Task
 from optformer.data.learners.settings import Object, Setting
-
-
-class Task(enum.StrEnum):
-    """What a table's target is."""
-
-    CLASSIFICATION = "classification"
-    REGRESSION = "regression"
-
-
-class Inputs(enum.StrEnum):
-    """How a learner wants its columns."""
-
-    SCALED = "scaled"  # missing values filled, categories one-hot, all standardized
-    FILLED = "filled"  # missing values filled, categories as their codes
-    RAW = "raw"  # NaN where missing, categories as their codes
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
-class Split:
-    """One training and one test part of a table, prepared on the training part alone.
-
-    Attributes:
-      target_N: class indices, or standardized numbers.
-      classes: how many classes there are; 0 where the target is a number.
-      categorical_C: which columns are codes of categories.
-      centre, unit: a number's standardized target is (target - centre) / unit.
-    """
-
-    train_NC: Float64[np.ndarray, "N C"]
-    target_N: Float64[np.ndarray, " N"]
-    test_TC: Float64[np.ndarray, "T C"]
-    classes: int
-    categorical_C: Bool[np.ndarray, " C"]
-    centre: float = 0.0
-    unit: float = 1.0
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -188,7 +153,7 @@ def columns(values: np.ndarray, split: Split) -> Float64[np.ndarray, "T K"]:
     return np.hstack([-values, values]) if split.classes else values
 
 
-class quiet(warnings.catch_warnings):  # noqa: N801 (used as a function)
+class quiet(warnings.catch_warnings):
     """Without the warnings of fits that stop early or diverge: scores say what came of them."""
 
     def __enter__(self) -> None:

@@ -1,14 +1,7 @@
 """Linear models of scikit-learn, by solvers and by stochastic gradient descent."""
 
-from optformer.data.learners.learner import (
-    Estimator,
-    Keywords,
-    Learner,
-    Split,
-    Task,
-    Variant,
-    fit_estimator,
-)
+from optformer.data.data_tables.table import Split, Task
+from optformer.data.learners.learner import Estimator, Keywords, Learner, Variant, fit_estimator
 from optformer.data.learners.settings import category, log, real, whole, whole_log
 
 _RATES = ("constant", "optimal", "invscaling", "adaptive")

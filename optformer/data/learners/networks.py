@@ -2,13 +2,12 @@
 
 from collections.abc import Sequence
 
+from optformer.data.data_tables.table import Split, Task
 from optformer.data.learners.learner import (
     Estimator,
     Keywords,
     Learner,
     Prediction,
-    Split,
-    Task,
     Variant,
     fit_estimator,
 )
@@ -46,7 +45,13 @@ _MLP = (
     ),
     category("solver", ("adam", "sgd"), default="adam", often=0.75),
     log("learning_rate_init", (1e-4, 3e-4, 1e-3), (0.03, 0.1, 0.5), default=1e-3, also=("lr",)),
-    log("alpha", (1e-7, 1e-6, 1e-5, 1e-4), (0.1, 1.0, 10.0), default=1e-4, also=("weight_decay", "l2")),
+    log(
+        "alpha",
+        (1e-7, 1e-6, 1e-5, 1e-4),
+        (0.1, 1.0, 10.0),
+        default=1e-4,
+        also=("weight_decay", "l2"),
+    ),
     whole_log("batch_size", (8, 16, 32), (64, 128, 256), often=0.75),
     category(
         "learning_rate",
@@ -56,10 +61,20 @@ _MLP = (
         when=("solver", ("sgd",)),
         often=0.6,
     ),
-    real("momentum", (0.0, 0.5), (0.9, 0.95, 0.99), default=0.9, when=("solver", ("sgd",)), often=0.8),
+    real(
+        "momentum", (0.0, 0.5), (0.9, 0.95, 0.99), default=0.9, when=("solver", ("sgd",)), often=0.8
+    ),
     real("beta_1", (0.5, 0.8), (0.95, 0.99), default=0.9, when=("solver", ("adam",)), often=0.3),
-    whole("max_iter", (5, 10), (20, 40, 100, 200), default=200, often=0.4, effort=True, also=("epochs",)),
-)  # fmt: skip
+    whole(
+        "max_iter",
+        (5, 10),
+        (20, 40, 100, 200),
+        default=200,
+        often=0.4,
+        effort=True,
+        also=("epochs",),
+    ),
+)
 
 MLP = Learner(
     name="mlp",

@@ -3,16 +3,8 @@
 The settings of a learner are active only where it is chosen.
 """
 
-from optformer.data.learners.learner import (
-    Estimator,
-    Inputs,
-    Keywords,
-    Learner,
-    Split,
-    Task,
-    Variant,
-    fit_estimator,
-)
+from optformer.data.data_tables.table import Inputs, Split, Task
+from optformer.data.learners.learner import Estimator, Keywords, Learner, Variant, fit_estimator
 from optformer.data.learners.settings import Object, Setting, category, log, real, whole, whole_log
 
 _SCALERS = {

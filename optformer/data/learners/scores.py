@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Float64, Int64
 from scipy.stats import rankdata
 
-from optformer.data.learners.learner import Task
+from optformer.data.data_tables.table import Task
 from optformer.study import Goal, Metric
 
 Outputs = Float64[np.ndarray, "T K"]

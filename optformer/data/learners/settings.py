@@ -14,8 +14,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from jaxtyping import Float64
 
+from optformer.space import column_from_units
 from optformer.study import Condition, Metric, Parameter, ParameterType, Problem, Scale, Value
-from optformer.tokenization.quantize import from_units
 
 Object = bool | int | float | str | tuple[int, ...] | None
 """What a learner's keyword can be."""
@@ -119,9 +119,9 @@ class SearchSpace:
         """A random configuration, with six digits; NaN where a parameter is inactive."""
         values_P = np.array(
             [
-                from_units(parameter, rng.random(1)).item()
+                column_from_units(parameter, rng.random(1)).item()
                 if parameter.type != ParameterType.DOUBLE
-                else _rounded(parameter, from_units(parameter, rng.random(1)).item())
+                else _rounded(parameter, column_from_units(parameter, rng.random(1)).item())
                 for parameter in self.parameters
             ]
         )

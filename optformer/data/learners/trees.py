@@ -4,13 +4,11 @@ from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 
+from optformer.data.data_tables.table import Inputs, Split, Task
 from optformer.data.learners.learner import (
     Estimator,
-    Inputs,
     Keywords,
     Learner,
-    Split,
-    Task,
     Variant,
     fit_estimator,
     fit_staged,

@@ -14,9 +14,9 @@ from jaxtyping import Float64
 
 from optformer.data import data_tables
 from optformer.data.data_tables.synthetic import synthetic_table
-from optformer.data.data_tables.table import Table
+from optformer.data.data_tables.table import Inputs, Split, Table, Task
 from optformer.data.learners import LEARNERS
-from optformer.data.learners.learner import Inputs, Keywords, Prediction, Split, Task, Variant
+from optformer.data.learners.learner import Keywords, Prediction, Variant
 from optformer.data.learners.scores import SCORES
 
 _MOST_ERROR = 1e6
