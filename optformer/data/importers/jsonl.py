@@ -48,10 +48,11 @@ def _study(line: str, where: str, options: Options, done: float) -> Record:
             ) from error
         problem = problem_from_json(document)
         name = problem.name
-        algorithm = document.get("algorithm", "")
-        if not isinstance(algorithm, str):
-            raise StudyError(f"study {name!r}: algorithm must be text, not {algorithm!r}.")
+        said = {key: document.get(key, "") for key in ("algorithm", "data_set")}
+        for key, text in said.items():
+            if not isinstance(text, str):
+                raise StudyError(f"study {name!r}: {key} must be text, not {text!r}.")
         trials = trials_from_json(problem, document.get("trials"))
-        return build(problem, trials, algorithm=algorithm, options=options), done
+        return build(problem, trials, options=options, **said), done
     except StudyError as error:
         return skipped(error, where=where, study=name), done

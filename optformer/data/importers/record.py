@@ -94,7 +94,14 @@ def skipped(error: StudyError, *, where: str, study: str) -> Skipped:
     )
 
 
-def build(problem: Problem, trials: Sequence[Trial], *, algorithm: str, options: Options) -> Study:
+def build(
+    problem: Problem,
+    trials: Sequence[Trial],
+    *,
+    algorithm: str,
+    options: Options,
+    data_set: str = "",
+) -> Study:
     """The study of these trials, with `options` applied.
 
     Raises:
@@ -108,7 +115,7 @@ def build(problem: Problem, trials: Sequence[Trial], *, algorithm: str, options:
             dataclasses.replace(trial, parameters=_clip(by_name, trial.parameters))
             for trial in trials
         ]
-    return from_trials(problem, trials, algorithm=algorithm or options.algorithm)
+    return from_trials(problem, trials, algorithm=algorithm or options.algorithm, data_set=data_set)
 
 
 def _clip(by_name: Mapping[str, Parameter], values: Mapping[str, Value]) -> dict[str, Value]:
