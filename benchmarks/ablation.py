@@ -16,12 +16,12 @@ targets can learn what that range gives away of trials to come, and exact ones c
 import argparse
 from pathlib import Path
 
-from optformer.config import RunConfig, load_config
 from optformer.data import store
 from optformer.data.generate import generate
 from optformer.data.mixture import GenerateConfig, Part
-from optformer.model.reports import Report
-from optformer.model.train import train
+from optformer.training.config import RunConfig, load_config
+from optformer.training.reports import Report
+from optformer.training.train import train
 
 VALUES = ("model.number_embedding=value", "model.number_output=value")
 COMPUTED = ("model.experts=false", *VALUES)

@@ -36,8 +36,8 @@ from scipy import stats
 
 from optformer.data.problems.bbob import BbobBlock, BbobConfig, random_block
 from optformer.data.problems.random_spaces import CONTINUOUS
-from optformer.data.spaces import Spaces
 from optformer.data.teachers import TEACHERS, TeacherFactory
+from optformer.space import Spaces
 
 FUNCTIONS = ("Sphere", "Rastrigin", "RosenbrockRotated", "SharpRidge", "SchaffersF7")
 OURS = ("random_search", "eagle_strategy", "gp_ucb")

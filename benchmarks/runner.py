@@ -11,10 +11,10 @@ from pathlib import Path
 
 import numpy as np
 
-from optformer.data.problems import to_units
 from optformer.eval import bbob
 from optformer.eval.optimizers import optimizer
 from optformer.eval.runner import run
+from optformer.space import to_units
 
 
 def main() -> None:

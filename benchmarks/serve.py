@@ -63,9 +63,9 @@ def random_checkpoint(folder: Path, shape: str) -> Path:
     """A checkpoint of this shape that has learned nothing."""
     import jax
 
-    from optformer import checkpoint
-    from optformer.model import transformer
+    from optformer.model import checkpoint, transformer
     from optformer.model.config import MODELS
+    from optformer.model.saved import Checkpoint
     from optformer.model.transformer import Ids
     from optformer.tokenization.tokenizer import StudyTokenizer
 
@@ -74,7 +74,7 @@ def random_checkpoint(folder: Path, shape: str) -> Path:
     shapes = jax.eval_shape(lambda: transformer.init(MODELS[shape], ids, jax.random.key(0)))
     rng = np.random.default_rng(0)
     weights = jax.tree.map(lambda a: rng.normal(0, 0.05, a.shape).astype(a.dtype), shapes)
-    saved = checkpoint.Checkpoint(
+    saved = Checkpoint(
         config=MODELS[shape],
         tokenizer=tokenizer,
         weights=weights,
@@ -319,7 +319,7 @@ def _without_model(service: object, name: str, trials: int) -> tuple[float, floa
     from vizier._src.service import study_pb2, vizier_service_pb2
     from vizier.service import pyvizier as service_vz
 
-    from optformer.pyvizier import problem_to_vizier
+    from optformer.convert.vizier import problem_to_vizier
 
     config = service_vz.StudyConfig.from_problem(problem_to_vizier(problem(0)))
     config.algorithm = "CONSTANT"

@@ -36,18 +36,19 @@ from collections.abc import Callable
 import jax
 import numpy as np
 
-from optformer import checkpoint
-from optformer.data.batches import BatchConfig, pack
 from optformer.errors import ConfigError
 from optformer.eval.optimizers import optimizer
-from optformer.model import loss, transformer
+from optformer.model import checkpoint, transformer
 from optformer.model.config import MODELS
 from optformer.model.decode import TEXT, size_class
-from optformer.model.sharding import to_numpy
+from optformer.model.saved import Checkpoint
 from optformer.model.transformer import Ids
 from optformer.policies.model import OptFormer
 from optformer.study import Metric, Parameter, ParameterType, Problem, State, Study
 from optformer.tokenization.tokenizer import StudyTokenizer
+from optformer.training import loss
+from optformer.training.batches import BatchConfig, pack
+from optformer.training.sharding import to_numpy
 
 CANDIDATES = 100
 OTHERS = ("optuna_tpe", "optuna_gp", "vizier_gp_bandit", "vizier_gp_ucb_pe")
@@ -140,11 +141,11 @@ def study(parameters: int, trials: int) -> Study:
     )
 
 
-def random_checkpoint(preset: str, tokens: int) -> checkpoint.Checkpoint:
+def random_checkpoint(preset: str, tokens: int) -> Checkpoint:
     """A model of this shape that has learned nothing."""
     tokenizer = StudyTokenizer()
     weights = transformer.init(MODELS[preset], Ids.of(tokenizer.vocabulary), jax.random.key(0))
-    return checkpoint.Checkpoint(
+    return Checkpoint(
         config=MODELS[preset], tokenizer=tokenizer, weights=to_numpy(weights), tokens=tokens
     )
 
@@ -171,9 +172,7 @@ def ours(model: OptFormer, full: Study, trials: int, suggestions: int) -> Millis
     )
 
 
-def recomputed(
-    saved: checkpoint.Checkpoint, candidates: int, parameters: int, trials: int
-) -> Milliseconds:
+def recomputed(saved: Checkpoint, candidates: int, parameters: int, trials: int) -> Milliseconds:
     """100 candidates' values, each from the whole sequence, by the time of some of them."""
     tokenizer, ids = saved.tokenizer, Ids.of(saved.tokenizer.vocabulary)
     whole = study(parameters, trials + 1)

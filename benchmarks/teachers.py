@@ -25,8 +25,8 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from optformer.data.spaces import Spaces
 from optformer.data.teachers import TEACHERS
+from optformer.space import Spaces
 
 FEW = {"gp_ucb": 16, "cma_es": 8, "tpe": 2}  # studies a run of the slow ones
 COMPILED = ("gp_ucb", "cma_es", "tpe")

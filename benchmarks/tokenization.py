@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.table import Table
 from vizier import pyvizier as vz
 
-from optformer import pyvizier
+from optformer.convert import vizier as convert
 from optformer.study import Metric, Parameter, ParameterType, Problem, Scale, State, Study
 from optformer.study import to_trials as trials_of
 from optformer.tokenization import quantize
@@ -132,11 +132,11 @@ def main() -> None:
             for trials in options.trials:
                 studies = [random_study(parameters, trials, seed) for seed in range(8)]
                 spaces = [
-                    list(pyvizier.problem_to_vizier(study.problem).search_space.parameters)
+                    list(convert.problem_to_vizier(study.problem).search_space.parameters)
                     for study in studies
                 ]
                 vizier = [
-                    [pyvizier.trial_to_vizier(study.problem, t) for t in trials_of(study)]
+                    [convert.trial_to_vizier(study.problem, t) for t in trials_of(study)]
                     for study in studies
                 ]
 

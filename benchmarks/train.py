@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 if TYPE_CHECKING:
-    from optformer.data.batches import Batch, Batches
+    from optformer.training.batches import Batch, Batches
 
 SIZE = 1024  # of the matrices
 
@@ -86,7 +86,7 @@ def ours(preset: str, options: argparse.Namespace) -> dict:
     """Our step at one shape, and the machine's matrix products just before it."""
     import jax
 
-    from optformer.model.step import make_step, start
+    from optformer.training.step import make_step, start
 
     config, ids, batches, mesh = setting(preset, options)
     batch = full(batches, options)
@@ -117,7 +117,7 @@ def real(preset: str, options: argparse.Namespace) -> dict:
         return {}
     import jax
 
-    from optformer.model.step import make_step, start
+    from optformer.training.step import make_step, start
 
     config, ids, batches, mesh = setting(preset, options, experts=True)
     step = make_step(config.model, config.loss, config.optimizer, ids, seed=0, mesh=mesh)
@@ -163,12 +163,12 @@ def theirs(preset: str, options: argparse.Namespace) -> dict:
 
 def setting(preset: str, options: argparse.Namespace, *, experts: bool = False) -> tuple:
     """A run's configuration, and what it trains on. Torch's model has no experts."""
-    from optformer.config import load_config
-    from optformer.data.batches import Batches
     from optformer.data.mixture import GeneratedSource
-    from optformer.model import sharding
     from optformer.model.transformer import Ids
     from optformer.tokenization.tokenizer import StudyTokenizer
+    from optformer.training import sharding
+    from optformer.training.batches import Batches
+    from optformer.training.config import load_config
 
     config = load_config(
         None,

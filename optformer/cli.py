@@ -237,10 +237,10 @@ def train(
     ] = 0,
 ) -> None:
     """Train a model on study shards."""
-    from optformer.config import run_config
     from optformer.data import store
-    from optformer.model import train as training
     from optformer.terminal import show
+    from optformer.training import train as training
+    from optformer.training.config import run_config
 
     run = run_config(out, config, changes, shards=studies, init=init)
     with show.bar("Training") as progress:
@@ -268,8 +268,8 @@ def calibrate(
     Values are scaled by the range of each whole study, as in `optformer evaluate prediction`.
     """
     from optformer.data import store
-    from optformer.model import calibration
     from optformer.terminal import show
+    from optformer.training import calibration
 
     show.calibrated(calibration.calibrate(checkpoint, list(store.scan(studies))), checkpoint)
 

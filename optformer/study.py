@@ -1,7 +1,7 @@
 """A study as columns of numbers: a problem (search space, metrics, text) and its trials in order.
 
 Every other module speaks in these types. Conversions from and to Vizier's types, which are the
-types at the package's edges, are in `pyvizier.py`.
+types at the package's edges, are in `convert/vizier.py`.
 
 Array dimensions here: R trials (rows), P parameters, M metrics.
 """

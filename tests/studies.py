@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from optformer import space
 from optformer.study import (
     Condition,
     Metric,
@@ -12,7 +13,6 @@ from optformer.study import (
     State,
     Study,
 )
-from optformer.tokenization import quantize
 
 MIXED = Problem(
     name="mixed",
@@ -69,7 +69,7 @@ def random_study(
     units_RP = rng.random((trials, len(problem.parameters)))
     values_RP = np.stack(
         [
-            quantize.from_units(parameter, units_RP[:, column])
+            space.column_from_units(parameter, units_RP[:, column])
             for column, parameter in enumerate(problem.parameters)
         ],
         axis=1,

@@ -38,13 +38,14 @@ from optformer.data.teachers import (
 )
 from optformer.errors import ConfigError, TeacherError
 from optformer.study import Study
+from optformer.tokenization.metadata import OPTIMUM
 
 # Unlike any `ObjectiveBlock`, these know where their optimum is.
 Block = BbobBlock | GaussianProcessBlock | LayeredBlock | TableBlock | SurrogateBlock
 Source = Literal["bbob", "gaussian_process", "layered", "tables", "surrogate"]
 
 # These know more than a search space, and are made for one block.
-OPTIMUM, LAYERNAS, TRAINING_AWARE = "optimum", "layernas", "training_aware_evolution"
+LAYERNAS, TRAINING_AWARE = "layernas", "training_aware_evolution"
 KNOW_COSTS = (LAYERNAS, TRAINING_AWARE)
 
 # These never look at results: all their trials are evaluated at once.

@@ -29,7 +29,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from jaxtyping import Float64
 
-from optformer.data.study_json import problem_from_json, space_to_json
+from optformer.convert.study_json import problem_from_json, space_to_json
 from optformer.errors import SourceError, make_folder
 from optformer.files import whole
 from optformer.study import Problem, State, Study

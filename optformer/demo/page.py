@@ -28,7 +28,7 @@ from optformer.eval.report import (
 if TYPE_CHECKING:
     from optformer.data.importers import ImportReport
     from optformer.demo.run import Comparison, Settings
-    from optformer.model.train import TrainResult
+    from optformer.training.train import TrainResult
 
 RANDOM = "RANDOM_SEARCH"
 HEADER = ("algorithm", "median", "worst to best run", "pairs won", "ms")

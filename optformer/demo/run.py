@@ -18,10 +18,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 from jaxtyping import Float64
 
-from optformer.config import FINE_TUNING_RATE, DataConfig, OptimizerConfig, RunConfig, TrainConfig
 from optformer.data import importers, store
-from optformer.data.augment import AugmentConfig
-from optformer.data.batches import BatchConfig, StudySource
 from optformer.data.generate import generate
 from optformer.data.mixture import GenerateConfig, Part
 from optformer.demo import page as report
@@ -33,10 +30,19 @@ from optformer.service.client import Tried, open_study, tune
 from optformer.service.server import endpoint_of
 from optformer.study import Study
 from optformer.terminal import show
+from optformer.training.augment import AugmentConfig
+from optformer.training.batches import BatchConfig, StudySource
+from optformer.training.config import (
+    FINE_TUNING_RATE,
+    DataConfig,
+    OptimizerConfig,
+    RunConfig,
+    TrainConfig,
+)
 
 if TYPE_CHECKING:
     from optformer.eval import prediction
-    from optformer.model.train import TrainResult
+    from optformer.training.train import TrainResult
 
 KINDS: tuple[Literal["bbob", "gaussian_process"], ...] = ("bbob", "gaussian_process")
 OURS = ("OPTFORMER_EI", "OPTFORMER_PRIOR")
@@ -234,7 +240,7 @@ def make(settings: Settings, progress: Progress) -> dict[str, object]:
 def train(settings: Settings, progress: Progress) -> "TrainResult":
     """Step 3, second half: fine-tuning for a set time. Most batches are generated studies, so that
     the model does not forget other problems for the few that the log has."""
-    from optformer.model import train as training
+    from optformer.training import train as training
 
     config = RunConfig(
         init=settings.pretrained,

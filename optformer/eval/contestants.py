@@ -4,10 +4,10 @@ import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
-from optformer import checkpoint as checkpoints
 from optformer.errors import ConfigError, did_you_mean
 from optformer.eval.optimizers import optimizer
 from optformer.eval.task import OptimizerFactory
+from optformer.model import checkpoint as checkpoints
 from optformer.policies.acquisition import ACQUISITIONS
 from optformer.settings import read_config
 

@@ -19,7 +19,6 @@ import numpy as np
 import pyarrow.parquet as pq
 from jaxtyping import Array, Bool, Float, Float64, Int
 
-from optformer.data.batches import Batch, BatchConfig, pack
 from optformer.data.teachers import TEACHERS
 from optformer.errors import ConfigError, did_you_mean
 from optformer.eval import statistics
@@ -28,13 +27,15 @@ from optformer.eval.optimizers import TeacherFactory
 from optformer.eval.ours import ModelFactory
 from optformer.eval.prediction import save_arrays
 from optformer.eval.task import OptimizerFactory, Task
-from optformer.model import loss, transformer
+from optformer.model import transformer
 from optformer.model.config import ModelConfig
 from optformer.model.transformer import Ids, Weights
 from optformer.policies.model import OptFormer, PolicyConfig
 from optformer.progress import Progress, silent
 from optformer.study import State, Study
 from optformer.tokenization.trajectory import Role
+from optformer.training import loss
+from optformer.training.batches import Batch, BatchConfig, pack
 
 PROTOCOL = "imitation"
 CHECKPOINTS = (10, 30, 100)

@@ -15,11 +15,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 from jaxtyping import Float64, Int8
 
-from optformer.data.problems import to_natural, to_units
-from optformer.data.spaces import Spaces, number_of_levels
 from optformer.data.teachers import TEACHERS
 from optformer.errors import ConfigError, did_you_mean
 from optformer.eval.task import Optimizer, OptimizerFactory
+from optformer.space import Spaces, number_of_levels, to_natural, to_units
 from optformer.study import Parameter, ParameterType, Problem, Scale, State, Trial
 
 if TYPE_CHECKING:
@@ -150,7 +149,7 @@ class VizierFactory:
 
     def _make(self, problem: Problem, seed: int) -> "vza.Designer":
         # Not from vizier.algorithms.designers: that imports every designer's packages.
-        from optformer.pyvizier import problem_to_vizier
+        from optformer.convert.vizier import problem_to_vizier
 
         statement = problem_to_vizier(problem)
         match self.designer:
@@ -190,7 +189,7 @@ class _Vizier:
 
     def suggest(self, count: int) -> Float64[np.ndarray, "N P"]:
         """The designer's suggestions as numbers."""
-        from optformer.pyvizier import trial_from_vizier
+        from optformer.convert.vizier import trial_from_vizier
 
         with _precision(self._name):
             suggestions = self._designer.suggest(count)
@@ -215,7 +214,7 @@ class _Vizier:
         """Tells the designer about completed or infeasible trials."""
         from vizier import algorithms as vza
 
-        from optformer.pyvizier import trial_to_vizier
+        from optformer.convert.vizier import trial_to_vizier
 
         completed = []
         for values_P, metrics_M, state in zip(values_NP, metrics_NM, states_N, strict=True):

@@ -11,13 +11,13 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float64, Int8, Int64
 
-from optformer.checkpoint import fingerprint, value_temperature
-from optformer.data.problems import to_units
 from optformer.errors import CheckpointError
 from optformer.eval.prediction import in_range
 from optformer.eval.task import Optimizer, nearest
+from optformer.model.checkpoint import fingerprint, value_temperature
 from optformer.model.config import Temperature
 from optformer.policies.model import OptFormer, PolicyConfig, Session, load
+from optformer.space import to_units
 from optformer.study import Problem, Study
 from optformer.tokenization.metadata import UNKNOWN
 from optformer.tokenization.quantize import ValueScaling

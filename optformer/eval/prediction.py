@@ -17,12 +17,13 @@ from typing import TYPE_CHECKING, Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import Bool, Float, Float64, Int64
 
-from optformer.data.problems import ObjectiveBlock, studies_of, to_units
+from optformer.data.problems import ObjectiveBlock, studies_of
 from optformer.errors import StudyError
 from optformer.eval.task import rng_of
 from optformer.files import whole
 from optformer.model import predictive
 from optformer.progress import Progress, silent
+from optformer.space import to_units
 from optformer.study import ParameterType, Study
 
 if TYPE_CHECKING:

@@ -15,7 +15,6 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float, Int64
 
-from optformer import checkpoint as checkpoints
 from optformer.data.processes import each
 from optformer.errors import ConfigError, SourceError, make_folder
 from optformer.eval.prediction import (
@@ -30,6 +29,7 @@ from optformer.eval.prediction import (
 from optformer.eval.prediction_sources import Source
 from optformer.eval.task import file_name
 from optformer.files import whole
+from optformer.model import checkpoint as checkpoints
 from optformer.model.config import Temperature
 from optformer.progress import Progress, silent
 from optformer.study import Study

@@ -13,8 +13,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from jaxtyping import Float64, Int8
 
-from optformer.data.problems import to_units
-from optformer.data.spaces import number_of_levels
 from optformer.errors import StudyError
 from optformer.eval.task import (
     Chooser,
@@ -28,6 +26,7 @@ from optformer.eval.task import (
     optimizer_seed,
 )
 from optformer.files import whole
+from optformer.space import number_of_levels, to_units
 from optformer.study import Parameter, ParameterType, Problem, State
 
 _SCHEMA = pa.schema(

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 
-from optformer import checkpoint as checkpoints
 from optformer.data.problems.bbob import TEST_FAMILIES
 from optformer.errors import ConfigError, SourceError, did_you_mean, plural
 from optformer.eval import bbob as bbob_tasks
@@ -42,6 +41,7 @@ from optformer.eval.report_sections import (
 from optformer.eval.results import Results, merge, protocol_of, read
 from optformer.eval.runner import run
 from optformer.eval.task import Task
+from optformer.model import checkpoint as checkpoints
 from optformer.progress import Progress, silent
 from optformer.study import Study
 

@@ -12,10 +12,10 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import Float64, Int8, Int64
 
-from optformer.data.problems import ObjectiveBlock, to_natural
-from optformer.data.spaces import Spaces
+from optformer.data.problems import ObjectiveBlock
 from optformer.errors import ConfigError
 from optformer.eval.results import TaskRecord
+from optformer.space import Spaces, to_natural
 from optformer.study import Problem
 
 

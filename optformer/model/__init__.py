@@ -1,4 +1,4 @@
-"""The T5 encoder-decoder: its shape, its forward pass, training and inference.
+"""The T5 encoder-decoder, the Gaussian processes beside it, decoding, checkpoints.
 
 Array dimensions in this folder, one key for all:
 

@@ -136,20 +136,3 @@ MODELS = {"micro": MICRO, "tiny": TINY, "small": SMALL, "t5-base": T5_BASE}
 """Named shapes; `t5-base` is the released OptFormer's [OptFormer, appendix]."""
 
 ModelConfig.NAMED.update(MODELS)
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class LossConfig:
-    """What is minimized.
-
-    Attributes:
-      value_weight: weight of metric tokens; parameter tokens weigh 1.
-      exact: where a generator knows a metric's distribution given the trials before it, learn that
-        instead of the one value that was drawn from it. It has less noise, and unlike the drawn
-        value it does not know the range that metrics are scaled by.
-      z_loss: weight of the squared log-normalizer, as in T5X.
-    """
-
-    value_weight: float = 1.0
-    exact: bool = True
-    z_loss: float = 1e-4

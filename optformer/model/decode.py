@@ -18,8 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Float32, Float64, Int, Int32, Int64, Key
 
-from optformer.data import experts
-from optformer.model import mixture, transformer
+from optformer.model import experts, mixture, transformer
 from optformer.model.config import ModelConfig
 from optformer.model.transformer import NEGATIVE, Ids, Weights
 from optformer.tokenization.tokenizer import EncodedProblem, EncodedTrials

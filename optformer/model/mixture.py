@@ -4,7 +4,7 @@ Where `ModelConfig.experts` is on, the probability of a bin is
 
     w_0 p_own(bin) + sum_e w_e p_e(bin),    w = softmax(gate(hidden state) + b evidence),
 
-with the experts' predictions and evidence of `data/experts.py`. Untrained, the gates are flat and b
+with the experts' predictions and evidence of `model/experts.py`. Untrained, the gates are flat and b
 is 1: Bayesian averaging of the experts, with a prior that leaves a little to the transformer.
 The chance that a trial has no value stays the transformer's.
 
@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Float32, Int, Int64
 
-from optformer.data import experts
+from optformer.model import experts
 from optformer.model.transformer import AnyArray, Ids, Weights
 
 NEGLIGIBLE = 0.02

@@ -24,10 +24,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from optformer.checkpoint import T5X, Checkpoint
 from optformer.errors import CheckpointError, ConfigError
 from optformer.model import transformer
 from optformer.model.config import T5_BASE, ModelConfig
+from optformer.model.saved import T5X, Checkpoint
 from optformer.model.transformer import AnyArray, Ids, Weights
 from optformer.tokenization.tokenizer import RELEASED, StudyTokenizer, vocabulary_of
 

@@ -14,8 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Float32, Int, PRNGKeyArray
 
-from optformer.data import experts
 from optformer.errors import CheckpointError
+from optformer.model import experts
 from optformer.model.config import ModelConfig
 from optformer.tokenization.vocabulary import Vocabulary
 

@@ -11,12 +11,12 @@ from jaxtyping import Float, Float64, Int64
 from scipy.integrate import trapezoid
 from scipy.special import ndtr
 
-from optformer.data import experts
-from optformer.data.experts import Posterior
-from optformer.data.problems import to_natural
+from optformer import space
+from optformer.model import experts
+from optformer.model.experts import Posterior
 from optformer.policies.trust import TrustRegion, in_cube
+from optformer.space import to_natural
 from optformer.study import Parameter, ParameterType, Problem, Study
-from optformer.tokenization import quantize
 from optformer.tokenization.tokenizer import EncodedProblem, StudyTokenizer
 
 CENTRES = 8
@@ -144,9 +144,7 @@ def near(
     """
     shape = count, len(parameters)
     start_NP = centres_KP[rng.integers(len(centres_KP), size=count)]
-    moves_NP = np.isfinite(start_NP) & [
-        not quantize.is_fixed(parameter) for parameter in parameters
-    ]
+    moves_NP = np.isfinite(start_NP) & [not space.is_fixed(parameter) for parameter in parameters]
     # An inactive parameter has no place of its own.
     start_NP = np.where(np.isfinite(start_NP), start_NP, rng.random(shape))
     few_N1 = 1.0 / np.maximum(moves_NP.sum(axis=1, keepdims=True), 1)
@@ -175,7 +173,7 @@ def _another_value(
         size = len(parameter.values)
         return (start_N + rng.integers(1, max(size, 2), len(start_N)) / size) % 1.0
     number_N, stepped_to_N = (
-        quantize.from_units(parameter, units_N) for units_N in (start_N, stepped_N)
+        space.column_from_units(parameter, units_N) for units_N in (start_N, stepped_N)
     )
     step_N = np.where(stepped_N < start_N, -1.0, 1.0)
     if parameter.bounds is not None:
@@ -187,7 +185,7 @@ def _another_value(
         place_N = np.searchsorted(values_V, number_N)
         step_N = np.where(place_N == 0, 1.0, np.where(place_N == len(values_V) - 1, -1.0, step_N))
         next_N = values_V[np.clip(place_N + step_N.astype(np.int64), 0, len(values_V) - 1)]
-    next_units_N = quantize.to_units(parameter, next_N)
+    next_units_N = space.column_to_units(parameter, next_N)
     return np.where(stepped_to_N == number_N, next_units_N, stepped_N)
 
 

@@ -16,14 +16,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 from jaxtyping import Float, Float32, Float64, Int64
 
-from optformer import checkpoint
-from optformer.data import experts
-from optformer.data.batches import read_trials
-from optformer.data.experts import Posterior
 from optformer.errors import ConfigError, StudyError
-from optformer.model import predictive
+from optformer.model import checkpoint, experts, predictive
 from optformer.model.config import ModelConfig, most_parameters
 from optformer.model.decode import Engine, History, Rules
+from optformer.model.experts import Posterior, read_trials
+from optformer.model.saved import Checkpoint
 from optformer.model.transformer import Ids
 from optformer.policies import acquisition
 from optformer.policies.acquisition import Acquisition
@@ -80,7 +78,7 @@ class PolicyConfig:
       uniform: random points that are ranked beside them.
       local: points near the best trials so far that are ranked beside them.
       sifted: of the random and local points, only so many are ranked if the model has experts
-        (`data/experts.py`): those of which the experts expect most.
+        (`model/experts.py`): those of which the experts expect most.
       trust_region: whether a young study's suggestions stay near its measured trials
         (`policies/trust.py`).
       temperature: of the samples; below 1 they stay closer to the likeliest.
@@ -133,7 +131,7 @@ class PolicyConfig:
 class OptFormer:
     """A model that optimizes. Safe to use from several threads: one suggestion at a time."""
 
-    def __init__(self, saved: checkpoint.Checkpoint) -> None:
+    def __init__(self, saved: Checkpoint) -> None:
         self.tokenizer: StudyTokenizer = saved.tokenizer
         self.config = saved.config
         self.about = saved.about
@@ -162,9 +160,9 @@ class OptFormer:
         Raises:
           StudyError: a problem or trial that breaks a rule, or that the model cannot express.
         """
-        from optformer import pyvizier
+        from optformer.convert import vizier as convert
 
-        ours = pyvizier.problem_from_vizier(problem)
+        ours = convert.problem_from_vizier(problem)
         return self.suggest_next(ours, trials, count, policy=policy, seed=seed)
 
     def suggest_next(
@@ -177,11 +175,11 @@ class OptFormer:
         seed: int | None = None,
     ) -> "list[vz.TrialSuggestion]":
         """As `suggest`, for a problem that is converted already; its name keeps studies apart."""
-        from optformer import pyvizier
+        from optformer.convert import vizier as convert
 
-        study = pyvizier.study_from_vizier(problem, trials)
+        study = convert.study_from_vizier(problem, trials)
         values_NP = self.propose(study, count, policy=policy, seed=seed)
-        return [pyvizier.suggestion_to_vizier(problem, values_P) for values_P in values_NP]
+        return [convert.suggestion_to_vizier(problem, values_P) for values_P in values_NP]
 
     def propose(
         self,

@@ -39,7 +39,7 @@ from optuna.distributions import (
 )
 from optuna.trial import FrozenTrial, TrialState
 
-from optformer.data import optuna_studies
+from optformer.convert import optuna as optuna_studies
 from optformer.errors import StudyError
 from optformer.policies.model import OptFormer, PolicyConfig, load
 from optformer.study import Parameter, Problem, State, Trial, Value, from_trials

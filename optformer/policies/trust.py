@@ -15,10 +15,9 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Float64
 
-from optformer.data.problems import to_units
-from optformer.data.teachers.acquisition import trust_radius
+from optformer import space
+from optformer.space import to_units, trust_radius
 from optformer.study import Parameter, ParameterType, Problem, Study
-from optformer.tokenization import quantize
 
 _ROUNDING = 1e-3  # points are middles of bins, and so a little off
 
@@ -43,7 +42,7 @@ class TrustRegion:
         parameters = study.problem.parameters
         if not len(values_RP):
             return everywhere(study.problem)
-        radius = float(trust_radius(len(values_RP), len(parameters)))
+        radius = trust_radius(len(values_RP), len(parameters))
         # Of few values, a neighbour may be further away than that.
         reach_P = [max(radius, _widest_step(parameter)) for parameter in parameters]
         return cls(measured_RP=in_cube(parameters, values_RP), reach_P=np.array(reach_P))
@@ -103,5 +102,5 @@ def _widest_step(parameter: Parameter) -> float:
     low, high = parameter.bounds
     # On a log scale one of the ends has it.
     ends = np.array([low, min(low + 1, high), max(high - 1, low), high], float)
-    low_0, low_1, high_1, high_0 = quantize.to_units(parameter, ends)
+    low_0, low_1, high_1, high_0 = space.column_to_units(parameter, ends)
     return float(max(low_1 - low_0, high_0 - high_1))

@@ -16,12 +16,12 @@ from vizier import pythia
 from vizier import pyvizier as vz
 from vizier.interfaces import serializable
 
-from optformer import pyvizier
-from optformer.data import study_json
+from optformer.convert import study_json
+from optformer.convert import vizier as convert
+from optformer.convert.vizier import NAMESPACE
 from optformer.errors import ConfigError, StudyError, did_you_mean
 from optformer.policies.acquisition import ACQUISITIONS
 from optformer.policies.model import OptFormer, PolicyConfig
-from optformer.pyvizier import NAMESPACE
 from optformer.settings import from_tree
 from optformer.study import from_trials
 
@@ -46,7 +46,7 @@ class OptFormerDesigner(vza.PartiallySerializableDesigner):
         policy: PolicyConfig | None = None,
         seed: int | None = None,
     ) -> None:
-        self._problem = pyvizier.problem_from_vizier(problem)
+        self._problem = convert.problem_from_vizier(problem)
         self._model = model
         self._policy = policy or PolicyConfig()
         self._seed = seed
@@ -73,7 +73,7 @@ class OptFormerDesigner(vza.PartiallySerializableDesigner):
         """The state, for a designer that is made in the same way."""
         rows = []
         for index, trial in sorted((self._completed | self._active).items()):
-            ours = pyvizier.trial_from_vizier(self._problem, trial)
+            ours = convert.trial_from_vizier(self._problem, trial)
             rows.append({"id": index, **study_json.trial_to_json(ours)})
         metadata = vz.Metadata()
         metadata.ns(NAMESPACE)[_TRIALS] = json.dumps(rows)
@@ -100,7 +100,7 @@ class OptFormerDesigner(vza.PartiallySerializableDesigner):
                 f"the designer's state is damaged, or of another problem: {error!r}"
             ) from error
         theirs = {
-            number: pyvizier.trial_to_vizier(self._problem, trial, uid=number)
+            number: convert.trial_to_vizier(self._problem, trial, uid=number)
             for number, trial in zip(numbers, trials, strict=True)
         }
         done = {number for number, trial in theirs.items() if trial.is_completed}
@@ -122,7 +122,7 @@ class OptFormerPolicy(pythia.Policy):
         """Suggestions from the model, given all of the study's trials."""
         trials = self._supporter.GetTrials(study_guid=request.study_guid)
         # The name keeps apart what the model remembers of studies with the same search space.
-        problem = pyvizier.problem_from_vizier(request.study_config, name=request.study_guid)
+        problem = convert.problem_from_vizier(request.study_config, name=request.study_guid)
         suggestions = self._model.suggest_next(
             problem, sorted(trials, key=lambda trial: trial.id), request.count, policy=self._policy
         )

@@ -10,12 +10,12 @@ from pathlib import Path
 
 import numpy as np
 
-from optformer.data.problems import to_natural
 from optformer.model.config import most_parameters
 from optformer.model.decode import ROOM, size_class
-from optformer.model.running import kept_programs
+from optformer.model.programs import kept_programs
 from optformer.policies.model import OptFormer, PolicyConfig, Session
 from optformer.policies.objectives import scalarize
+from optformer.space import to_natural
 from optformer.study import Metric, Parameter, ParameterType, Problem, State, Study
 from optformer.tokenization.trajectory import TrialLayout
 

@@ -103,7 +103,7 @@ def open_study(
     from vizier.service import clients
     from vizier.service import pyvizier as vz
 
-    from optformer.pyvizier import NAMESPACE, problem_to_vizier
+    from optformer.convert.vizier import NAMESPACE, problem_to_vizier
 
     config = vz.StudyConfig.from_problem(problem_to_vizier(problem))
     config.algorithm = algorithm
@@ -233,7 +233,7 @@ def _check_same(found: "vz.StudyConfig", asked: "vz.StudyConfig", name: str) -> 
 
 def _facts(config: "vz.StudyConfig") -> dict[str, object]:
     """What makes two studies different, in words: `{"bounds of parameter 'x'": (0, 1), ...}`."""
-    from optformer.pyvizier import NAMESPACE, problem_from_vizier
+    from optformer.convert.vizier import NAMESPACE, problem_from_vizier
 
     problem = problem_from_vizier(config)
     facts: dict[str, object] = {"algorithm": config.algorithm}
@@ -293,7 +293,7 @@ def tune(
     import grpc
     from vizier import pyvizier as vz
 
-    from optformer.pyvizier import trial_from_vizier
+    from optformer.convert.vizier import trial_from_vizier
 
     metric = problem.objectives[0]
     tried: list[Tried] = []

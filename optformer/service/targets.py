@@ -73,7 +73,7 @@ def read_space(path: Path) -> Problem:
     Raises:
       ConfigError: the file is missing, no JSON, or describes no search space.
     """
-    from optformer.data.study_json import problem_from_json
+    from optformer.convert.study_json import problem_from_json
 
     try:
         problem = problem_from_json(json.loads(path.read_text("utf-8")))

@@ -14,11 +14,12 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from optformer import checkpoint
 from optformer.data import store
 from optformer.data.importers import Skipped, read
 from optformer.errors import StudyError, did_you_mean
 from optformer.eval import results
+from optformer.model import checkpoint
+from optformer.model.saved import flatten
 from optformer.study import Goal, Metric, Parameter, State, Study
 
 # What a tokenizer shows of a study, printed below its trials.
@@ -70,7 +71,7 @@ def describe(
 def _of_checkpoint(folder: Path) -> dict[str, str]:
     """Shape, tokenizer and origin of a model."""
     loaded = checkpoint.load(folder)
-    weights = sum(array.size for array in checkpoint.flatten(loaded.weights).values())
+    weights = sum(array.size for array in flatten(loaded.weights).values())
     shape = loaded.config
     return {
         "weights": f"{weights:,}",

@@ -22,10 +22,10 @@ from optformer.study import Problem
 if TYPE_CHECKING:
     from optformer.data import importers
     from optformer.eval.suite import Evaluated
-    from optformer.model.calibration import Calibrated
-    from optformer.model.reports import Report
-    from optformer.model.train import TrainResult
     from optformer.service.client import Tried
+    from optformer.training.calibration import Calibrated
+    from optformer.training.reports import Report
+    from optformer.training.train import TrainResult
 
 out = Console(highlight=False, soft_wrap=True)
 err = Console(highlight=False, stderr=True)

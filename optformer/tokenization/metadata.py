@@ -24,12 +24,15 @@ import json
 import math
 from typing import Literal
 
+from optformer import space
 from optformer.study import Parameter, ParameterType, Problem, Scale, Value
-from optformer.tokenization import quantize
 from optformer.tokenization.vocabulary import Bin, Chunk
 
 UNKNOWN = "unknown"
 """Stands for the algorithm where the text does not say who chose the trials."""
+
+OPTIMUM = "optimum"
+"""Stands for an algorithm whose last trial is the best that is known."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -129,7 +132,7 @@ def _letters_of_study(problem: Problem, algorithm: str, options: MetadataOptions
     fixed: dict[str, _Field] = {
         parameter.name: parameter.from_number(parameter.some_number)
         for parameter in problem.parameters
-        if options.names and options.values and quantize.is_fixed(parameter)
+        if options.names and options.values and space.is_fixed(parameter)
     }
     return [*_letters(fields, options), "&", *_letters(fixed, options), "&"]
 

@@ -8,7 +8,8 @@ import dataclasses
 import numpy as np
 from jaxtyping import Bool, Float64, Int64
 
-from optformer.study import Parameter, ParameterType, Scale
+from optformer import space
+from optformer.study import Parameter, ParameterType
 
 
 def to_bins(units_R: Float64[np.ndarray, "*R"], bins: int) -> Int64[np.ndarray, "*R"]:
@@ -31,9 +32,10 @@ def to_parameter_bins(
     """
     if parameter.bounds is None and not centred:
         with np.errstate(over="ignore"):
-            choices, singles_R = (a.astype(np.float32) for a in (_choices(parameter), numbers_R))
-        return np.searchsorted(choices, singles_R).astype(np.int64)
-    return to_bins(to_units(parameter, numbers_R, centred=centred), bins)
+            choices_L = space.choices(parameter).astype(np.float32)
+            singles_R = numbers_R.astype(np.float32)
+        return np.searchsorted(choices_L, singles_R).astype(np.int64)
+    return to_bins(space.column_to_units(parameter, numbers_R, centred=centred), bins)
 
 
 def from_parameter_bins(
@@ -46,56 +48,11 @@ def from_parameter_bins(
 ) -> Float64[np.ndarray, "*R"]:
     """The values of bins: a continuous one is the middle of its bin or, given `rng`, anywhere."""
     if parameter.bounds is None and not centred:
-        return _choices(parameter)[bins_R]
+        return space.choices(parameter)[bins_R]
     units_R = from_bins(bins_R, bins)
     if rng is not None and parameter.type == ParameterType.DOUBLE:
         units_R += (rng.random(units_R.shape) - 0.5) / bins
-    return from_units(parameter, units_R, centred=centred)
-
-
-def to_units(
-    parameter: Parameter, numbers_R: Float64[np.ndarray, "*R"], *, centred: bool = True
-) -> Float64[np.ndarray, "*R"]:
-    """A column of `Study.values_RP` in [0, 1], even under the parameter's scale.
-
-    Value k of L discrete values or categories, and of L integers on a linear scale, sits in the
-    middle of its share of the interval, (k + 0.5) / L, so that no value hides in an end point.
-    Not `centred`, integers go from 0 to 1 as other numbers do.
-    """
-    if parameter.bounds is None:
-        choices = _choices(parameter)
-        return (np.searchsorted(choices, numbers_R) + 0.5) / len(choices)
-    low, high = _edges(parameter, centred)
-    if low == high:
-        return np.full(numbers_R.shape, 0.5)
-    if parameter.scale == Scale.LOG:
-        return np.clip(_log_share(numbers_R, low, high), 0.0, 1.0)
-    if parameter.scale == Scale.REVERSE_LOG:
-        return np.clip(1.0 - _log_share(low + (high - numbers_R), low, high), 0.0, 1.0)
-    # Halves, so that a range as wide as floats themselves does not overflow.
-    width = high / 2 - low / 2
-    if width == 0:  # the two smallest floats
-        return np.full(numbers_R.shape, 0.5)
-    return np.clip((numbers_R / 2 - low / 2) / width, 0.0, 1.0)
-
-
-def from_units(
-    parameter: Parameter, units_R: Float64[np.ndarray, "*R"], *, centred: bool = True
-) -> Float64[np.ndarray, "*R"]:
-    """Numbers in [0, 1] as legal values of the parameter, the inverse of `to_units`."""
-    if parameter.bounds is None:
-        choices = _choices(parameter)
-        return choices[to_bins(units_R, len(choices))]
-    low, high = _edges(parameter, centred)
-    if parameter.scale == Scale.LOG:
-        numbers_R = _from_log_share(units_R, low, high)
-    elif parameter.scale == Scale.REVERSE_LOG:
-        numbers_R = low + (high - _from_log_share(1.0 - units_R, low, high))
-    else:
-        numbers_R = low * (1.0 - units_R) + high * units_R
-    if parameter.type == ParameterType.INTEGER:
-        numbers_R = np.rint(numbers_R)
-    return np.clip(numbers_R, *parameter.bounds)
+    return space.column_from_units(parameter, units_R, centred=centred)
 
 
 def value_bins(parameter: Parameter, bins: int, *, centred: bool = True) -> Bool[np.ndarray, " Q"]:
@@ -106,7 +63,7 @@ def value_bins(parameter: Parameter, bins: int, *, centred: bool = True) -> Bool
     if parameter.type == ParameterType.DOUBLE:
         return np.ones(bins, dtype=bool)
     if parameter.bounds is None:
-        numbers = _choices(parameter)
+        numbers = space.choices(parameter)
     elif not centred or parameter.bounds[1] - parameter.bounds[0] >= bins:
         return np.ones(bins, dtype=bool)
     else:
@@ -114,43 +71,6 @@ def value_bins(parameter: Parameter, bins: int, *, centred: bool = True) -> Bool
     legal_Q = np.zeros(bins, dtype=bool)
     legal_Q[to_parameter_bins(parameter, numbers, bins, centred=centred)] = True
     return legal_Q
-
-
-def is_fixed(parameter: Parameter) -> bool:
-    """Whether a parameter has only one value."""
-    if parameter.bounds is not None:
-        return parameter.bounds[0] == parameter.bounds[1]
-    return len(parameter.values) == 1
-
-
-def _log_share(
-    numbers_R: Float64[np.ndarray, "*R"], low: float, high: float
-) -> Float64[np.ndarray, "*R"]:
-    # Differences of logarithms: the quotient of the bounds may overflow.
-    width = np.log(high) - np.log(low)
-    if width == 0:  # neighbouring floats
-        return np.full(numbers_R.shape, 0.5)
-    return (np.log(numbers_R) - np.log(low)) / width
-
-
-def _from_log_share(
-    units_R: Float64[np.ndarray, "*R"], low: float, high: float
-) -> Float64[np.ndarray, "*R"]:
-    return np.exp((1.0 - units_R) * np.log(low) + units_R * np.log(high))
-
-
-def _choices(parameter: Parameter) -> Float64[np.ndarray, " L"]:
-    if parameter.type == ParameterType.CATEGORICAL:
-        return np.arange(len(parameter.values), dtype=np.float64)
-    return np.asarray(parameter.values, dtype=np.float64)
-
-
-def _edges(parameter: Parameter, centred: bool) -> tuple[float, float]:
-    assert parameter.bounds is not None
-    low, high = parameter.bounds
-    if centred and parameter.type == ParameterType.INTEGER:
-        return low - 0.5, high + 0.5
-    return low, high
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

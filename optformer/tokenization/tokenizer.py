@@ -10,6 +10,7 @@ from typing import ClassVar
 import numpy as np
 from jaxtyping import Bool, Float32, Float64, Int8, Int32, Int64
 
+from optformer import space
 from optformer.errors import ConfigError, StudyError
 from optformer.study import Parameter, ParameterType, Problem, State, Study
 from optformer.tokenization import metadata, quantize, trajectory
@@ -308,7 +309,7 @@ class StudyTokenizer:
         parameters = encoded.problem.parameters
         values_RP = np.full((len(ids_RK), len(parameters)), np.nan)
         for column, parameter in enumerate(parameters):
-            if not self.options.fixed and quantize.is_fixed(parameter):
+            if not self.options.fixed and space.is_fixed(parameter):
                 values_RP[:, column] = parameter.some_number
         for place, column in enumerate(encoded.order_P):
             bins_R = ids_RK[:, place] - self.vocabulary.first_bin
@@ -355,7 +356,7 @@ class StudyTokenizer:
     def _with_tokens(self, problem: Problem) -> Int64[np.ndarray, " P"]:
         """The parameters that have tokens."""
         return np.flatnonzero(
-            [self.options.fixed or not quantize.is_fixed(p) for p in problem.parameters]
+            [self.options.fixed or not space.is_fixed(p) for p in problem.parameters]
         )
 
     def _check_single(self, study: Study) -> None:

@@ -28,9 +28,9 @@ from optformer.data.problems.bbob import TEST_FAMILIES, BbobConfig, random_block
 from optformer.data.problems.gaussian_process import GaussianProcessConfig
 from optformer.data.problems.random_spaces import CONTINUOUS
 from optformer.data.problems.surrogate import SurrogateConfig
-from optformer.data.spaces import Spaces
 from optformer.data.teachers import TEACHERS
 from optformer.errors import ConfigError, SourceError, TeacherError
+from optformer.space import Spaces
 from optformer.study import State, Study, validate
 
 # Small blocks of short studies: 8 studies a shard.

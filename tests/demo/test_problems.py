@@ -5,9 +5,9 @@ import importlib.util
 import numpy as np
 import pytest
 
-from optformer.data.problems import to_natural
 from optformer.demo import problems
 from optformer.errors import ConfigError
+from optformer.space import to_natural
 
 
 @pytest.mark.parametrize("name", problems.names())

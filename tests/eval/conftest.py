@@ -7,12 +7,12 @@ from pathlib import Path
 import jax
 import pytest
 
-from optformer import checkpoint
-from optformer.model import transformer
+from optformer.model import checkpoint, transformer
 from optformer.model.config import MICRO
-from optformer.model.sharding import to_numpy
+from optformer.model.saved import Checkpoint
 from optformer.model.transformer import Ids
 from optformer.tokenization.tokenizer import StudyTokenizer
+from optformer.training.sharding import to_numpy
 
 SaveModel = Callable[[Path, int], Path]
 
@@ -27,7 +27,7 @@ def save_model() -> SaveModel:
 
     def save(folder: Path, seed: int) -> Path:
         weights = transformer.init(config, Ids.of(tokenizer.vocabulary), jax.random.key(seed))
-        saved = checkpoint.Checkpoint(
+        saved = Checkpoint(
             config=config,
             tokenizer=tokenizer,
             weights=to_numpy(weights),

@@ -6,9 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from optformer.data.problems import to_natural
-from optformer.data.spaces import Spaces
 from optformer.eval.task import Task
+from optformer.space import Spaces, to_natural
 from optformer.study import Goal, Metric, Parameter, ParameterType, Problem, Scale, State
 
 PARAMETERS = (

@@ -5,12 +5,12 @@ import numpy as np
 import pytest
 
 import optformer
-from optformer.checkpoint import fingerprint, set_value_temperature
 from optformer.errors import CheckpointError, ConfigError
 from optformer.eval import ours, prediction
 from optformer.eval.ours import ModelFactory, ModelPredictor
 from optformer.eval.runner import run
 from optformer.eval.task import LockstepFactory, random_start
+from optformer.model.checkpoint import fingerprint, set_value_temperature
 from optformer.model.config import Temperature
 from optformer.policies.model import PolicyConfig
 from tests.eval.quadratic import PARAMETERS, Quadratic, task

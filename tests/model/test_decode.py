@@ -7,13 +7,14 @@ import jax
 import numpy as np
 import pytest
 
-from optformer.data.batches import BatchConfig, pack
-from optformer.model import loss, transformer
+from optformer.model import transformer
 from optformer.model.config import MICRO, ModelConfig
 from optformer.model.decode import Engine, size_class
 from optformer.model.transformer import Ids
 from optformer.study import State, Study
 from optformer.tokenization.tokenizer import StudyTokenizer
+from optformer.training import loss
+from optformer.training.batches import BatchConfig, pack
 from tests.studies import CONDITIONAL, MIXED, plane, random_study
 from tests.tokenization.released import released_tokenizer
 

@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from optformer.data import experts
-from optformer.model import mixture, transformer
+from optformer.model import experts, mixture, transformer
 from optformer.model.config import MICRO
 from optformer.model.transformer import Ids
 

@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 
 from benchmarks import parity
-from optformer.data.batches import BatchConfig, pack
-from optformer.model import loss, transformer
+from optformer.model import transformer
 from optformer.model.config import T5_BASE
 from optformer.model.transformer import Ids, Weights
+from optformer.training import loss
+from optformer.training.batches import BatchConfig, pack
 from tests.studies import MIXED, random_study
 from tests.tokenization.released import released_tokenizer
 

@@ -17,14 +17,13 @@ from flax import serialization
 from vizier import pyvizier as vz
 
 import optformer
-from optformer import checkpoint
-from optformer.checkpoint import Checkpoint
 from optformer.errors import CheckpointError
-from optformer.model import t5x, transformer
+from optformer.model import checkpoint, t5x, transformer
 from optformer.model.config import MICRO, T5_BASE
-from optformer.model.sharding import to_numpy
+from optformer.model.saved import Checkpoint
 from optformer.model.transformer import Ids
 from optformer.tokenization.tokenizer import StudyTokenizer
+from optformer.training.sharding import to_numpy
 from tests.tokenization.released import released_tokenizer
 
 # Heads times their size are not the width, and no two sizes are equal.

@@ -8,12 +8,14 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from optformer.data.batches import Batch, BatchConfig, pack
-from optformer.model import loss, transformer
-from optformer.model.config import MICRO, LossConfig
+from optformer.model import transformer
+from optformer.model.config import MICRO
 from optformer.model.transformer import Ids
 from optformer.study import Study
 from optformer.tokenization.tokenizer import StudyTokenizer
+from optformer.training import loss
+from optformer.training.batches import Batch, BatchConfig, pack
+from optformer.training.config import LossConfig
 from tests.studies import plane, random_study
 
 TOKENIZER = StudyTokenizer()

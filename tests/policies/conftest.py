@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 
 import optformer
-from optformer.config import load_config
-from optformer.model import train as training
 from optformer.policies.model import OptFormer
-from tests.model.tiny import SMALL
+from optformer.training import train as training
+from optformer.training.config import load_config
 from tests.studies import CONDITIONAL, MIXED, plane, random_study
+from tests.training.tiny import SMALL
 
 
 @pytest.fixture(scope="session")

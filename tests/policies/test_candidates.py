@@ -5,10 +5,10 @@ import pytest
 import scipy.stats
 from scipy.integrate import trapezoid
 
-from optformer.data import experts
-from optformer.data.problems import to_natural, to_units
+from optformer.model import experts
 from optformer.policies import candidates
 from optformer.policies.trust import everywhere
+from optformer.space import to_natural, to_units
 from optformer.study import Parameter, ParameterType, Scale
 from optformer.tokenization.tokenizer import StudyTokenizer
 from tests.studies import CONDITIONAL, MIXED, plane

@@ -9,12 +9,11 @@ import numpy as np
 import pytest
 
 import optformer
-from optformer import checkpoint, pyvizier
-from optformer.data.problems import to_natural
+from optformer.convert import vizier as convert
 from optformer.errors import ConfigError, StudyError
-from optformer.model import predictive, transformer
+from optformer.model import checkpoint, predictive, transformer
 from optformer.model.config import MICRO
-from optformer.model.sharding import to_numpy
+from optformer.model.saved import Checkpoint
 from optformer.model.transformer import Ids
 from optformer.policies.acquisition import ACQUISITIONS, quantile
 from optformer.policies.candidates import units_near_best
@@ -30,8 +29,10 @@ from optformer.policies.model import (
     shorten,
     with_pending,
 )
+from optformer.space import to_natural
 from optformer.study import Metric, ParameterType, Problem, State, Study, to_trials
 from optformer.tokenization.tokenizer import StudyTokenizer
+from optformer.training.sharding import to_numpy
 from tests.studies import CONDITIONAL, MIXED, plane, random_study
 from tests.tokenization.released import released_tokenizer
 
@@ -74,7 +75,7 @@ def test_the_released_format_goes_through_the_same_engine(tmp_path: Path) -> Non
         experts=False,
     )
     weights = transformer.init(config, Ids.of(tokenizer.vocabulary), jax.random.key(0))
-    saved = checkpoint.Checkpoint(config=config, tokenizer=tokenizer, weights=to_numpy(weights))
+    saved = Checkpoint(config=config, tokenizer=tokenizer, weights=to_numpy(weights))
     checkpoint.save(saved, tmp_path / "released")
     model = load(tmp_path / "released")
     assert model.tokenizer.vocabulary.fingerprint == tokenizer.vocabulary.fingerprint
@@ -143,7 +144,7 @@ def test_a_search_that_has_stalled_doubts_its_predictions(checkpoint: Path) -> N
     assert policy("ei", patience=3).doubt(np.array([-1e3, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6])) == 1.0
     with pytest.raises(ConfigError, match="patience=-1"):
         PolicyConfig(patience=-1)
-    model = OptFormer(optformer.checkpoint.load(checkpoint))
+    model = OptFormer(optformer.model.checkpoint.load(checkpoint))
     study = random_study(plane(2), 12, np.random.default_rng(0))
     study = study.rows(np.argsort(-study.objective()))  # nothing after the first is better
     low, high = study.problem.parameters[0].bounds
@@ -287,7 +288,7 @@ def test_joint_draws_agree_where_points_are_near_and_with_predictions_everywhere
     checkpoint: Path, own: float, temperature: float
 ) -> None:
     """Also where the transformer's own prediction has most weight, which `own` adds to."""
-    saved = optformer.checkpoint.load(checkpoint)
+    saved = optformer.model.checkpoint.load(checkpoint)
     saved.weights["experts"]["offset"][0] += own
     model = OptFormer(saved)
     study = random_study(plane(2), 12, np.random.default_rng(0))
@@ -330,9 +331,9 @@ def test_a_higher_temperature_is_less_sure(model: OptFormer) -> None:
 
 def test_viziers_types_go_in_and_out(model: OptFormer) -> None:
     study = random_study(CONDITIONAL, 6, np.random.default_rng(0))
-    statement = pyvizier.problem_to_vizier(CONDITIONAL)
+    statement = convert.problem_to_vizier(CONDITIONAL)
     trials = [
-        pyvizier.trial_to_vizier(CONDITIONAL, trial, uid=index + 1)
+        convert.trial_to_vizier(CONDITIONAL, trial, uid=index + 1)
         for index, trial in enumerate(to_trials(study))
     ]
     suggestions = model.suggest(statement, trials, 3, policy=policy("ei"), seed=0)

@@ -5,9 +5,9 @@ import dataclasses
 import numpy as np
 import pytest
 
-from optformer.data.problems import to_natural
 from optformer.policies.model import OptFormer, PolicyConfig, Session
 from optformer.policies.trust import TrustRegion, everywhere, in_cube
+from optformer.space import to_natural
 from optformer.study import Parameter, ParameterType, Problem, Scale, State, Study
 from optformer.tokenization.tokenizer import StudyTokenizer, TokenizerOptions
 from tests.studies import CONDITIONAL, MIXED, plane, random_study

@@ -13,7 +13,7 @@ from vizier.interfaces import serializable
 from vizier.service import clients
 from vizier.service import pyvizier as service_vz
 
-from optformer import pyvizier
+from optformer.convert import vizier as convert
 from optformer.errors import ConfigError
 from optformer.policies.model import OptFormer
 from optformer.policies.vizier import (
@@ -31,7 +31,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:vizier")
 
 
 def statement() -> vz.ProblemStatement:
-    return pyvizier.problem_to_vizier(MIXED)
+    return convert.problem_to_vizier(MIXED)
 
 
 def measure(suggestion: vz.TrialSuggestion) -> float:

@@ -7,14 +7,14 @@ import jax
 import numpy as np
 import pytest
 
-from optformer.checkpoint import Checkpoint
 from optformer.model import transformer
 from optformer.model.config import ModelConfig
-from optformer.model.sharding import to_numpy
+from optformer.model.saved import Checkpoint
 from optformer.model.transformer import Ids
 from optformer.policies.model import OptFormer, PolicyConfig
 from optformer.study import Metric, Problem, State, Study
 from optformer.tokenization.tokenizer import StudyTokenizer
+from optformer.training.sharding import to_numpy
 from tests.studies import CONDITIONAL, MIXED, plane, random_study
 
 # With 9 tokens a trial, 28 trials fill the first room; the second is all that it learned to read.

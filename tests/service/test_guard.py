@@ -14,7 +14,7 @@ from vizier import pythia
 from vizier._src.service import study_pb2, vizier_service_pb2, vizier_service_pb2_grpc
 from vizier.service import pyvizier as service_vz
 
-from optformer import pyvizier
+from optformer.convert import vizier as convert
 from optformer.errors import StudyError
 from optformer.policies.vizier import VizierPolicyFactory
 from optformer.service.limits import Limits
@@ -38,7 +38,7 @@ CLIENTS_FAULT = {
 
 
 def spec(algorithm: str = "QUASI_RANDOM_SEARCH") -> study_pb2.StudySpec:
-    config = service_vz.StudyConfig.from_problem(pyvizier.problem_to_vizier(MIXED))
+    config = service_vz.StudyConfig.from_problem(convert.problem_to_vizier(MIXED))
     config.algorithm = algorithm
     return config.to_proto()
 
@@ -134,7 +134,7 @@ BEYOND = {
 
 
 def _spec_of(parameters: int) -> study_pb2.StudySpec:
-    config = service_vz.StudyConfig.from_problem(pyvizier.problem_to_vizier(plane(parameters)))
+    config = service_vz.StudyConfig.from_problem(convert.problem_to_vizier(plane(parameters)))
     return config.to_proto()
 
 

@@ -23,11 +23,11 @@ from vizier import pythia
 from vizier import pyvizier as vz
 from vizier._src.service import vizier_service_pb2_grpc
 
-from optformer import checkpoint
 from optformer.data.importers import read
 from optformer.errors import ConfigError
-from optformer.model import transformer
+from optformer.model import checkpoint, transformer
 from optformer.model.config import ModelConfig
+from optformer.model.saved import Checkpoint
 from optformer.model.transformer import Ids
 from optformer.policies.vizier import VizierPolicyFactory
 from optformer.service.client import complete, open_study, patiently, tune
@@ -209,7 +209,7 @@ def random_model(tmp_path: Path) -> Path:
     ids = Ids.of(tokenizer.vocabulary)
     shapes = jax.eval_shape(lambda: transformer.init(config, ids, jax.random.key(0)))
     rng = np.random.default_rng(0)
-    saved = checkpoint.Checkpoint(
+    saved = Checkpoint(
         config=config,
         tokenizer=tokenizer,
         weights=jax.tree.map(lambda a: rng.normal(size=a.shape).astype(a.dtype), shapes),

@@ -8,20 +8,19 @@ import pytest
 from rich.console import Console, RenderableType
 from rich.text import Text
 
-from optformer import checkpoint
-from optformer.checkpoint import Checkpoint
 from optformer.data import store
 from optformer.data.importers import import_studies
 from optformer.errors import SourceError, StudyError
 from optformer.eval.optimizers import optimizer
 from optformer.eval.runner import run
-from optformer.model import transformer
+from optformer.model import checkpoint, transformer
 from optformer.model.config import MICRO
-from optformer.model.sharding import to_numpy
+from optformer.model.saved import Checkpoint, flatten
 from optformer.model.transformer import Ids
 from optformer.study import Study
 from optformer.terminal.inspect import describe
 from optformer.tokenization.tokenizer import StudyTokenizer
+from optformer.training.sharding import to_numpy
 from tests.data.importers import logs
 from tests.data.test_store import odd, plain
 from tests.eval.quadratic import task
@@ -62,7 +61,7 @@ def test_a_checkpoint_says_what_it_is(tmp_path: Path) -> None:
         tmp_path / "model",
     )
     text = printed(describe(str(tmp_path / "model")))
-    numbers = sum(array.size for array in checkpoint.flatten(weights).values())
+    numbers = sum(array.size for array in flatten(weights).values())
     for part in ("a checkpoint", f"{numbers:,}", "tpe, cma_es", "31", f"width {MICRO.width}"):
         assert part in text
 

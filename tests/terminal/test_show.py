@@ -2,8 +2,8 @@
 
 import pytest
 
-from optformer.model.reports import Report
 from optformer.terminal import show
+from optformer.training.reports import Report
 
 
 def report(step: int) -> Report:

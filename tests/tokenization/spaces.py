@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 from hypothesis import strategies as st
 
+from optformer import space
 from optformer.study import (
     Condition,
     Goal,
@@ -17,7 +18,6 @@ from optformer.study import (
     State,
     Study,
 )
-from optformer.tokenization import quantize
 
 BINS = 1000
 names = st.text(min_size=0, max_size=8)
@@ -102,7 +102,7 @@ def studies(
     rng = np.random.default_rng(draw(st.integers(0, 2**32)))
     values_RP = np.empty((trials, len(problem.parameters)))
     for column, parameter in enumerate(problem.parameters):
-        values_RP[:, column] = quantize.from_units(parameter, rng.random(trials))
+        values_RP[:, column] = space.column_from_units(parameter, rng.random(trials))
     values_RP[~problem.active(values_RP)] = np.nan
     scale = draw(st.sampled_from(scales))
     metrics_RM = scale * rng.normal(size=(trials, len(problem.metrics)))

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from optformer import space
 from optformer.errors import ConfigError, StudyError
 from optformer.settings import from_tree, to_tree
 from optformer.study import (
@@ -86,7 +87,7 @@ def flat_study() -> Study:
 
 
 def text_of(problem: Problem, options: MetadataOptions = RELEASED.metadata) -> str:
-    order = tuple(i for i, p in enumerate(problem.parameters) if not quantize.is_fixed(p))
+    order = tuple(i for i, p in enumerate(problem.parameters) if not space.is_fixed(p))
     parts = metadata.describe(problem, "grid_search", order, options)
     return "".join(str(chunk) for part in parts for chunk in part)
 
@@ -254,7 +255,7 @@ def test_numbers_are_scaled_as_vizier_scales_them(
     from vizier import pyvizier as vz
     from vizier.pyvizier import converters
 
-    from optformer.pyvizier import problem_to_vizier
+    from optformer.convert.vizier import problem_to_vizier
 
     parameter = Parameter(name="x", type=kind, scale=scale, bounds=(low, low + width))
     values_R = low + width * np.random.default_rng(seed).random(20)
@@ -315,8 +316,8 @@ def test_decoding_gives_the_trials_back_up_to_a_bin(study: Study, seed: int) -> 
             np.testing.assert_array_equal(got_R, want_R)
             continue
         difference_R = np.abs(
-            quantize.to_units(parameter, got_R, centred=False)
-            - quantize.to_units(parameter, want_R, centred=False)
+            space.column_to_units(parameter, got_R, centred=False)
+            - space.column_to_units(parameter, want_R, centred=False)
         )
         # Rounding an integer moves it by half of a whole at most, whose width a scale changes.
         if parameter.type == ParameterType.DOUBLE:

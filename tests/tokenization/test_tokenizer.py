@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from optformer.data.spaces import number_of_levels
+from optformer import space
 from optformer.errors import ConfigError, StudyError
+from optformer.space import number_of_levels
 from optformer.study import (
     Goal,
     Metric,
@@ -53,7 +54,10 @@ def test_decoding_gives_the_trials_back_up_to_a_bin(study: Study, seed: int) -> 
         else:
             # Under a logarithmic scale several whole numbers may share a bin.
             np.testing.assert_array_less(
-                np.abs(quantize.to_units(parameter, got_R) - quantize.to_units(parameter, want_R)),
+                np.abs(
+                    space.column_to_units(parameter, got_R)
+                    - space.column_to_units(parameter, want_R)
+                ),
                 1.01 / VOCABULARY.bins,
             )
     metrics_RM = TOKENIZER.decode_metrics(ids_RL[:, count:], trials.scalings)
@@ -209,8 +213,8 @@ def test_vocabularies_with_other_pieces_or_bins_have_other_fingerprints() -> Non
 def test_scales(parameter: tuple, numbers: list[float], units: list[float]) -> None:
     kind, scale, bounds = parameter
     made = Parameter(name="x", type=ParameterType[kind], scale=scale, bounds=bounds)
-    np.testing.assert_allclose(quantize.to_units(made, np.array(numbers)), units, atol=1e-12)
-    back = quantize.from_units(made, np.array(units))
+    np.testing.assert_allclose(space.column_to_units(made, np.array(numbers)), units, atol=1e-12)
+    back = space.column_from_units(made, np.array(units))
     np.testing.assert_allclose(back, numbers, rtol=1e-9, atol=1e-9)
 
 

@@ -27,8 +27,8 @@ import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
+from optformer.convert.study_json import problem_from_json
 from optformer.data.importers.record import Options, Record, Skipped, build, open_text, skipped
-from optformer.data.study_json import problem_from_json
 from optformer.errors import SourceError, StudyError
 from optformer.study import ParameterType, Problem, State, Study, Trial, Value
 

@@ -24,9 +24,9 @@ outside the search space is left out.
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+from optformer.convert.study_json import problem_from_json, readable_trials
 from optformer.data.importers import text
 from optformer.data.importers.record import Options, Record, Skipped, records, skipped
-from optformer.data.study_json import problem_from_json, readable_trials
 from optformer.errors import StudyError
 from optformer.study import Study
 

@@ -21,7 +21,7 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy import exc
 
-from optformer.data import optuna_studies
+from optformer.convert import optuna as optuna_studies
 from optformer.data.importers.record import Options, Record, Skipped, build, skipped
 from optformer.data.importers.sql import read_only_url, shown
 from optformer.errors import SourceError, StudyError

@@ -15,7 +15,7 @@ from vizier._src.pyvizier.oss.proto_converters import TrialConverter
 from vizier._src.service import study_pb2, vizier_service_pb2
 from vizier.service import pyvizier as vz
 
-from optformer import pyvizier
+from optformer.convert import vizier as convert
 from optformer.data.importers.record import Options, Record, Skipped, build, skipped
 from optformer.data.importers.sql import connect, shown
 from optformer.errors import StudyError
@@ -112,11 +112,11 @@ def _study(
         raise StudyError(
             f"study {name!r}: Vizier cannot read its search space ({error}). Repair or delete it."
         ) from error
-    problem = pyvizier.problem_from_vizier(config, name=name)
+    problem = convert.problem_from_vizier(config, name=name)
     rows: list[Trial] = []
     for number, trial in enumerate(trials, start=1):
         try:
-            rows.append(pyvizier.trial_from_vizier(problem, TrialConverter.from_proto(trial)))
+            rows.append(convert.trial_from_vizier(problem, TrialConverter.from_proto(trial)))
         except (StudyError, ValueError, TypeError) as error:
             raise StudyError(f"study {name!r}, trial {number}: {error}") from error
     algorithm = _ALGORITHMS.get(config.algorithm, config.algorithm.lower())

@@ -3,15 +3,13 @@
 Array dimensions: B studies (one function each), N points, R trials (rows), P parameters.
 """
 
-from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float64
 
-from optformer.data.spaces import Spaces
+from optformer.space import Spaces, column_from_units
 from optformer.study import Parameter, Problem, State, Study
-from optformer.tokenization import quantize
 
 
 @runtime_checkable
@@ -42,37 +40,6 @@ class ObjectiveBlock(Protocol):
     def evaluate_exact(self, units_BNP: Float64[np.ndarray, "B N P"]) -> Float64[np.ndarray, "B N"]:
         """Values without noise, for judging; larger is always better."""
         ...
-
-
-def to_natural(
-    parameters: Sequence[Parameter], units_NP: Float64[np.ndarray, "N P"]
-) -> Float64[np.ndarray, "N P"]:
-    """Unit-cube points as rows of `Study.values_RP`, under each parameter's scale.
-
-    With lr in [1e-4, 1] on a log scale and opt one of (sgd, adam):
-
-        [0.5, 0.75]  ->  [0.01, 1.0]
-    """
-    return np.stack(
-        [
-            quantize.from_units(parameter, units_N)
-            for parameter, units_N in zip(parameters, units_NP.T, strict=True)
-        ],
-        axis=1,
-    )
-
-
-def to_units(
-    parameters: Sequence[Parameter], values_NP: Float64[np.ndarray, "N P"]
-) -> Float64[np.ndarray, "N P"]:
-    """Rows of `Study.values_RP` as unit-cube points, the inverse of `to_natural`."""
-    return np.stack(
-        [
-            quantize.to_units(parameter, values_N)
-            for parameter, values_N in zip(parameters, values_NP.T, strict=True)
-        ],
-        axis=1,
-    )
 
 
 def studies_of(
@@ -127,5 +94,5 @@ def _to_natural_block(
     units_CR = units_BRP.transpose(0, 2, 1).reshape(studies * size, trials)
     natural_CR = np.empty_like(units_CR)
     for parameter, columns in alike.values():
-        natural_CR[columns] = quantize.from_units(parameter, units_CR[columns])
+        natural_CR[columns] = column_from_units(parameter, units_CR[columns])
     return np.ascontiguousarray(natural_CR.reshape(studies, size, trials).transpose(0, 2, 1))

@@ -13,8 +13,8 @@ from jaxtyping import Float64
 from optformer.data.problems import bbob_noise, random_spaces
 from optformer.data.problems.bbob_functions import FUNCTIONS
 from optformer.data.problems.random_spaces import TYPES, RandomSpaces, SpaceConfig
-from optformer.data.spaces import Spaces
 from optformer.errors import ConfigError
+from optformer.space import Spaces
 from optformer.study import Goal, Metric, Problem
 
 # OptFormer, appendix on BBOB: the split of functions, under Vizier's names.

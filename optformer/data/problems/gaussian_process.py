@@ -16,8 +16,8 @@ from jaxtyping import Bool, Float64
 from optformer.data.problems import random_spaces
 from optformer.data.problems.kernels import KERNELS, Kernel
 from optformer.data.problems.random_spaces import TYPES, RandomSpaces, SpaceConfig
-from optformer.data.spaces import Spaces
 from optformer.errors import ConfigError
+from optformer.space import Spaces
 from optformer.study import Goal, Metric, Problem
 
 # White variance of every function, which has about unit variance itself: it keeps covariance

@@ -18,8 +18,8 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Float64, Int64
 
-from optformer.data.spaces import Spaces
 from optformer.errors import ConfigError
+from optformer.space import Spaces
 from optformer.study import Metric, Parameter, ParameterType, Problem
 
 Index = Int64[np.ndarray, "B N P"]

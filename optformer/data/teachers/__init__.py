@@ -8,7 +8,6 @@ factories that need more than a search space.
 import numpy as np
 from jaxtyping import Int64
 
-from optformer.data.spaces import Spaces
 from optformer.data.teachers.cma_es import CmaEs
 from optformer.data.teachers.eagle import EagleStrategy
 from optformer.data.teachers.evolution import HillClimbing, ModelSearch, RegularizedEvolution
@@ -19,6 +18,7 @@ from optformer.data.teachers.random_search import QuasiRandom, RandomSearch, opt
 from optformer.data.teachers.teacher import Teacher, TeacherFactory
 from optformer.data.teachers.tpe import Tpe
 from optformer.data.teachers.training_aware import training_aware_teacher
+from optformer.space import Spaces
 
 __all__ = [
     "TEACHERS",

@@ -9,9 +9,8 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, ArrayLike, Bool, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
-TRUST_SMALLEST, TRUST_LARGEST, TRUST_FACTOR = 0.2, 0.5, 5.0
 OUTSIDE, REPEATED = -1e12, -1e15  # scores of points that are only taken where there is no other
 
 # Rounds of candidates: the first ones lie everywhere, later ones ever closer to the best so far;
@@ -47,20 +46,6 @@ class History(NamedTuple):
     values_N: Float[Array, " N"]
     measured_N: Bool[Array, " N"]
     pending_N: Bool[Array, " N"]
-
-
-def trust_radius(measured: ArrayLike, parameters: ArrayLike) -> Float[Array, ""]:
-    """How far from a measured point a suggestion may lie, along any ordered parameter.
-
-    It grows with the number of trials, as Vizier's does (google-vizier 0.1.24,
-    designers/gp/acquisitions.py); 2, which is everywhere, once it has passed a half.
-
-    Args:
-      measured, parameters: how many there are.
-    """
-    level = measured / (TRUST_FACTOR * (jnp.asarray(parameters) + 1))
-    radius = TRUST_SMALLEST + (TRUST_LARGEST - TRUST_SMALLEST) * level
-    return jnp.where(radius > TRUST_LARGEST, 2.0, radius)
 
 
 def allowed(

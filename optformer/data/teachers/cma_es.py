@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from jaxtyping import Float64, Int64
 
-from optformer.data.spaces import Spaces
 from optformer.errors import TeacherError
+from optformer.space import Spaces
 
 if TYPE_CHECKING:
     import cma

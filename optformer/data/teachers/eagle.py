@@ -14,9 +14,9 @@ import dataclasses
 import numpy as np
 from jaxtyping import Bool, Float64, Int64
 
-from optformer.data.spaces import Spaces
 from optformer.data.teachers.random_search import QuasiRandom
 from optformer.data.teachers.teacher import Streams, close, snap
+from optformer.space import Spaces
 
 GRAVITY, NEGATIVE_GRAVITY = 1.0, 0.02
 VISIBILITY_T = np.array([3.0, 1.0, 0.2])

@@ -6,8 +6,8 @@ Array dimensions: B studies, P parameters, K members of the population, T of a t
 import numpy as np
 from jaxtyping import Float64, Int64
 
-from optformer.data.spaces import Spaces
 from optformer.data.teachers.teacher import Streams, snap
+from optformer.space import Spaces
 
 POPULATION = 25  # OptFormer paper's settings
 TOURNAMENT = 5

@@ -16,12 +16,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Float64, Int, Int64, PRNGKeyArray, UInt32
 
-from optformer.data.spaces import Spaces
 from optformer.data.teachers import gaussian_process as gp
-from optformer.data.teachers.acquisition import Cube, History, allowed, maximize, trust_radius
+from optformer.data.teachers.acquisition import Cube, History, allowed, maximize
 from optformer.data.teachers.random_search import QuasiRandom
 from optformer.data.teachers.teacher import close, short_seed, snap
 from optformer.data.teachers.warping import warp
+from optformer.space import Spaces, trust_radius
 
 COEFFICIENT = 1.8
 CHUNK = 8  # studies a call: stays in a core's cache, and no program depends on the block's size

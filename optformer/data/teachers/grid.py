@@ -8,7 +8,7 @@ import math
 import numpy as np
 from jaxtyping import Float64, Int64
 
-from optformer.data.spaces import Spaces
+from optformer.space import Spaces
 
 POINTS = 100  # of a continuous parameter; a discrete one has its own values
 

@@ -11,8 +11,8 @@ from collections.abc import Callable
 import numpy as np
 from jaxtyping import Float64, Int64
 
-from optformer.data.spaces import Spaces
 from optformer.data.teachers.teacher import TeacherFactory
+from optformer.space import Spaces
 
 OPTIONS = 10  # of a continuous parameter
 

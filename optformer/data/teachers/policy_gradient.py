@@ -6,8 +6,8 @@ Array dimensions: B studies, P parameters (decisions), L choices of a decision.
 import numpy as np
 from jaxtyping import Float64, Int64
 
-from optformer.data.spaces import Spaces
 from optformer.data.teachers.teacher import Streams
+from optformer.space import Spaces
 
 CELLS = 10  # choices of a continuous parameter; a point is uniform within its cell
 LEARNING_RATE = 0.25  # ours: for studies of hundreds of trials, not millions

@@ -6,8 +6,8 @@ Array dimensions: B studies, P parameters.
 import numpy as np
 from jaxtyping import Float64, Int64
 
-from optformer.data.spaces import Spaces
 from optformer.data.teachers.teacher import Streams, TeacherFactory, snap
+from optformer.space import Spaces
 
 
 class RandomSearch:

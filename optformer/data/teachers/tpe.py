@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from jaxtyping import Float64, Int64
 
-from optformer.data.spaces import Spaces
 from optformer.data.teachers.teacher import short_seed
+from optformer.space import Spaces
 
 if TYPE_CHECKING:
     import optuna

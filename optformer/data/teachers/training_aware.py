@@ -8,9 +8,9 @@ from collections.abc import Callable
 import numpy as np
 from jaxtyping import Bool, Float64, Int64
 
-from optformer.data.spaces import Spaces
 from optformer.data.teachers.evolution import RegularizedEvolution
 from optformer.data.teachers.teacher import TeacherFactory
+from optformer.space import Spaces
 
 # Tan and Le, EfficientNetV2: Smaller Models and Faster Training, 2021, section 3.3.
 STEP_TIME_WEIGHT, SIZE_WEIGHT = -0.07, -0.05

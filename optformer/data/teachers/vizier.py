@@ -11,8 +11,8 @@ from jaxtyping import Float64, Int64
 from vizier import algorithms as vza
 from vizier import pyvizier as vz
 
-from optformer.data.spaces import Spaces
 from optformer.data.teachers.teacher import TeacherFactory, short_seed
+from optformer.space import Spaces
 
 METRIC = "objective"
 DesignerFactory = Callable[[vz.ProblemStatement, int], vza.Designer]

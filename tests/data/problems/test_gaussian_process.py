@@ -14,8 +14,8 @@ from optformer.data.problems.gaussian_process import (
 )
 from optformer.data.problems.kernels import KERNELS, Kernel
 from optformer.data.problems.random_spaces import CONTINUOUS, SpaceConfig
-from optformer.data.spaces import Spaces
 from optformer.errors import ConfigError
+from optformer.space import Spaces
 
 
 def _block(

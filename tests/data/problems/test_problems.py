@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from optformer.data.problems import bbob, gaussian_process, studies_of, to_natural, to_units
+from optformer.data.problems import bbob, gaussian_process, studies_of
 from optformer.data.problems.random_spaces import TYPES, SpaceConfig, draw, varied_parameter
-from optformer.data.spaces import Spaces
+from optformer.space import Spaces, to_natural, to_units
 from optformer.study import Goal, Parameter, ParameterType, Scale, State, validate
 
 PARAMETERS = (

@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
-from optformer.data.problems import surrogate, tables, to_natural
+from optformer.data.problems import surrogate, tables
 from optformer.data.problems.tables import BENCHMARKS, TableBlock, TablesConfig
+from optformer.space import to_natural
 from tests.data.problems.test_contract import conditional_study
 
 

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from optformer.data.spaces import Spaces
 from optformer.data.teachers import TEACHERS
 from optformer.data.teachers import gaussian_process as gp
 from optformer.data.teachers.warping import warp
+from optformer.space import Spaces
 
 N, P = 12, 3
 ORDERED_P = jnp.array([True, True, False])

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 from optformer.data.problems import layered, tables
-from optformer.data.spaces import Spaces
 from optformer.data.teachers import (
     TEACHERS,
     layernas_teacher,
@@ -18,6 +17,7 @@ from optformer.data.teachers.evolution import POPULATION, TOURNAMENT
 from optformer.data.teachers.grid import POINTS
 from optformer.data.teachers.policy_gradient import absolute_reward
 from optformer.data.teachers.training_aware import training_aware_reward
+from optformer.space import Spaces
 
 
 def space(levels: tuple[int, ...], studies: int, ordered: bool = True) -> Spaces:

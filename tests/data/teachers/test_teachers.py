@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 
-from optformer.data.spaces import Spaces
 from optformer.data.teachers import (
     TEACHERS,
     TeacherFactory,
@@ -13,6 +12,7 @@ from optformer.data.teachers import (
 )
 from optformer.data.teachers.vizier import vizier_teacher
 from optformer.errors import TeacherError
+from optformer.space import Spaces
 
 B = 3
 SLOW = ("gp_ucb", "tpe", "cma_es", "vizier")  # only some numbers of parameters

@@ -1,0 +1,1 @@
+"""Our types from and to those of Vizier, Optuna and JSON."""

@@ -1,0 +1,68 @@
+"""A model and all that is needed to use it, in memory, whatever format it was read from."""
+
+import dataclasses
+from collections.abc import Mapping
+
+import numpy as np
+
+from optformer.model.config import ModelConfig, Temperature
+from optformer.tokenization.tokenizer import StudyTokenizer
+
+T5X = "checkpoint"
+"""The file by which a folder is a checkpoint of T5X (`model/t5x.py`)."""
+
+Tree = dict
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class Checkpoint:
+    """A model and all that is needed to use it.
+
+    Attributes:
+      weights: nested dicts and lists of numpy arrays.
+      algorithms: whose trajectories it has learned from: what a prompt may name.
+      tokens: the longest trajectory that it has learned from.
+      value_temperature: of predicted metrics after so many trials, where it was found to be
+        calibrated; 1 if nobody looked (`training/validation.py`).
+      about: how it was made: steps, studies, measured losses; for people to read.
+    """
+
+    config: ModelConfig
+    tokenizer: StudyTokenizer
+    weights: Tree
+    algorithms: tuple[str, ...] = ()
+    tokens: int = 512
+    value_temperature: Temperature = dataclasses.field(default_factory=Temperature)
+    about: Mapping[str, object] = dataclasses.field(default_factory=dict)
+
+
+def flatten(tree: Tree | list, prefix: str = "") -> dict[str, np.ndarray]:
+    """Nested dicts and lists of arrays as one dict by dotted path."""
+    items = tree.items() if isinstance(tree, dict) else enumerate(tree)
+    flat: dict[str, np.ndarray] = {}
+    for key, value in items:
+        if isinstance(value, dict | list):
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = np.asarray(value)
+    return flat
+
+
+def unflatten(arrays: Mapping[str, np.ndarray]) -> Tree:
+    """The inverse of `flatten`: a dict whose keys are all numbers is a list."""
+    tree: Tree = {}
+    for path, array in arrays.items():
+        *parents, last = path.split(".")
+        node = tree
+        for key in parents:
+            node = node.setdefault(key, {})
+        node[last] = array
+    return {key: _lists(node) for key, node in tree.items()}
+
+
+def _lists(node: Tree | np.ndarray) -> Tree | list | np.ndarray:
+    if not isinstance(node, dict):
+        return node
+    if node and all(key.isdigit() for key in node):
+        return [_lists(node[str(index)]) for index in range(len(node))]
+    return {key: _lists(value) for key, value in node.items()}

@@ -1,0 +1,329 @@
+"""Studies -> arrays for one training step. Batch number i is a function of (seed, i) alone.
+
+So the position of the input is one number, a resumed run sees what an unbroken one would have
+seen, and any worker can make any batch. All studies of a batch have trials of one length; short
+ones share a row, and segments keep them apart.
+"""
+
+import concurrent.futures
+import dataclasses
+import hashlib
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple, Protocol, runtime_checkable
+
+import numpy as np
+from jaxtyping import Bool, Float32, Int8, Int32
+
+from optformer.errors import SourceError
+from optformer.model import experts
+from optformer.settings import check_ranges
+from optformer.study import ParameterType, Study
+from optformer.tokenization.tokenizer import EncodedProblem, EncodedTrials, StudyTokenizer
+from optformer.tokenization.trajectory import METRIC_SLOTS, Role, TrialLayout
+from optformer.tokenization.vocabulary import PAD
+from optformer.training import augment
+from optformer.training.augment import AugmentConfig
+
+
+class Batch(NamedTuple):
+    """Arrays of one step. Place t of the decoder reads inputs[t] and predicts targets[t].
+
+    Attributes:
+      text_BS, text_slots_BS, text_segments_BS: the encoder's tokens, their slots, and which study
+        of the row they belong to (from 1; 0 is padding).
+      inputs_BT, targets_BT, segments_BT: the decoder's.
+      input_slots_BT, target_slots_BT: the slots of the input and the target token.
+      roles_BT: what the target says (`trajectory.Role`).
+      weights_BT: how much the target counts in the loss.
+      smooth_BT: whether the bins beside the target's mean nearly the same.
+      predictive_BT2: mean and standard deviation of the target on the bins' axis, where known.
+      trials_T: the number of the input's trial along the row.
+      expert_logs_BTE, expert_below_BTE, evidence_BTE: where the target is the bin of a first
+        metric, what `experts.Followed` says of it; E is 0 if experts were not asked.
+    """
+
+    text_BS: Int32[np.ndarray, "B S"]
+    text_slots_BS: Int32[np.ndarray, "B S"]
+    text_segments_BS: Int32[np.ndarray, "B S"]
+    inputs_BT: Int32[np.ndarray, "B T"]
+    targets_BT: Int32[np.ndarray, "B T"]
+    segments_BT: Int32[np.ndarray, "B T"]
+    input_slots_BT: Int32[np.ndarray, "B T"]
+    target_slots_BT: Int32[np.ndarray, "B T"]
+    roles_BT: Int8[np.ndarray, "B T"]
+    weights_BT: Float32[np.ndarray, "B T"]
+    smooth_BT: Bool[np.ndarray, "B T"]
+    predictive_BT2: Float32[np.ndarray, "B T 2"]
+    trials_T: Int32[np.ndarray, " T"]
+    expert_logs_BTE: Float32[np.ndarray, "B T E"]
+    expert_below_BTE: Float32[np.ndarray, "B T E"]
+    evidence_BTE: Float32[np.ndarray, "B T E"]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class BatchConfig:
+    """The size of a batch.
+
+    Attributes:
+      rows, tokens: rows of at most so many tokens. Where all studies of a batch are short, its
+        rows are too, and more: attention within a row costs the square of its length.
+      text_tokens: at most so many tokens of text a row.
+      sizes: how many lengths rows may have, evenly up to `tokens`. Texts have 1 + log2(sizes),
+        each half of the next up to `text_tokens`. Each pair that occurs is compiled once: a short
+        run wants few.
+    """
+
+    rows: int = 8
+    tokens: int = 512
+    text_tokens: int = 256
+    sizes: int = 4
+    augment: AugmentConfig = dataclasses.field(default_factory=AugmentConfig)
+
+    def __post_init__(self) -> None:
+        check_ranges(
+            self, "batch.", rows=(1, None), tokens=(2, None), text_tokens=(8, None), sizes=(1, None)
+        )
+
+
+@runtime_checkable
+class Source(Protocol):
+    """Where training studies come from."""
+
+    def draw(self, seed: int, step: int) -> Sequence[Study]:
+        """Studies for one batch, all with the same numbers of parameters and metrics."""
+
+
+def is_held(study: Study, share: float) -> bool:
+    """Whether a study is kept for validation, by a hash of its title or name.
+
+    So it is on the same side in every run, and all studies of one problem are on one side.
+    """
+    digest = hashlib.sha256((study.problem.title or study.name).encode()).digest()
+    return int.from_bytes(digest[:4]) / 2**32 < share
+
+
+class StudySource:
+    """Studies in memory, drawn at random with replacement, those of one layout together.
+
+    Args:
+      studies: at least one.
+      draw: how many to draw for a batch.
+
+    Raises:
+      SourceError: when there are none.
+    """
+
+    def __init__(self, studies: Sequence[Study], draw: int = 64) -> None:
+        if not studies:
+            raise SourceError("there are no studies to train on. Import or generate some first.")
+        groups: dict[tuple[int, int], list[Study]] = {}
+        for study in studies:
+            layout = len(study.problem.parameters), len(study.problem.metrics)
+            groups.setdefault(layout, []).append(study)
+        self._groups = list(groups.values())
+        self._draw = draw
+        tokens = np.array(
+            [
+                sum(len(s) * (len(s.problem.parameters) + len(s.problem.metrics)) for s in group)
+                for group in self._groups
+            ]
+        )
+        self._share = tokens / tokens.sum()
+
+    def draw(self, seed: int, step: int) -> Sequence[Study]:
+        """Studies of one layout, each layout as often as it has tokens."""
+        rng = np.random.default_rng((seed, step))
+        group = self._groups[rng.choice(len(self._groups), p=self._share)]
+        return [group[index] for index in rng.integers(len(group), size=self._draw)]
+
+
+class Batches:
+    """The batches of a run: `batches[i]` is batch i.
+
+    Args:
+      sources: where studies come from, each with its share of the batches.
+      ask_experts: whether batches say what Gaussian processes predict (`Batch.expert_logs_BTE`).
+    """
+
+    def __init__(
+        self,
+        sources: Sequence[tuple[Source, float]],
+        tokenizer: StudyTokenizer,
+        config: BatchConfig,
+        seed: int,
+        *,
+        ask_experts: bool = False,
+    ) -> None:
+        self._sources = [source for source, _ in sources]
+        share = np.array([weight for _, weight in sources], dtype=np.float64)
+        self._share = share / share.sum()
+        self._tokenizer = tokenizer
+        self._config = config
+        self._seed = seed
+        self._ask_experts = ask_experts
+
+    def __getitem__(self, step: int) -> Batch:
+        rng = np.random.default_rng((self._seed, step, 1))
+        source = self._sources[rng.choice(len(self._sources), p=self._share)]
+        studies = source.draw(self._seed, step)
+        config = self._config
+        examples = [
+            augment.augment(
+                study, self._tokenizer, config.augment, config.tokens, rng, config.text_tokens
+            )
+            for study in studies
+        ]
+        return pack(examples, self._tokenizer, config, ask_experts=self._ask_experts)
+
+    def prefetch(self, start: int, stop: int, ahead: int = 2) -> Iterator[tuple[int, Batch]]:
+        """Batches from `start` to before `stop`, made by another thread a little ahead."""
+        with concurrent.futures.ThreadPoolExecutor(1, "batches") as pool:
+            pending = [
+                pool.submit(self.__getitem__, step)
+                for step in range(start, min(start + ahead, stop))
+            ]
+            try:
+                for step in range(start, stop):
+                    batch = pending.pop(0).result()
+                    if step + ahead < stop:
+                        pending.append(pool.submit(self.__getitem__, step + ahead))
+                    yield step, batch
+            finally:
+                for future in pending:
+                    future.cancel()
+
+
+def pack(
+    examples: Sequence[tuple[EncodedProblem, EncodedTrials]],
+    tokenizer: StudyTokenizer,
+    config: BatchConfig,
+    *,
+    ask_experts: bool = False,
+) -> Batch:
+    """Puts examples of one layout into rows, in order, until the rows are full.
+
+    Rows are as long as the longest study needs, in steps of `config.tokens / config.sizes`. A row
+    takes another study while its trials and its text fit. Examples beyond are left out; a study
+    whose text alone is too long is too.
+
+    Raises:
+      SourceError: when no example's text fits.
+    """
+    examples = [e for e in examples if len(e[0].ids_S) <= config.text_tokens and len(e[1].ids_T)]
+    if not examples:
+        raise SourceError(f"no study's text fits batch.text_tokens={config.text_tokens}. Raise it.")
+    length = examples[0][0].layout.length
+    part = -(-config.tokens // config.sizes)
+    longest = max(places(trials, problem.layout) for problem, trials in examples)
+    tokens = min(config.tokens, -(-longest // part) * part)
+    most_rows = config.rows * config.tokens // tokens
+    fit = tokens // length * length
+    rows: list[list[tuple[EncodedProblem, EncodedTrials]]] = [[]]
+    used, used_text = 0, 0
+    for problem, trials in examples:
+        assert problem.layout.length == length
+        used += places(trials, problem.layout)
+        used_text += len(problem.ids_S)
+        if rows[-1] and (used > fit or used_text > config.text_tokens):
+            if len(rows) == most_rows:
+                break
+            rows.append([])
+            used, used_text = places(trials, problem.layout), len(problem.ids_S)
+        rows[-1].append((problem, trials))
+    text_length = max(sum(len(problem.ids_S) for problem, _ in row) for row in rows)
+    halves = config.sizes.bit_length() - 1
+    lengths = [config.text_tokens >> half for half in range(halves, -1, -1)]
+    text_length = next(length for length in lengths if length >= text_length)
+    text_shape, shape = (most_rows, text_length), (most_rows, tokens)
+    text_BS, text_slots_BS, text_segments_BS = (np.full(text_shape, PAD, np.int32) for _ in "123")
+    inputs_BT, targets_BT, segments_BT, input_slots_BT, target_slots_BT = (
+        np.full(shape, PAD, np.int32) for _ in "12345"
+    )
+    roles_BT = np.zeros(shape, np.int8)
+    weights_BT = np.zeros(shape, np.float32)
+    smooth_BT = np.zeros(shape, bool)
+    predictive_BT2 = np.zeros((*shape, 2), np.float32)
+    said_3BTE = np.zeros((3, *shape, experts.EXPERTS if ask_experts else 0), np.float32)
+    for row, members in enumerate(rows):
+        start, text_start = 0, 0
+        for segment, (problem, trials) in enumerate(members, start=1):
+            text = slice(text_start, text_start + len(problem.ids_S))
+            text_BS[row, text] = problem.ids_S
+            text_slots_BS[row, text] = problem.slots_S
+            text_segments_BS[row, text] = segment
+            text_start = text.stop
+            prefix = problem.layout.prefix
+            here = slice(start + len(prefix), start + len(prefix) + len(trials.ids_T))
+            targets_BT[row, start : here.start] = prefix
+            targets_BT[row, here] = trials.ids_T
+            target_slots_BT[row, here] = trials.slots_T
+            inputs_BT[row, start + 1 : here.stop] = targets_BT[row, start : here.stop - 1]
+            input_slots_BT[row, start + 1 : here.stop] = target_slots_BT[row, start : here.stop - 1]
+            segments_BT[row, start : here.stop] = segment
+            roles_BT[row, here] = trials.roles_T
+            weights_BT[row, here] = trials.weights_T
+            predictive_BT2[row, here] = trials.predictive_T2
+            smooth_BT[row, here] = is_smooth(problem, trials, tokenizer)
+            if ask_experts:
+                first = here.start + problem.layout.first_value
+                said = said_3BTE[:, row, first : here.stop : problem.layout.length]
+                followed = follow(problem, trials, tokenizer)
+                said[0], said[1], said[2] = (
+                    array_RE[: said.shape[1]]
+                    for array_RE in (followed.log_RE, followed.below_RE, followed.evidence_RE)
+                )
+            start += places(trials, problem.layout)
+    return Batch(
+        text_BS=text_BS,
+        text_slots_BS=text_slots_BS,
+        text_segments_BS=text_segments_BS,
+        inputs_BT=inputs_BT,
+        targets_BT=targets_BT,
+        segments_BT=segments_BT,
+        input_slots_BT=input_slots_BT,
+        target_slots_BT=target_slots_BT,
+        roles_BT=roles_BT,
+        weights_BT=weights_BT,
+        smooth_BT=smooth_BT,
+        predictive_BT2=predictive_BT2,
+        trials_T=trials_along(tokens, examples[0][0].layout),
+        expert_logs_BTE=said_3BTE[0],
+        expert_below_BTE=said_3BTE[1],
+        evidence_BTE=said_3BTE[2],
+    )
+
+
+def follow(
+    problem: EncodedProblem, trials: EncodedTrials, tokenizer: StudyTokenizer
+) -> experts.Followed:
+    """What the experts said about the first metric of each trial."""
+    return experts.follow(
+        *experts.read_trials(problem, trials.ids_T, tokenizer), tokenizer.vocabulary.bins
+    )
+
+
+def places(trials: EncodedTrials, layout: TrialLayout) -> int:
+    """How many places a study takes in a row: those of whole trials, so that all rows line up."""
+    tokens = len(layout.prefix) + len(trials.ids_T)
+    return -(-tokens // layout.length) * layout.length
+
+
+def trials_along(tokens: int, layout: TrialLayout) -> Int32[np.ndarray, " T"]:
+    """The trial, counted from 1, of each place's input token; place 0 reads the start token."""
+    first = 1 + len(layout.prefix)
+    return ((np.arange(tokens) - first) // layout.length + 1).astype(np.int32)
+
+
+def is_smooth(
+    problem: EncodedProblem, trials: EncodedTrials, tokenizer: StudyTokenizer
+) -> Bool[np.ndarray, " T"]:
+    """Whether each token is a bin of a continuous quantity."""
+    continuous = [
+        parameter.type == ParameterType.DOUBLE
+        or bool(parameter.type == ParameterType.INTEGER and tokenizer.value_bins(parameter).all())
+        for parameter in (problem.problem.parameters[index] for index in problem.order_P)
+    ]
+    by_slot = np.zeros(METRIC_SLOTS + 1 + len(continuous), dtype=bool)
+    by_slot[METRIC_SLOTS + 1 :] = continuous
+    is_bin_T = tokenizer.vocabulary.is_bin(trials.ids_T)
+    return is_bin_T & (by_slot[trials.slots_T] | (trials.roles_T == Role.VALUE))

@@ -1,0 +1,219 @@
+"""Weighted token loss and its metrics.
+
+Array dimensions: see `optformer.model`.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
+
+from optformer.model import mixture, transformer
+from optformer.model.config import ModelConfig
+from optformer.model.transformer import AnyArray, Ids, Weights
+from optformer.tokenization.trajectory import Role
+from optformer.training.batches import Batch
+from optformer.training.config import LossConfig
+
+SPREAD = 8
+"""Soft targets reach this many bins to either side."""
+
+
+class Outputs(NamedTuple):
+    """What a model says of each target of a batch.
+
+    Attributes:
+      logits_BTO: log-odds, from the output layer of the target's kind.
+      weights_BTG: at metrics, log weights of the transformer's own prediction and of the experts'
+        (`model/mixture.py`); G is 1 where there are no experts.
+    """
+
+    logits_BTO: Float[Array, "B T O"]
+    weights_BTG: Float[Array, "B T G"]
+
+
+def loss_and_metrics(
+    weights: Weights,
+    config: ModelConfig,
+    ids: Ids,
+    batch: Batch,
+    loss: LossConfig,
+    soft_bins: Float[Array, ""] | float = 0.0,
+    dropout: PRNGKeyArray | None = None,
+    *,
+    rematerialize: bool = False,
+) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
+    """The mean loss of a batch in nats a token, and sums for its metrics: see `of_outputs`."""
+    outputs = compute(weights, config, ids, batch, dropout, rematerialize=rematerialize)
+    return of_outputs(outputs, ids, batch, loss, soft_bins)
+
+
+def of_outputs(
+    outputs: Outputs,
+    ids: Ids,
+    batch: Batch,
+    loss: LossConfig,
+    soft_bins: Float[Array, ""] | float = 0.0,
+) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
+    """The mean loss of a batch in nats a token, and sums for its metrics.
+
+    Where experts are mixed in, both the transformer's own prediction and the mixture learn: the
+    loss is their sum.
+
+    Args:
+      soft_bins: standard deviation, in bins, of the target of a continuous quantity; 0 puts all
+        of the target into one bin.
+
+    Returns:
+      The loss, and for `parameter` and `value` tokens the summed one-hot cross entropy in nats
+      (`*_nats`) and the number of tokens (`*_tokens`); `weight` is what the mean divides by.
+    """
+    logits_BTO = outputs.logits_BTO
+    is_value_BT = batch.roles_BT == Role.VALUE
+    normalizer_BT = jax.nn.logsumexp(logits_BTO, axis=-1)
+    target_BT = jnp.clip(batch.targets_BT - ids.first_output, 0, ids.outputs - 1)
+    hard_BT = normalizer_BT - _at(logits_BTO, target_BT)
+    soft_BT = normalizer_BT - soft_logits(logits_BTO, target_BT, ids, soft_bins)
+    nats_BT = jnp.where(batch.smooth_BT, soft_BT, hard_BT)
+    if loss.exact:
+        exact_BT = normalizer_BT - exact_logits(logits_BTO, batch.predictive_BT2, ids)
+        known_BT = batch.smooth_BT & (batch.predictive_BT2[..., 1] > 0)
+        nats_BT = jnp.where(known_BT, exact_BT, nats_BT)
+    if outputs.weights_BTG.shape[-1] > 1:
+        bins_BTQ = logits_BTO[..., ids.first_bin : ids.first_bin + ids.bins]
+        any_BT = jax.nn.logsumexp(bins_BTQ, axis=-1)
+        own_BT = _at(logits_BTO, target_BT) - any_BT
+        mixed_BT = mixture.log_chance(outputs.weights_BTG, own_BT, batch.expert_logs_BTE)
+        mixed_BT = normalizer_BT - any_BT - mixed_BT
+        asked_BT = asked_experts(batch, ids)
+        nats_BT += jnp.where(asked_BT, mixed_BT, 0.0)
+        hard_BT = jnp.where(asked_BT, mixed_BT, hard_BT)
+    weights_BT = batch.weights_BT * jnp.where(is_value_BT, loss.value_weight, 1.0)
+    total = jnp.maximum(weights_BT.sum(), 1.0)
+    mean = ((nats_BT + loss.z_loss * normalizer_BT**2) * weights_BT).sum() / total
+    metrics = {"weight": total}
+    for name, role_BT in (("parameter", batch.roles_BT == Role.PARAMETER), ("value", is_value_BT)):
+        counted_BT = role_BT * batch.weights_BT
+        metrics[f"{name}_nats"] = (hard_BT * counted_BT).sum()
+        metrics[f"{name}_tokens"] = counted_BT.sum()
+    return mean, metrics
+
+
+def asked_experts(batch: Batch, ids: Ids) -> Bool[AnyArray, "B T"]:
+    """Where the target is the bin of a first metric."""
+    bin_BT = batch.targets_BT - ids.text
+    is_bin_BT = (bin_BT >= 0) & (bin_BT < ids.bins)
+    return is_bin_BT & (batch.roles_BT == Role.VALUE) & (batch.target_slots_BT == 1)
+
+
+def compute(
+    weights: Weights,
+    config: ModelConfig,
+    ids: Ids,
+    batch: Batch,
+    dropout: PRNGKeyArray | None = None,
+    *,
+    rematerialize: bool = False,
+) -> Outputs:
+    """What the model says of each target."""
+    hidden_BTD = hidden_states(weights, config, ids, batch, dropout, rematerialize=rematerialize)
+    is_value_BT = batch.roles_BT == Role.VALUE
+    logits_BTO = jnp.where(
+        is_value_BT[..., None],
+        transformer.value_logits(weights, ids, hidden_BTD),
+        transformer.token_logits(weights, ids, hidden_BTD),
+    )
+    weights_BTG = jnp.zeros((*is_value_BT.shape, 1), jnp.float32)
+    if config.experts:
+        weights_BTG = mixture.log_weights(weights["experts"], hidden_BTD, batch.evidence_BTE)
+    return Outputs(logits_BTO, weights_BTG)
+
+
+def bin_measures(
+    outputs: Outputs, batch: Batch, ids: Ids
+) -> tuple[Float[Array, "B T"], Float[Array, "B T"]]:
+    """What a predicted distribution over the bins is worth at its target, where that is a bin.
+
+    Returns:
+      The log density per unit of the bins' axis, for which uniform predictions score 0, and the
+      probability integral transform at the middle of the target's bin (`model.predictive`).
+    """
+    bins = slice(ids.first_bin, ids.first_bin + ids.bins)
+    bins_BTQ = jax.nn.log_softmax(outputs.logits_BTO[..., bins])
+    bin_BT = jnp.clip(batch.targets_BT - ids.first_output - ids.first_bin, 0, ids.bins - 1)
+    log_shares_BT = _at(bins_BTQ, bin_BT)
+    below_BTQ = jnp.arange(ids.bins) < bin_BT[..., None]
+    pit_BT = (jnp.exp(bins_BTQ) * below_BTQ).sum(-1) + jnp.exp(log_shares_BT) / 2
+    if outputs.weights_BTG.shape[-1] > 1:
+        asked_BT = asked_experts(batch, ids)
+        weights_BTG = outputs.weights_BTG
+        mixed_BT = mixture.log_chance(weights_BTG, log_shares_BT, batch.expert_logs_BTE)
+        below_BTG = jnp.concatenate([pit_BT[..., None], batch.expert_below_BTE], axis=-1)
+        pit_BT = jnp.where(asked_BT, (jnp.exp(weights_BTG) * below_BTG).sum(-1), pit_BT)
+        log_shares_BT = jnp.where(asked_BT, mixed_BT, log_shares_BT)
+    return log_shares_BT + np.log(ids.bins), jnp.clip(pit_BT, 0.0, 1.0)
+
+
+def hidden_states(
+    weights: Weights,
+    config: ModelConfig,
+    ids: Ids,
+    batch: Batch,
+    dropout: PRNGKeyArray | None = None,
+    *,
+    rematerialize: bool = False,
+) -> Float[Array, "B T D"]:
+    """The hidden state that predicts each target of a batch."""
+    return transformer.forward(
+        weights,
+        config,
+        ids,
+        text_BS=batch.text_BS,
+        text_slots_BS=batch.text_slots_BS,
+        text_segments_BS=batch.text_segments_BS,
+        inputs_BT=batch.inputs_BT,
+        input_slots_BT=batch.input_slots_BT,
+        target_slots_BT=batch.target_slots_BT,
+        segments_BT=batch.segments_BT,
+        trials_T=batch.trials_T,
+        dropout=dropout,
+        rematerialize=rematerialize,
+    )
+
+
+def soft_logits(
+    logits_BTO: Float[Array, "B T O"],
+    target_BT: Int[AnyArray, "B T"],
+    ids: Ids,
+    soft_bins: Float[Array, ""] | float,
+) -> Float[Array, "B T"]:
+    """The expected logit under a target that spreads over the bins beside it, as a Gaussian."""
+    offsets = np.arange(-SPREAD, SPREAD + 1)
+    share = jnp.exp(-0.5 * (offsets / jnp.maximum(soft_bins, 0.05)) ** 2)
+    # What would fall outside the bins falls on the last one.
+    last_bin = ids.first_bin + ids.bins - 1
+    near_BTW = jnp.clip(target_BT[..., None] + offsets, ids.first_bin, last_bin)
+    near_logits_BTW = jnp.take_along_axis(logits_BTO, near_BTW, axis=-1)
+    return (near_logits_BTW * share).sum(-1) / share.sum()
+
+
+def exact_logits(
+    logits_BTO: Float[Array, "B T O"], predictive_BT2: Float[AnyArray, "B T 2"], ids: Ids
+) -> Float[Array, "B T"]:
+    """The expected logit under a Gaussian on the bins' axis, tails folded onto the last bins."""
+    mean_BT1, deviation_BT1 = predictive_BT2[..., :1], predictive_BT2[..., 1:]
+    inner_E = np.arange(1, ids.bins, dtype=np.float32) / ids.bins
+    # Narrower than a bin would only move mass between two of them.
+    spread_BT1 = jnp.maximum(deviation_BT1, 0.5 / ids.bins)
+    # Not norm.cdf, which is exact far out too: that took a tenth of a small model's step.
+    below_BTE = 0.5 + 0.5 * jax.lax.erf((inner_E - mean_BT1) / (np.sqrt(2) * spread_BT1))
+    # sum_q (F_q+1 - F_q) l_q, by parts: only differences of neighbouring logits are weighed.
+    logits_BTQ = logits_BTO[..., ids.first_bin : ids.first_bin + ids.bins]
+    steps_BTE = logits_BTQ[..., 1:] - logits_BTQ[..., :-1]
+    return logits_BTQ[..., -1] - (below_BTE * steps_BTE).sum(-1)
+
+
+def _at(logits_BTO: Float[Array, "B T O"], target_BT: Int[AnyArray, "B T"]) -> Float[Array, "B T"]:
+    return jnp.take_along_axis(logits_BTO, target_BT[..., None], axis=-1)[..., 0]

@@ -1,0 +1,420 @@
+"""Training, top to bottom. A run is a folder:
+
+    config.toml     the resolved configuration
+    metrics.jsonl   one line a report
+    state/          weights, optimizer and step, from which a run goes on (`states`)
+    checkpoint/     the latest weights, for `optformer.load`
+    best/           the weights with the lowest validation loss so far
+    programs/       what was compiled, so that a run that goes on starts at once
+
+and, where asked for, `events/` for TensorBoard and `profile/`. Started again on the same folder, a
+run continues where its last state was saved. Several processes may train as one: then each runs
+all of this, and the first one writes.
+"""
+
+import contextlib
+import dataclasses
+import itertools
+import shutil
+import signal
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from optformer.data.mixture import GeneratedSource
+from optformer.errors import ConfigError, OptFormerError, StudyError, make_folder
+from optformer.files import whole
+from optformer.model import checkpoint
+from optformer.model.config import Numbers, Temperature, most_parameters
+from optformer.model.programs import kept_programs
+from optformer.model.saved import Checkpoint
+from optformer.model.transformer import Ids
+from optformer.settings import flat_tree
+from optformer.study import Study
+from optformer.tokenization.tokenizer import StudyTokenizer
+from optformer.training import running, sharding
+from optformer.training.batches import Batch, Batches, Source, StudySource, is_held
+from optformer.training.config import (
+    RunConfig,
+    TrainConfig,
+    can_ask_experts,
+    load_config,
+    save_config,
+)
+from optformer.training.events import Events
+from optformer.training.reports import Clock, Log, Report, Totals
+from optformer.training.states import States, writing
+from optformer.training.step import in_half, learning_rate, make_step, start
+from optformer.training.validation import make_evaluate, temperature_of, validation_batches
+
+MAY_CHANGE = (
+    "train.steps",
+    "train.seconds",
+    "train.evaluate_every",
+    "train.checkpoint_every",
+    "train.rematerialize",
+    "train.devices",
+    "train.tensor_parallel",
+    "train.distributed",
+    "train.tensorboard",
+)
+"""Settings that a run may go on with other values of."""
+
+
+class TrainingError(OptFormerError):
+    """The loss stopped being a number."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrainResult:
+    """A finished run: where its model is, its reports, its size, and what it could not use."""
+
+    checkpoint: Path
+    reports: tuple[Report, ...]
+    parameters: int
+    skipped: Mapping[str, int]  # reason -> studies
+
+
+def train(
+    config: RunConfig,
+    folder: Path,
+    studies: Sequence[Study] = (),
+    *,
+    generated: Source | None = None,
+    report: Callable[[Report], None] = lambda report: None,
+    report_seconds: float = 1.0,
+    say: Callable[[str], None] = lambda text: None,
+    profile: int = 0,
+) -> TrainResult:
+    """Trains a model, or goes on with the run in `folder`.
+
+    The first Ctrl-C or SIGTERM saves the state before it ends the run.
+
+    Args:
+      studies: to train on; a share of them, chosen by name, is kept for validation. Those that
+        such a model cannot learn from are left out and counted.
+      generated: studies made beforehand, in place of `config.data.generate`.
+      report: called about every `report_seconds`, and after each evaluation.
+      say: is told, in a line, where the run goes on or stops.
+      profile: how many steps to trace.
+
+    Raises:
+      ConfigError: the folder holds another run, there is nothing to train on, or there are not the
+        devices that the settings ask for.
+      CheckpointError: `config.init` cannot be loaded, no saved state can be read, or one cannot be
+        written.
+      TrainingError: the loss became NaN or infinite; the batch is kept in the folder.
+    """
+    settings = config.train
+    if settings.distributed:
+        sharding.join()
+    if not sharding.is_first():
+        report, say = (lambda report: None), (lambda text: None)
+    init = checkpoint.load(Path(config.init)) if config.init else None
+    if init is not None:
+        if init.config.experts and not config.model.experts:
+            raise ConfigError(
+                f"model.experts=false, but {config.init} has experts, and its shape is kept. Leave "
+                "the setting out."
+            )
+        options = init.tokenizer.options
+        experts = init.config.experts or (config.model.experts and can_ask_experts(options))
+        model = dataclasses.replace(
+            init.config,
+            experts=experts,
+            number_embedding=_widened(init.config.number_embedding, config.model.number_embedding),
+            number_output=_widened(init.config.number_output, config.model.number_output),
+        )
+        config = dataclasses.replace(config, model=model, tokenizer=options)
+    tokenizer = init.tokenizer if init else StudyTokenizer(config.tokenizer)
+    mesh = sharding.make_mesh(settings, config.model)
+    usable, skipped = sort_out(studies, tokenizer, config)
+    kept, held = split(usable, settings.validation)
+    batches = Batches(
+        sources_of(kept, config, generated, skipped),
+        tokenizer,
+        config.batch,
+        settings.seed,
+        ask_experts=config.model.experts,
+    )
+    validation = validation_batches(held, tokenizer, config)
+    if sharding.is_first():
+        claim(folder, config)
+    sharding.wait_for_all("claimed")
+
+    ids = Ids.of(tokenizer.vocabulary)
+    half = in_half(settings.compute)
+    step_function = make_step(
+        config.model,
+        config.loss,
+        config.optimizer,
+        ids,
+        seed=settings.seed,
+        mesh=mesh,
+        accumulate=settings.accumulate,
+        half=half,
+        rematerialize=settings.rematerialize,
+    )
+    evaluate = make_evaluate(config.model, config.loss, ids, mesh=mesh, half=half)
+    state = sharding.place(start(config, ids, init), mesh)
+    parameters = sum(leaf.size for leaf in jax.tree.leaves(state["weights"]))
+    reports: list[Report] = []
+    algorithms = algorithms_of(kept, config, init)
+    temperature = init.value_temperature if init else Temperature()
+
+    def save_model(name: str) -> None:
+        weights = state["average"] if config.optimizer.ema else state["weights"]
+        about = {
+            "step": int(state["step"]),
+            "studies": len(kept),
+            "skipped": dict(skipped),
+            "generated_weight": config.data.generated_weight,
+            "parameters": parameters,
+            "seconds": round(float(state["seconds"])),
+        }
+        if reports:
+            about["last_report"] = dataclasses.asdict(reports[-1])
+        saved = Checkpoint(
+            config=config.model,
+            tokenizer=tokenizer,
+            weights=sharding.to_numpy(weights),
+            algorithms=algorithms,
+            tokens=max(config.batch.tokens, init.tokens if init else 0),
+            value_temperature=temperature,
+            about=about,
+        )
+        if sharding.is_first():
+            with writing(f"the model {name!r}", folder):
+                checkpoint.save(saved, folder / name)
+
+    with contextlib.ExitStack() as around:
+        around.enter_context(kept_programs(folder / "programs"))
+        states = around.enter_context(States(folder))
+        state = states.restore(state, say)
+        first = int(state["step"])
+        if first and (folder / "checkpoint").is_dir():
+            temperature = checkpoint.value_temperature(folder / "checkpoint")
+        write = around.enter_context(_writer(folder, first, settings))
+        trace = running.Trace(folder / "profile", profile, say)
+        around.callback(trace.close)
+        stopped = around.enter_context(running.signals())
+        seconds = float(state["seconds"])
+        clock, totals = Clock(seconds), Totals()
+        over = progress(settings, first, clock.seconds) >= 1.0
+        if over:
+            say(f"the run is over since step {first:,}; more steps or seconds make it longer")
+        elif first:
+            say(f"the run goes on from step {first:,}")
+        every = settings.accumulate
+        until = first if over else settings.steps
+        waiting = batches.prefetch(first * every, until * every)
+        for step in range(first, until):
+            taken = [batch for _, batch in (next(waiting) for _ in range(every))]
+            totals.waited(clock.lap())
+            trace()
+            done = progress(settings, step, seconds)
+            state, measured = step_function(
+                state,
+                taken,
+                learning_rate(config.optimizer, step, done),
+                settings.soft_bins_end + (settings.soft_bins - settings.soft_bins_end) * (1 - done),
+            )
+            totals.add(jax.device_get(measured))
+            totals.worked(clock.lap())
+            if not np.isfinite(totals.last_loss):
+                raise _no_number(folder, step, totals.last_loss, taken)
+            seconds, stops = sharding.agree(clock.seconds, bool(stopped()))
+            done = progress(settings, step + 1, seconds)
+            last = done >= 1.0
+            evaluates = bool(validation) and (last or (step + 1) % settings.evaluate_every == 0)
+            if evaluates or last or totals.seconds >= report_seconds:
+                weights = state["average"] if config.optimizer.ema else state["weights"]
+                found = evaluate(weights, validation)[0] if evaluates else None
+                reports.append(totals.report(step + 1, done, seconds, found))
+                write(reports[-1])
+                report(reports[-1])
+                totals = Totals()
+                if found is not None:
+                    temperature = temperature_of(found, temperature)
+                if found is not None and found["loss"] < float(state["best"]):
+                    state["best"] = jnp.full_like(state["best"], found["loss"])
+                    save_model("best")
+                clock.lap()
+            if last or stops or (step + 1) % settings.checkpoint_every == 0:
+                state["seconds"] = jnp.full_like(state["seconds"], seconds)
+                states.save(step + 1, state)
+                save_model("checkpoint")
+            if stops and not last:
+                say(f"the run stopped after step {step + 1:,}; the same command goes on from there")
+                states.close()
+                running.stop(stopped() or signal.SIGTERM)
+            if last:
+                break
+    if not (folder / "checkpoint").is_dir():
+        save_model("checkpoint")
+    return TrainResult(
+        checkpoint=folder / "checkpoint",
+        reports=tuple(reports),
+        parameters=parameters,
+        skipped=skipped,
+    )
+
+
+@contextlib.contextmanager
+def _writer(folder: Path, first: int, settings: TrainConfig) -> Iterator[Callable[[Report], None]]:
+    """Writes reports to where the settings say."""
+    if not sharding.is_first():
+        yield lambda report: None
+        return
+    with writing("reports", folder):
+        log = Log(folder / "metrics.jsonl", first)
+    events = Events(folder / "events") if settings.tensorboard else None
+
+    def write(report: Report) -> None:
+        with writing("a report", folder):
+            log.write(report)
+            if events:
+                events.write(report)
+
+    try:
+        yield write
+    finally:
+        if events:
+            events.close()
+
+
+def _no_number(folder: Path, step: int, loss: float, batches: Sequence[Batch]) -> TrainingError:
+    """Keeps the batches, and says what to do."""
+    path = folder / "bad_batch.npz"
+    if sharding.is_first():
+        many = len(batches) > 1
+        np.savez(
+            path,
+            **{
+                f"{name}_{number}" if many else name: array
+                for number, batch in enumerate(batches)
+                for name, array in batch._asdict().items()
+            },
+        )
+    return TrainingError(
+        f"the loss became {loss} at step {step}. The batch is kept in {path}. Go on from the last "
+        "saved state with a lower optimizer.learning_rate."
+    )
+
+
+def sources_of(
+    kept: Sequence[Study],
+    config: RunConfig,
+    generated: Source | None,
+    skipped: Mapping[str, int],
+) -> list[tuple[Source, float]]:
+    """Where studies come from, each source with its share of the batches.
+
+    Raises:
+      ConfigError: nowhere; says why studies were left out.
+    """
+    sources: list[tuple[Source, float]] = []
+    if kept and config.data.shards_weight > 0:
+        sources.append((StudySource(kept), config.data.shards_weight))
+    if config.data.generated_weight > 0:
+        made = generated or GeneratedSource(
+            config.data.generate, config.batch.rows, config.batch.tokens
+        )
+        sources.append((made, config.data.generated_weight))
+    if not sources:
+        why = "; ".join(f"{reason} ({count} studies)" for reason, count in skipped.items())
+        raise ConfigError(
+            "there is nothing to train on. Name shards of studies, or set data.generated_weight."
+            + (f" Left out: {why}." if why else "")
+        )
+    return sources
+
+
+def claim(folder: Path, config: RunConfig) -> None:
+    """Makes the run's folder, or checks that it holds a run of this configuration.
+
+    How long a run goes on, and how often it reports, can change.
+
+    Raises:
+      ConfigError: names the settings that differ.
+    """
+    path = folder / "config.toml"
+    if path.is_file():
+        there, here = (flat_tree(each) for each in (load_config(path), config))
+        other = [key for key in here if there.get(key) != here[key] and key not in MAY_CHANGE]
+        if other:
+            key = other[0]
+            more = f", and {len(other) - 1} more settings" if len(other) > 1 else ""
+            raise ConfigError(
+                f"{folder} holds a run with another configuration: {key}={there.get(key)!r}, not "
+                f"{here[key]!r}{more}. Choose another folder, or start a new run there from its "
+                f"weights with --init {folder / 'checkpoint'}."
+            )
+    make_folder(folder)
+    with writing("the configuration", folder):
+        with whole(path) as new:
+            save_config(config, new)
+        # Of models that were being written when a run was killed.
+        for leftover in itertools.chain(folder.glob(".checkpoint-*"), folder.glob(".best-*")):
+            shutil.rmtree(leftover)
+
+
+def sort_out(
+    studies: Sequence[Study], tokenizer: StudyTokenizer, config: RunConfig
+) -> tuple[list[Study], Mapping[str, int]]:
+    """The studies that such a model can learn from, and how many others by reason."""
+    usable, skipped = [], Counter[str]()
+    slots, batch = config.model.slots, config.batch
+    # The shortest that augmentation makes it.
+    bare = dataclasses.replace(tokenizer.options.metadata, names=False, values=False)
+    for study in studies:
+        parameters, length = len(study.problem.parameters), tokenizer.layout(study.problem).length
+        if slots and parameters > most_parameters(config.model):
+            skipped[f"more than {most_parameters(config.model)} parameters (model.slots)"] += 1
+        elif length > batch.tokens:
+            skipped[f"a trial longer than batch.tokens={batch.tokens}"] += 1
+        elif not len(study):
+            skipped["no trials"] += 1
+        else:
+            try:
+                text = tokenizer.encode_problem(study.problem, study.algorithm, text=bare).ids_S
+            except StudyError as error:
+                skipped[str(error).split(": ", 1)[-1].rstrip(".")] += 1
+                continue
+            if len(text) > batch.text_tokens:
+                skipped[f"a text longer than batch.text_tokens={batch.text_tokens}"] += 1
+            else:
+                usable.append(study)
+    return usable, dict(skipped)
+
+
+def _widened(had: Numbers, asked: Numbers) -> Numbers:
+    return "both" if (had, asked) == ("value", "both") else had
+
+
+def algorithms_of(
+    studies: Sequence[Study], config: RunConfig, init: Checkpoint | None
+) -> tuple[str, ...]:
+    """Whose trajectories a run learns from."""
+    names = {study.algorithm for study in studies if study.algorithm}
+    if config.data.generated_weight > 0:
+        names |= {name for part in config.data.generate.mixture for name in part.teachers}
+    if init is not None:
+        names |= set(init.algorithms)
+    return tuple(sorted(names))
+
+
+def split(studies: Sequence[Study], share: float) -> tuple[list[Study], list[Study]]:
+    """Studies to train on, and studies to validate on (`batches.is_held`)."""
+    held = [study for study in studies if is_held(study, share)]
+    return [study for study in studies if not is_held(study, share)], held
+
+
+def progress(settings: TrainConfig, step: int, seconds: float) -> float:
+    """The share of the run that is over, by steps or by time, whichever is further."""
+    by_time = seconds / settings.seconds if settings.seconds else 0.0
+    return min(1.0, max(step / settings.steps, by_time))

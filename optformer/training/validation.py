@@ -1,0 +1,244 @@
+"""How a model does on studies that it never trains on, while it trains, and how sure it should be.
+
+Array dimensions: see `optformer.model`; N targets, E experts, G = 1 + E predictions.
+"""
+
+import functools
+import itertools
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding
+from jaxtyping import Array, Float32, Int64
+
+from optformer.model import experts, mixture, predictive, transformer
+from optformer.model.config import ModelConfig, Temperature
+from optformer.model.experts import read_trials
+from optformer.model.transformer import Ids, Weights
+from optformer.study import Study
+from optformer.tokenization.tokenizer import EncodedProblem, EncodedTrials, StudyTokenizer
+from optformer.tokenization.trajectory import Role
+from optformer.training import augment, loss, sharding
+from optformer.training.batches import Batch, pack
+from optformer.training.config import LossConfig, RunConfig
+
+MOST_BATCHES = 16
+
+TARGETS = 128
+"""Of so many metrics of a batch, the whole predicted distribution is looked at."""
+
+
+class Targets(NamedTuple):
+    """Places of a batch whose targets are bins of a first metric, from all of its studies.
+
+    Attributes:
+      row_N, place_N: where they are; N is `TARGETS`, the first `known` of which count.
+      trials_N: how many measured trials the study has before.
+      mean_NE, scale_NE, freedom_N: what experts predict there (`experts.foretell`).
+    """
+
+    known: int
+    row_N: Int64[np.ndarray, " N"]
+    place_N: Int64[np.ndarray, " N"]
+    trials_N: Int64[np.ndarray, " N"]
+    mean_NE: Float32[np.ndarray, "N E"]
+    scale_NE: Float32[np.ndarray, "N E"]
+    freedom_N: Float32[np.ndarray, " N"]
+
+
+class Held(NamedTuple):
+    """A batch of held studies."""
+
+    batch: Batch
+    targets: Targets
+
+
+class Foreseen(NamedTuple):
+    """Whole predictions of some first metrics: log-odds of the bins, the bin that came, and after
+    how many measured trials of the study."""
+
+    log_odds_NQ: Float32[np.ndarray, "N Q"]
+    bin_N: Int64[np.ndarray, " N"]
+    trials_N: Int64[np.ndarray, " N"]
+
+
+Evaluate = Callable[[Weights, Sequence[Held]], tuple[dict[str, float], Foreseen]]
+
+
+def validation_batches(
+    studies: Sequence[Study], tokenizer: StudyTokenizer, config: RunConfig
+) -> list[Held]:
+    """The held studies as batches; each layout has its turn before any has two.
+
+    A metric's range is all of [0, 1]: with room beyond it, where no value of a whole study lies, a
+    model that is surer than it should be would seem better.
+    """
+    groups: dict[int, list] = {}
+    for study in studies:
+        example = augment.plain(study, tokenizer, config.batch.tokens, 0.0, 1.0)
+        if len(example[0].ids_S) <= config.batch.text_tokens:
+            groups.setdefault(example[0].layout.length, []).append(example)
+    # A row takes at least one study, so that none of a batch's is left out.
+    rows = config.batch.rows
+    rounds = itertools.zip_longest(
+        *(
+            [examples[first : first + rows] for first in range(0, len(examples), rows)]
+            for examples in groups.values()
+        )
+    )
+    parts = [part for one_round in rounds for part in one_round if part is not None]
+    held = []
+    for part in parts[:MOST_BATCHES]:
+        batch = pack(part, tokenizer, config.batch, ask_experts=config.model.experts)
+        held.append(Held(batch, _targets(batch, part, tokenizer, config.model)))
+    return held
+
+
+def _targets(
+    batch: Batch,
+    examples: Sequence[tuple[EncodedProblem, EncodedTrials]],
+    tokenizer: StudyTokenizer,
+    model: ModelConfig,
+) -> Targets:
+    """Metrics evenly spread over a batch that was packed of these."""
+    counts_BT = loss.asked_experts(batch, Ids.of(tokenizer.vocabulary)) & (batch.weights_BT > 0)
+    row_N, place_N = np.nonzero(counts_BT)
+    count = min(len(row_N), TARGETS)
+    some_N = np.linspace(0, len(row_N) - 1, count).round().astype(np.int64)
+    row_N, place_N = row_N[some_N], place_N[some_N]
+    size = experts.EXPERTS if model.experts else 0
+    mean_NE, scale_NE = np.zeros((TARGETS, size)), np.ones((TARGETS, size))
+    freedom_N = np.ones(TARGETS)
+    trials_N = np.zeros(TARGETS, np.int64)
+    # Studies were put into rows in order.
+    members = [
+        (row, segment)
+        for row, segments_T in enumerate(batch.segments_BT)
+        for segment in range(1, segments_T.max() + 1)
+    ]
+    for (row, segment), (problem, trials) in zip(members, examples, strict=True):
+        at_n = np.flatnonzero((row_N == row) & (batch.segments_BT[row_N, place_N] == segment))
+        if not len(at_n):
+            continue
+        first = np.argmax(batch.segments_BT[row] == segment) + len(problem.layout.prefix)
+        trial_n = (place_N[at_n] - first) // problem.layout.length
+        read = _, values_R, _ = read_trials(problem, trials.ids_T, tokenizer)
+        trials_N[at_n] = np.cumsum(np.isfinite(values_R))[trial_n] - 1
+        if not size:
+            continue
+        said = experts.foretell(*read)
+        mean_NE[at_n], scale_NE[at_n], freedom_N[at_n] = (array[trial_n] for array in said)
+    more = TARGETS - count
+    return Targets(
+        known=count,
+        row_N=np.pad(row_N, (0, more)),
+        place_N=np.pad(place_N, (0, more)),
+        trials_N=trials_N,
+        mean_NE=mean_NE.astype(np.float32),
+        scale_NE=scale_NE.astype(np.float32),
+        freedom_N=freedom_N.astype(np.float32),
+    )
+
+
+@functools.lru_cache(maxsize=8)
+def make_evaluate(
+    model: ModelConfig, loss_config: LossConfig, ids: Ids, *, mesh: Mesh, half: bool = False
+) -> Evaluate:
+    """(weights, held) -> what was found, and the predictions by which the temperature was.
+
+    `parameter` and `value` are mean nats a token of these roles, `loss` is their mean as training
+    weighs them. For metrics that are bins, `log_density` is the mean log predictive density, for
+    which uniform predictions score 0, and `quantile_error` how far predicted quantiles are from
+    where they should be (`predictive.quantile_error`). Both are of predictions as they are; at the
+    temperature of `temperature_start` and `temperature_power`, first metrics would have most
+    probability (`temperature_of`).
+    """
+    everywhere = NamedSharding(mesh, sharding.spec())
+
+    @functools.partial(jax.jit, out_shardings=everywhere)
+    def measure(
+        weights: Weights, batch: Batch, row_N: Array, place_N: Array
+    ) -> tuple[dict[str, Array], Array, Array, Array, Array]:
+        weights = transformer.half(weights) if half else weights
+        outputs = loss.compute(weights, model, ids, batch)
+        _, metrics = loss.of_outputs(outputs, ids, batch, loss_config)
+        at_N = row_N, place_N
+        whole_N = outputs.logits_BTO[at_N], outputs.weights_BTG[at_N]
+        return metrics, *loss.bin_measures(outputs, batch, ids), *whole_N
+
+    # Each target has experts of its own.
+    mix = jax.jit(jax.vmap(functools.partial(mixture.mix, ids=ids)))
+
+    def evaluate(weights: Weights, held: Sequence[Held]) -> tuple[dict[str, float], Foreseen]:
+        sums: dict[str, float] = {}
+        densities, pits, log_odds, bins, trials = [], [], [], [], []
+        for batch, targets in held:
+            row_N, place_N = targets.row_N, targets.place_N
+            placed = sharding.place_batch(batch, mesh)
+            metrics, density_BT, pit_BT, logits_NO, weights_NG = jax.device_get(
+                measure(weights, placed, row_N, place_N)
+            )
+            for name, number in metrics.items():
+                sums[name] = sums.get(name, 0.0) + float(number)
+            bin_BT = batch.targets_BT - ids.text
+            counts_BT = (batch.roles_BT == Role.VALUE) & (batch.weights_BT > 0)
+            counts_BT &= (bin_BT >= 0) & (bin_BT < ids.bins)
+            # Empty rows may have been added for the devices.
+            densities.append(density_BT[: len(counts_BT)][counts_BT])
+            pits.append(pit_BT[: len(counts_BT)][counts_BT])
+            if model.experts:
+                logits_NO = _with_experts(mix, logits_NO, weights_NG, targets)
+            log_odds.append(logits_NO[: targets.known, ids.first_bin :][:, : ids.bins])
+            bins.append(bin_BT[row_N, place_N][: targets.known])
+            trials.append(targets.trials_N[: targets.known])
+        found = {
+            name: sums[f"{name}_nats"] / max(sums[f"{name}_tokens"], 1.0)
+            for name in ("parameter", "value")
+        }
+        weight = loss_config.value_weight
+        found["loss"] = (found["parameter"] + weight * found["value"]) / (1 + weight)
+        if any(map(len, pits)):
+            found["log_density"] = float(np.concatenate(densities).mean())
+            found["quantile_error"] = predictive.quantile_error(np.concatenate(pits))
+        foreseen = Foreseen(
+            np.concatenate(log_odds), np.concatenate(bins).astype(np.int64), np.concatenate(trials)
+        )
+        if len(foreseen.bin_N):
+            best = predictive.best_temperature(*foreseen)
+            found |= {"temperature_start": best.start, "temperature_power": best.power}
+        return found, foreseen
+
+    return evaluate
+
+
+def temperature_of(found: Mapping[str, float], otherwise: Temperature) -> Temperature:
+    """What `evaluate` found; if there was nothing to find it by, the other one."""
+    if "temperature_start" not in found:
+        return otherwise
+    return Temperature(start=found["temperature_start"], power=found["temperature_power"])
+
+
+def _with_experts(
+    mix: Callable[..., Array],
+    logits_NO: Float32[np.ndarray, "N O"],
+    log_weights_NG: Float32[np.ndarray, "N G"],
+    targets: Targets,
+) -> Float32[np.ndarray, "N O"]:
+    """The targets' log-odds with those of each one's weightiest experts, as suggestions have them.
+
+    Args:
+      mix: `mixture.mix` of each target by itself.
+    """
+    order_NE = np.argsort(-log_weights_NG[:, 1:], axis=1, kind="stable")
+    chosen_NM = order_NE[:, : mixture.MANY]
+    mixed_N1O = mix(
+        logits_NO[:, None],
+        mixture.keep(log_weights_NG, chosen_NM)[:, None],
+        np.take_along_axis(targets.mean_NE, chosen_NM, axis=1)[:, None],
+        np.take_along_axis(targets.scale_NE, chosen_NM, axis=1)[:, None],
+        chosen_NM // len(experts.KERNELS),
+        targets.freedom_N,
+    )
+    return np.asarray(mixed_N1O)[:, 0]

@@ -1,0 +1,155 @@
+"""A checkpoint gives back what was saved, or says what is wrong with it."""
+
+import json
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from optformer.errors import CheckpointError
+from optformer.model import checkpoint, experts, transformer
+from optformer.model.config import MICRO, Temperature
+from optformer.model.saved import Checkpoint
+from optformer.model.transformer import Ids
+from optformer.tokenization.tokenizer import StudyTokenizer
+from optformer.tokenization.vocabulary import train_text_model
+from optformer.training.sharding import to_numpy
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    tokenizer = StudyTokenizer()
+    weights = transformer.init(MICRO, Ids.of(tokenizer.vocabulary), jax.random.key(0))
+    saved = Checkpoint(
+        config=MICRO, tokenizer=tokenizer, weights=to_numpy(weights), about={"step": 3}
+    )
+    checkpoint.save(saved, tmp_path / "model")
+    # Saving over one replaces it.
+    checkpoint.save(saved, tmp_path / "model")
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+    return tmp_path / "model"
+
+
+def test_everything_comes_back(folder: Path) -> None:
+    loaded = checkpoint.load(folder)
+    tokenizer = StudyTokenizer()
+    weights = transformer.init(MICRO, Ids.of(tokenizer.vocabulary), jax.random.key(0))
+    assert loaded.config == MICRO
+    assert loaded.tokenizer.options == tokenizer.options
+    assert loaded.tokenizer.vocabulary.fingerprint == tokenizer.vocabulary.fingerprint
+    assert loaded.about == {"step": 3}
+    jax.tree.map(np.testing.assert_array_equal, loaded.weights, to_numpy(weights))
+
+
+def test_the_temperature_of_values_can_be_changed_in_place(folder: Path) -> None:
+    assert checkpoint.load(folder).value_temperature == Temperature()
+    before = checkpoint.load(folder)
+    warm = Temperature(start=1.25, power=-0.1)
+    checkpoint.set_value_temperature(folder, warm)
+    after = checkpoint.load(folder)
+    assert checkpoint.value_temperature(folder) == after.value_temperature == warm
+    assert (after.about, after.tokens, after.config) == (before.about, before.tokens, before.config)
+    jax.tree.map(np.testing.assert_array_equal, after.weights, before.weights)
+    assert len(list(folder.iterdir())) == 3
+
+
+@pytest.mark.parametrize(
+    ("said", "meant"),
+    [({}, Temperature()), ({"value_temperature": 1.5}, Temperature(start=1.5))],
+)
+def test_older_checkpoints_have_no_temperature_or_the_same_after_any_number_of_trials(
+    folder: Path, said: dict, meant: Temperature
+) -> None:
+    path = folder / "config.json"
+    config = json.loads(path.read_text())
+    del config["value_temperature"], config["digest"]
+    config |= said
+    config["digest"] = checkpoint._digest(config)
+    path.write_text(json.dumps(config))
+    assert checkpoint.load(folder).value_temperature == meant
+    assert checkpoint.value_temperature(folder) == meant
+    checkpoint.set_value_temperature(folder, Temperature(start=0.8))
+    assert checkpoint.load(folder).value_temperature == Temperature(start=0.8)
+
+
+@pytest.mark.parametrize("said", [{"start": 0.0}, {"start": 1.0, "slope": 2.0}, None, "warm"])
+def test_a_temperature_of_another_kind_is_named(folder: Path, said: object) -> None:
+    path = folder / "config.json"
+    config = json.loads(path.read_text()) | {"value_temperature": said}
+    del config["digest"]
+    path.write_text(json.dumps(config | {"digest": checkpoint._digest(config)}))
+    for read in (checkpoint.load, checkpoint.value_temperature):
+        with pytest.raises(CheckpointError, match=r"config\.json.*value_temperature"):
+            read(folder)
+
+
+def test_a_model_of_other_gaussian_processes_is_refused(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its weights would count for the wrong ones."""
+    monkeypatch.setattr(experts, "KERNELS", experts.KERNELS[::-1])
+    with pytest.raises(CheckpointError, match="weighs other Gaussian processes"):
+        checkpoint.load(folder)
+
+
+def _flip(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+def _other_vocabulary(folder: Path) -> None:
+    lines = ["another corpus", "with other words"] * 50
+    (folder / "text.model").write_bytes(train_text_model(lines, 300))
+
+
+def _other_shape(folder: Path) -> None:
+    text = (folder / "config.json").read_text()
+    (folder / "config.json").write_text(text.replace('"max_distance": 128', '"max_distance": 120'))
+
+
+def _other_format(folder: Path) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"format": 99}))
+
+
+@pytest.mark.parametrize(
+    ("damage", "says"),
+    [
+        (lambda f: _flip(f / "weights.safetensors"), "weights.safetensors is damaged"),
+        (lambda f: (f / "weights.safetensors").unlink(), "weights.safetensors is missing"),
+        (lambda f: (f / "config.json").write_text("{"), "config.json is damaged"),
+        (_other_shape, "config.json was changed or is damaged"),
+        (_other_vocabulary, "not the vocabulary that the weights were trained with"),
+        (_other_format, "format 99, but this optformer reads format 2"),
+    ],
+)
+def test_damage_is_named(folder: Path, damage: object, says: str) -> None:
+    damage(folder)  # type: ignore[operator]
+    with pytest.raises(CheckpointError, match=says):
+        checkpoint.load(folder)
+
+
+def test_a_missing_folder_is_named(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"no checkpoint folder .*absent"):
+        checkpoint.load(tmp_path / "absent")
+
+
+def test_a_shipped_model_loads_by_its_name(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """But a folder of that name in the working directory goes first."""
+    monkeypatch.setattr(checkpoint, "SHIPPED", folder.parent)
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert checkpoint.shipped() == ("model",)
+    assert checkpoint.load(Path("model")).about == {"step": 3}
+    assert checkpoint.fingerprint(Path("model")) == checkpoint.fingerprint(folder)
+    with pytest.raises(CheckpointError, match="is a part of this package"):
+        checkpoint.set_value_temperature(Path("model"), Temperature())
+    Path("model").mkdir()
+    with pytest.raises(CheckpointError, match="model is no checkpoint"):
+        checkpoint.load(Path("model"))
+    with pytest.raises(CheckpointError, match=r"no model in this package has that name \(model\)"):
+        checkpoint.load(Path("another"))
