@@ -39,7 +39,7 @@ from optformer.study import (
 
 Json = Mapping[str, object]
 
-_STUDY_KEYS = ("name", "title", "algorithm", "metadata", "metrics", "parameters", "trials")
+STUDY_KEYS = ("name", "title", "algorithm", "metadata", "metrics", "parameters", "trials")
 _PARAMETER_KEYS = (
     "name", "type", "scale", "bounds", "values", "conditions", "default", "external_type",
 )  # fmt: skip
@@ -77,7 +77,7 @@ def problem_from_json(document: object) -> Problem:
       StudyError: an unknown or missing key, a value of a wrong type, or anything that `Problem`
         and `Parameter` refuse. Names the study and the parameter.
     """
-    fields = _object(document, "the study", _STUDY_KEYS, others=True)
+    fields = _object(document, "the study", STUDY_KEYS, others=True)
     name = _text(fields, "name", "the study")
     where = f"study {name!r}"
     try:
@@ -301,7 +301,7 @@ def _number(value: object, where: str) -> float:
         try:
             return float(value)
         except OverflowError as error:
-            raise StudyError(f"{where}: a number with {len(str(value))} digits is too large for a 64-bit float.") from error
+            raise StudyError(f"{where}: the number is too large for 64 bits.") from error
     raise StudyError(f"{where}: {value!r} is not a number.")
 
 

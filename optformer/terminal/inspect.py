@@ -15,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from optformer.data import store
-from optformer.data.importers import Skipped, read
+from optformer.data.importers import Remark, read
 from optformer.errors import StudyError, did_you_mean
 from optformer.eval import results
 from optformer.model import checkpoint
@@ -156,7 +156,7 @@ def _of_log(path: str, name: str | None) -> tuple[RenderableType, Study]:
     examples: dict[str, str] = {}
     shown: Study | None = None
     for record in read(path):
-        if isinstance(record, Skipped):
+        if isinstance(record, Remark):
             faults[record.kind] += 1
             examples.setdefault(record.kind, str(record))
             continue
@@ -194,7 +194,7 @@ def _find(studies: Iterable[Study], name: str | None) -> Study:
 
 def _unknown(name: str | None, names: list[str], skipped: Iterable[str] = ()) -> StudyError:
     if name is None or not names:
-        reasons = "".join(f" Skipped: {text.rstrip('.')}." for text in skipped)
+        reasons = "".join(f" Remark: {text.rstrip('.')}." for text in skipped)
         return StudyError(f"no study could be read.{reasons}")
     some = ", ".join(names[:3]) + (f" and {len(names) - 3:,} more" if len(names) > 3 else "")
     return StudyError(f"there is no study {name!r}, but {some}.{did_you_mean(name, names)}")

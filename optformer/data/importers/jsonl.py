@@ -26,7 +26,7 @@ from pathlib import Path
 
 from optformer.convert.study_json import problem_from_json, readable_trials
 from optformer.data.importers import text
-from optformer.data.importers.record import Options, Record, Skipped, records, skipped
+from optformer.data.importers.record import Options, Record, Remark, records, skipped
 from optformer.errors import StudyError
 from optformer.study import Study
 
@@ -65,7 +65,7 @@ def files_of(folder: Path) -> list[Path]:
     return sorted([*folder.glob("*.jsonl"), *folder.glob("*.jsonl.gz")])
 
 
-def _study(line: text.Line, where: str, options: Options) -> Iterator[Study | Skipped]:
+def _study(line: text.Line, where: str, options: Options) -> Iterator[Study | Remark]:
     name = ""
     try:
         if line.fault:

@@ -23,7 +23,7 @@ from optformer.study import (
 )
 
 OutOfRange = Literal["drop", "clip"]
-Fate = Literal["skipped", "left out", "infeasible"]
+Fate = Literal["skipped", "left out", "infeasible", "assumed"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -48,8 +48,8 @@ class Options:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Skipped:
-    """A study that was not imported, or trials of an imported one that were not taken as they are.
+class Remark:
+    """What an importer says about a study: that it is not imported, or not quite as it was.
 
     Attributes:
       where: the file or database, and the line if it has lines.
@@ -58,8 +58,9 @@ class Skipped:
       kind: the reason in a few words, the same for everything with that fault.
       reason: the whole reason with names and values.
       fate: "skipped", the study is not imported; "left out", these trials of an imported study
-        are missing; "infeasible", these trials count as infeasible.
-      trials: how many trials; 0 for a skipped study.
+        are missing; "infeasible", these trials count as infeasible; "assumed", the log did not
+        say something about an imported study.
+      trials: how many trials are left out or infeasible.
     """
 
     where: str
@@ -75,7 +76,7 @@ class Skipped:
 
 
 # What an importer yields, with the share of the source that is read, from 0 to 1.
-Record = tuple[Study | Skipped, float]
+Record = tuple[Study | Remark, float]
 
 # How messages of StudyError are counted: the first part found in the message decides.
 _KINDS = (
@@ -103,12 +104,12 @@ def kind_of(message: str, default: str) -> str:
     return next((kind for part, kind in _KINDS if part in message), default)
 
 
-def skipped(error: StudyError | str, *, where: str, study: str) -> Skipped:
+def skipped(error: StudyError | str, *, where: str, study: str) -> Remark:
     """The record of a study that raised this error."""
     message = str(error)
     trial = re.match(r"study .*?, trial (\d+): ", message)
     default = "a trial with a wrong form" if trial else "a study with a wrong form"
-    return Skipped(
+    return Remark(
         where=where,
         study=study,
         trial=int(trial[1]) if trial else None,
@@ -124,7 +125,7 @@ def records(
     algorithm: str,
     options: Options,
     where: str,
-) -> Iterator[Study | Skipped]:
+) -> Iterator[Study | Remark]:
     """The study of these trials, after what was wrong with some of them.
 
     A trial that breaks a rule of the search space is left out. A completed one without a finite
@@ -168,7 +169,7 @@ def records(
         groups.setdefault((fate, kind), []).append((number, message))
     for (fate, kind), members in groups.items():
         number, message = members[0]
-        yield Skipped(
+        yield Remark(
             where=where,
             study=problem.name,
             trial=number,

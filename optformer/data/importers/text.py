@@ -4,10 +4,12 @@ import gzip
 import io
 import json
 import re
+import zipfile
 import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 from optformer.errors import SourceError, StudyError
 
@@ -18,6 +20,8 @@ LARGEST_DOCUMENT = 1 << 30
 """Bytes of a file that has to be read as a whole, unpacked."""
 
 _GZIP = b"\x1f\x8b"
+_ZIP = b"PK\x03\x04"
+_UNREADABLE = (OSError, EOFError, zlib.error, zipfile.BadZipFile)
 _UTF16 = (b"\xff\xfe", b"\xfe\xff")
 _CHUNK = 1 << 20
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
@@ -41,7 +45,7 @@ class Line:
 
 
 def lines(path: Path, *, limit: int = LONGEST_LINE) -> Iterator[Line]:
-    """The lines of a text file, gzip or plain, without a byte-order mark.
+    """The lines of a text file, plain or packed, without a byte-order mark.
 
     A line longer than `limit` bytes is passed over in small pieces; it and a line that is not
     UTF-8 come with their `fault`.
@@ -70,22 +74,22 @@ def lines(path: Path, *, limit: int = LONGEST_LINE) -> Iterator[Line]:
                     except UnicodeDecodeError as error:
                         fault = f"the line is not UTF-8 text ({error.reason})"
                 yield Line(number=number, text=text, done=raw.tell() / size, fault=fault)
-    except (OSError, EOFError, zlib.error) as error:
+    except _UNREADABLE as error:
         raise SourceError(
             f"{path} cannot be read after line {number} ({error}). Copy or export it again."
         ) from error
 
 
-def head(path: Path, size: int = 65536) -> tuple[bytes, bool]:
-    """The first bytes of a file, unpacked, and whether it is gzip.
+def head(path: Path, size: int = 65536) -> bytes:
+    """The first bytes of a file, unpacked.
 
     Raises:
       SourceError: the file cannot be read.
     """
     try:
         with path.open("rb") as raw, _unpacked(raw) as file:
-            return file.read(size), isinstance(file, gzip.GzipFile)
-    except (OSError, EOFError, zlib.error) as error:
+            return file.read(size)
+    except _UNREADABLE as error:
         raise SourceError(
             f"{path} cannot be read ({error}). Check its permissions, or copy it again."
         ) from error
@@ -116,7 +120,7 @@ def parse(text: str) -> object:
 
 
 def document(path: Path) -> object:
-    """What a whole JSON file says, gzip or plain.
+    """What a whole JSON file says, plain or packed.
 
     Raises:
       SourceError: it cannot be read, is too large, or is no JSON.
@@ -124,7 +128,7 @@ def document(path: Path) -> object:
     try:
         with path.open("rb") as raw, _unpacked(raw) as file:
             data = file.read(LARGEST_DOCUMENT + 1)
-    except (OSError, EOFError, zlib.error) as error:
+    except _UNREADABLE as error:
         raise SourceError(f"{path} cannot be read ({error}). Copy or export it again.") from error
     if len(data) > LARGEST_DOCUMENT:
         raise SourceError(
@@ -137,9 +141,21 @@ def document(path: Path) -> object:
         raise SourceError(f"{path}: {error} Export it again, or name another --format.") from error
 
 
-def _unpacked(raw: io.BufferedReader) -> io.BufferedReader | gzip.GzipFile:
-    magic = raw.peek(2)[:2]
-    return gzip.GzipFile(fileobj=raw) if magic == _GZIP else raw
+def _unpacked(raw: io.BufferedReader) -> IO[bytes] | gzip.GzipFile:
+    """The file as it is, or what is in it: of gzip, or of a zip archive with one file."""
+    magic = raw.peek(4)[:4]
+    if magic.startswith(_GZIP):
+        return gzip.GzipFile(fileobj=raw)
+    if magic == _ZIP:
+        with zipfile.ZipFile(raw) as archive:
+            names = archive.namelist()
+            if len(names) != 1:
+                raise SourceError(
+                    f"{raw.name} is a zip archive of {len(names)} files. Unpack it, and import the "
+                    "one with the trials."
+                )
+            return archive.open(names[0])
+    return raw
 
 
 def _unique(pairs: Sequence[tuple[str, object]]) -> dict[str, object]:

@@ -137,7 +137,13 @@ def smac(folder: Path) -> list[dict[str, object]]:
         seed=1,
     )
     scenario = Scenario(
-        space, name="boosting", output_directory=folder, n_trials=TRIALS, deterministic=True, seed=1
+        space,
+        name="boosting",
+        output_directory=folder,
+        n_trials=TRIALS,
+        deterministic=True,
+        seed=1,
+        crash_cost=10.0,
     )
     HyperparameterOptimizationFacade(
         scenario, lambda config, seed=0: search(dict(config)), logging_level=50
@@ -165,9 +171,15 @@ def hyperopt(folder: Path) -> list[dict[str, object]]:
     }
     trials = Trials()
     fmin(
-        objective, space, rand.suggest, TRIALS, trials=trials, verbose=False, show_progressbar=False,
+        objective,
+        space,
+        rand.suggest,
+        TRIALS,
+        trials=trials,
+        verbose=False,
+        show_progressbar=False,
         rstate=np.random.default_rng(1),
-    )  # fmt: skip
+    )
     (folder / "trials.json").write_text(json.dumps(trials.trials, default=str))
     return search.tried
 
@@ -227,10 +239,23 @@ TOOLS: dict[str, tuple[Callable[[Path], list[dict[str, object]]], str]] = {
 """Format -> how its tool is run, and the package that has to be installed."""
 
 
-if __name__ == "__main__":
-    name, parent = sys.argv[1], Path(sys.argv[2])
+def keep_sample(name: str, parent: Path) -> Path:
+    """Runs a tool and keeps what it wrote, without machine paths and files for machines alone."""
     run, package = TOOLS[name]
     sample = parent / f"{name}-{importlib.metadata.version(package)}"
     sample.mkdir(parents=True)
     tried = run(sample.resolve())
     (sample / "tried.json").write_text(json.dumps(tried))
+    for path in sorted(sample.rglob("*")):
+        if path.is_file() and not path.name.endswith((".csv", ".json", ".txt", ".zip")):
+            path.unlink()
+        elif path.suffix in (".csv", ".json", ".txt"):
+            text = path.read_text()
+            for machine in (str(sample.resolve()), sys.prefix, str(Path.cwd()), sys.base_prefix):
+                text = text.replace(machine, "/data")
+            path.write_text(text)
+    return sample
+
+
+if __name__ == "__main__":
+    print(keep_sample(sys.argv[1], Path(sys.argv[2])))
