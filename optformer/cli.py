@@ -188,7 +188,7 @@ def _describe(format: str | None) -> None:
     """Prints what a format looks like, and ends."""
     if format is None:
         return
-    from optformer.data.importers.describe import describe, page
+    from optformer.data.importers import describe, page
 
     typer.echo(page() if format == "all" else describe(format))
     raise typer.Exit

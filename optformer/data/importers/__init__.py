@@ -24,7 +24,7 @@ from optformer.data.importers import (
     syne_tune,
     wandb_csv,
 )
-from optformer.data.importers.describe import describe
+from optformer.data.importers.describe import describe, page
 from optformer.data.importers.detect import FORMATS, Format, detect, paths_of
 from optformer.data.importers.privacy import Privacy, key_beside
 from optformer.data.importers.record import Fate, Options, OutOfRange, Record, Remark
@@ -40,6 +40,7 @@ __all__ = [
     "describe",
     "detect",
     "import_studies",
+    "page",
     "read",
 ]
 

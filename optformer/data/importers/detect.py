@@ -212,10 +212,7 @@ def _json(path: Path, start: str, *, is_packed: bool) -> Format:
         document = None
     if ray_tune.is_report(document):
         return "ray-tune"
-    named = ".jsonl" in path.suffixes or ".jsonl" in path.name
     is_pretty = len(first.strip()) <= 2 and "\n" in start
-    if not is_pretty and (named or '"parameters"' in first or '"trials"' in first):
-        return "jsonl"
     if is_pretty and '"parameters"' in start:
         many = "'.[]' " if start.startswith("[") else "."
         raise SourceError(
@@ -227,6 +224,8 @@ def _json(path: Path, start: str, *, is_packed: bool) -> Format:
             f"{path} is a list of studies in one line of JSON. Write one study a line: "
             f"jq -c '.[]' {path.name} > {path.stem}.jsonl"
         )
+    if ".jsonl" in path.name or '"parameters"' in first or '"trials"' in first:
+        return "jsonl"
     keys = re.findall(r'"([^"\n]{1,40})"\s*:', start)[:6]
     raise SourceError(
         f"{path} is JSON of another tool (with {', '.join(map(repr, keys)) or 'no keys'}). "

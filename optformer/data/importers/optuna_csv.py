@@ -4,12 +4,13 @@
     0,0.25,0.01,adam,a7,COMPLETE
     1,,0.3,sgd,a7,FAIL
 
-Every file is a study with the file's name. Columns params_* are the parameters, value or values_*
-the metrics, user_attrs_* notes. The table does not say the direction: it is guessed from the
+Every file is a study with the file's name. Columns params_* are the parameters, value, value_*
+and values_* the metrics, user_attrs_* notes. The table does not say the direction: it is guessed from the
 metric's name, or MINIMIZE, Optuna's default; --goal MAXIMIZE says otherwise. The search space is
 what was tried. Optuna's database or journal says both: import that if you have it.
 """
 
+import re
 from collections.abc import Collection, Iterator
 from pathlib import Path
 
@@ -19,7 +20,8 @@ from optformer.data.importers.record import Options, Record
 from optformer.errors import StudyError
 from optformer.study import Goal
 
-_PARAMETER, _VALUES, _NOTE = "params_", "values_", "user_attrs_"
+_PARAMETER, _NOTE = "params_", "user_attrs_"
+_METRIC = re.compile(r"values?_?(.*)")  # value, value_NAME, values_0, values_NAME
 
 
 def matches(columns: Collection[str]) -> bool:
@@ -36,11 +38,9 @@ def studies(paths: list[Path], options: Options, *, start: int = 0) -> Iterator[
 def _tables(path: Path) -> list[infer.Table]:
     sheet = open_sheet(path)
     metrics = {
-        column: column.replace(_VALUES, "value_", 1)
-        if column.removeprefix(_VALUES).isdigit()
-        else column.removeprefix(_VALUES)
+        column: f"value_{name[1]}" if name[1].isdigit() else name[1] or "value"
         for column in sheet.columns
-        if column == "value" or column.startswith(_VALUES)
+        if (name := _METRIC.fullmatch(column))
     }
     rows: list[infer.Row | StudyError] = []
     for row in sheet.rows:

@@ -4,8 +4,8 @@
     0.25,1,CONTINUE,0,0.01,adam
 
 A folder of experiments has one study for each. metadata.json says the metrics, the mode and the
-search space. A trial's last report counts. One that was stopped or paused before it had as many
-reports as others is INFEASIBLE: its metric is not that of a whole trial.
+search space. A trial's last report counts. One that failed, or was stopped or paused before it had as
+many reports as others, is INFEASIBLE: its metric is not that of a whole trial.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -54,6 +54,8 @@ def _tables(folder: Path) -> list[infer.Table]:
     goals = _goals(metadata)
     for trial, cells in last.items():
         is_cut = cells.get("st_decision") in ("STOP", "PAUSE")
+        is_cut &= reports[trial] < max(reports.values())
+        has_failed = cells.get("st_status", "").lower() == "failed"
         rows.append(
             infer.Row(
                 parameters={
@@ -62,7 +64,7 @@ def _tables(folder: Path) -> list[infer.Table]:
                     if name.startswith(_CONFIG)
                 },
                 metrics={name: scalar(cells[name]) for name in goals if name in cells},
-                state="stopped" if is_cut and reports[trial] < max(reports.values()) else "",
+                state="failed" if has_failed else "stopped" if is_cut else "",
             )
         )
     return [

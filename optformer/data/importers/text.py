@@ -9,7 +9,7 @@ import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import cast
 
 from optformer.errors import SourceError, StudyError
 
@@ -141,7 +141,7 @@ def document(path: Path) -> object:
         raise SourceError(f"{path}: {error} Export it again, or name another --format.") from error
 
 
-def _unpacked(raw: io.BufferedReader) -> IO[bytes] | gzip.GzipFile:
+def _unpacked(raw: io.BufferedReader) -> io.BufferedIOBase:
     """The file as it is, or what is in it: of gzip, or of a zip archive with one file."""
     magic = raw.peek(4)[:4]
     if magic.startswith(_GZIP):
@@ -154,7 +154,7 @@ def _unpacked(raw: io.BufferedReader) -> IO[bytes] | gzip.GzipFile:
                     f"{raw.name} is a zip archive of {len(names)} files. Unpack it, and import the "
                     "one with the trials."
                 )
-            return archive.open(names[0])
+            return cast(io.BufferedIOBase, archive.open(names[0]))
     return raw
 
 

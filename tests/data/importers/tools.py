@@ -34,7 +34,7 @@ class Search:
             for name, value in values.items()
         }
         failed = len(self.tried) % 5 == 4
-        loss = abs(plain["lr"] - 0.01) + plain["layers"] / 8 + (plain["optimizer"] == "sgd")
+        loss = _loss(plain)
         self.tried.append({"parameters": plain, "loss": None if failed else loss})
         if failed:
             raise RuntimeError("out of memory")
@@ -207,17 +207,29 @@ def syne_tune(folder: Path) -> list[dict[str, object]]:
         save_tuner=False,
     )
     tuner.run()
-    shutil.copytree(tuner.tuner_path, folder, dirs_exist_ok=True)
-    return []
+    for name in ("metadata.json", "results.csv.zip"):
+        shutil.copy(tuner.tuner_path / name, folder)
+    search = Search()
+    for trial in range(TRIALS):
+        config = json.loads((tuner.tuner_path / str(trial) / "config.json").read_text())
+        values = {name: config[name] for name in ("lr", "layers", "optimizer")}
+        search.tried.append({"parameters": values, "loss": _loss(values)})
+    shutil.rmtree(tuner.tuner_path)
+    return search.tried
 
 
 def _reporting(lr: float, layers: int, optimizer: str) -> None:
     from syne_tune import Reporter
 
     report = Reporter()
+    # The function runs without this module around it.
     loss = abs(lr - 0.01) + layers / 8 + (optimizer == "sgd")
     for step in (1, 2):
         report(loss=loss * (3 - step), epoch=step)
+
+
+def _loss(values: Mapping[str, object]) -> float:
+    return abs(values["lr"] - 0.01) + values["layers"] / 8 + (values["optimizer"] == "sgd")
 
 
 def _draw(draw: random.Random) -> dict[str, object]:
@@ -230,7 +242,7 @@ def _draw(draw: random.Random) -> dict[str, object]:
 
 TOOLS: dict[str, tuple[Callable[[Path], list[dict[str, object]]], str]] = {
     "optuna-csv": (optuna_csv, "optuna"),
-    "mlflow-csv": (mlflow_csv, "mlflow"),
+    "mlflow": (mlflow_csv, "mlflow"),
     "ray-tune": (ray_tune, "ray"),
     "smac": (smac, "smac"),
     "hyperopt": (hyperopt, "hyperopt"),
@@ -247,7 +259,11 @@ def keep_sample(name: str, parent: Path) -> Path:
     tried = run(sample.resolve())
     (sample / "tried.json").write_text(json.dumps(tried))
     for path in sorted(sample.rglob("*")):
-        if path.is_file() and not path.name.endswith((".csv", ".json", ".txt", ".zip")):
+        if path.is_file() and (
+            path.suffix not in (".csv", ".json", ".txt", ".zip")
+            or "-state-" in path.name
+            or path.name.startswith("experiment_state")
+        ):
             path.unlink()
         elif path.suffix in (".csv", ".json", ".txt"):
             text = path.read_text()
