@@ -13,9 +13,9 @@ from optformer.study import Condition, Parameter, ParameterType, Problem, Value
 def with_conditions(
     flat: Mapping[str, Parameter], trials: Sequence[Mapping[str, Value]]
 ) -> dict[str, Parameter]:
-    """The parameters, parents first, with the conditions that explain which trials lack them.
+    """The parameters, parents first, with conditions inferred from the trials that lack them.
 
-    Those that nothing explains are left out.
+    Parameters for which no condition fits are left out.
     """
     placed = {
         name: parameter
@@ -23,15 +23,15 @@ def with_conditions(
         if all(name in trial for trial in trials)
     }
     waiting = {name: parameter for name, parameter in flat.items() if name not in placed}
-    found = True
-    while found:
-        found = False
+    placed_one = True
+    while placed_one:
+        placed_one = False
         for name, parameter in waiting.items():
             condition = _condition(name, placed, trials)
             if condition is not None:
                 placed[name] = dataclasses.replace(parameter, conditions=(condition,))
                 del waiting[name]
-                found = True
+                placed_one = True
                 break
     return placed
 
@@ -39,27 +39,27 @@ def with_conditions(
 def _condition(
     name: str, parents: Mapping[str, Parameter], trials: Sequence[Mapping[str, Value]]
 ) -> Condition | None:
-    """The condition that tells the trials with `name` apart, or None.
+    """The condition that separates the trials with `name` from the others, or None.
 
-    Of several, a parent that also has values without `name` is preferred, then the one with the
-    fewest values.
+    Of several conditions, one on a parent that also has values without `name` is preferred, then
+    one on the parent with the fewest values.
     """
     having = [trial for trial in trials if name in trial]
     lacking = [trial for trial in trials if name not in trial]
-    found: list[tuple[bool, int, str, set[Value]]] = []
+    candidates: list[tuple[bool, int, str, set[Value]]] = []
     for parent, parameter in parents.items():
         if parameter.type == ParameterType.DOUBLE or any(parent not in trial for trial in having):
             continue
         active = {trial[parent] for trial in having}
         inactive = {trial[parent] for trial in lacking if parent in trial}
         values = len(active) + len(inactive)
-        # A number that no two trials share would tell any trials apart.
+        # A number that differs in every trial separates any two groups of trials.
         is_evidence = parameter.type == ParameterType.CATEGORICAL or values < len(trials)
         if active.isdisjoint(inactive) and is_evidence:
-            found.append((not inactive, values, parent, active))
-    if not found:
+            candidates.append((not inactive, values, parent, active))
+    if not candidates:
         return None
-    _, _, parent, active = min(found, key=lambda item: item[:2])
+    _, _, parent, active = min(candidates, key=lambda item: item[:2])
     return Condition(parent=parent, values=tuple(sorted(active, key=parents[parent].to_number)))
 
 
@@ -68,7 +68,7 @@ def explained(
 ) -> dict[str, Parameter]:
     """As `with_conditions`, where a parameter that nothing explains does not end the search.
 
-    Most trials decide whether the study has it; the others do not fit the space (`is_whole`).
+    Most trials decide whether the study has it; the others do not fit the space (`is_complete`).
     """
     parameters, decisive = dict(flat), list(trials)
     while True:
@@ -84,8 +84,8 @@ def explained(
             del parameters[unexplained[0]]
 
 
-def is_whole(problem: Problem, values: Mapping[str, Value]) -> bool:
-    """Whether these are just the parameters that their values call for."""
+def is_complete(problem: Problem, values: Mapping[str, Value]) -> bool:
+    """Whether these are exactly the parameters that are active under their own values."""
     active: dict[str, bool] = {}
     for parameter in problem.parameters:
         active[parameter.name] = not parameter.conditions or any(

@@ -1,12 +1,12 @@
-"""Optuna's studies in our words: distributions, states, and spaces that are defined by running.
+"""Optuna's distributions, trials and define-by-run search spaces as ours.
 
 - FloatDistribution: DOUBLE, LOG or LINEAR; with a step DISCRETE, or DOUBLE if that makes more
   than 1,000 values. IntDistribution: INTEGER; with a step DISCRETE. CategoricalDistribution:
   CATEGORICAL with the choices as text (True and False are Vizier's bools).
 - A parameter that some trials lack is conditional: see `convert.conditions`.
-- COMPLETE is COMPLETED. FAIL is INFEASIBLE. PRUNED is INFEASIBLE too: the trial was stopped
-  because it did badly, and its last intermediate value is no final one; that value is kept in the
-  metric's column, where no objective reads it. RUNNING and WAITING are ACTIVE.
+- COMPLETE is COMPLETED. FAIL is INFEASIBLE. PRUNED is INFEASIBLE too, because the trial was stopped
+  early and its last intermediate value is not a final one. That value is kept in the metric's
+  column, which objectives ignore for infeasible trials. RUNNING and WAITING are ACTIVE.
 - Each direction is a metric; a trial's constraints (feasible where not above 0) are safety
   metrics. Text and numbers among the study's user attributes are its metadata, except
   "algorithm".
@@ -40,7 +40,7 @@ from optformer.study import (
     Value,
 )
 
-_MOST_VALUES = 1000  # of a float with a step, before it counts as continuous
+_MOST_VALUES = 1000  # of a float with a step; with more, it counts as continuous
 _STATES = {
     TrialState.COMPLETE: State.COMPLETED,
     TrialState.PRUNED: State.INFEASIBLE,
@@ -48,24 +48,24 @@ _STATES = {
     TrialState.RUNNING: State.ACTIVE,
     TrialState.WAITING: State.ACTIVE,
 }
-_CONSTRAINTS = "constraints"  # Optuna's system attribute: a list, or one of these for each name
+_CONSTRAINTS = "constraints"  # Optuna's system attribute: a list, or one attribute for each name
 
 
 def distributions(trials: Sequence[FrozenTrial]) -> dict[str, list[BaseDistribution]]:
-    """The different distributions that each parameter had, in the order they were first drawn."""
-    found: dict[str, list[BaseDistribution]] = {}
+    """The distinct distributions of each parameter, in order of first use."""
+    by_name: dict[str, list[BaseDistribution]] = {}
     for trial in trials:
         for name, distribution in trial.distributions.items():
-            seen = found.setdefault(name, [])
+            seen = by_name.setdefault(name, [])
             if distribution not in seen:
                 seen.append(distribution)
-    return found
+    return by_name
 
 
 def problem(
     study: optuna.Study, parameters: Sequence[Parameter], trials: Sequence[FrozenTrial]
 ) -> Problem:
-    """The study's problem over these parameters; constraints are those that all `trials` have."""
+    """The study's problem with these parameters and the constraints that all `trials` have."""
     return Problem(
         name=study.study_name,
         parameters=tuple(parameters),
@@ -77,10 +77,10 @@ def problem(
 
 
 def parameter(name: str, seen: Sequence[BaseDistribution]) -> Parameter:
-    """One parameter for all distributions that it had: the smallest range that holds them all.
+    """One parameter for all these distributions: the smallest range that contains them all.
 
     Raises:
-      StudyError: they are of different kinds, or choices look the same as text.
+      StudyError: the distributions are of different kinds, or two choices are equal as text.
     """
     kinds = {(type(d), getattr(d, "log", None), getattr(d, "step", None)) for d in seen}
     if len(kinds) > 1:
@@ -171,7 +171,7 @@ def trial(problem: Problem, frozen: FrozenTrial, values: Mapping[str, Value]) ->
 def values_of(
     parameters: Mapping[str, Parameter], drawn: Mapping[str, Value | None]
 ) -> dict[str, Value]:
-    """What a trial drew of these parameters, as our values."""
+    """A trial's choices for these parameters as our values."""
     return {
         name: value
         if value is not None and parameters[name].type != ParameterType.CATEGORICAL

@@ -282,7 +282,7 @@ def _trial(problem: Problem, row: Row | StudyError) -> Trial | StudyError:
             for p in problem.parameters
             if p.name not in values and "None" in p.values and not p.conditions
         }
-        if not conditions.is_whole(problem, values):
+        if not conditions.is_complete(problem, values):
             raise StudyError(_unlike(problem, values, state))
         metrics = {}
         for metric in problem.metrics:

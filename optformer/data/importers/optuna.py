@@ -86,7 +86,7 @@ def _trial(problem: Problem, trial: FrozenTrial) -> Trial | StudyError:
     known = {parameter.name: parameter for parameter in problem.parameters}
     if trial.state != TrialState.WAITING and trial.params.keys() <= known.keys():
         values = optuna_studies.values_of(known, trial.params)
-        if conditions.is_whole(problem, values):
+        if conditions.is_complete(problem, values):
             return optuna_studies.trial(problem, trial, values)
     drew = f"it has the parameters {sorted(trial.params)}"
     if trial.state == TrialState.COMPLETE:
