@@ -8,7 +8,10 @@
                     {"name": "opt", "type": "CATEGORICAL", "values": ["sgd", "adam"]},
                     {"name": "momentum", "type": "DOUBLE", "bounds": [0, 1],
                      "conditions": [{"parent": "opt", "values": ["sgd"]}]}],
+     "data_set": "openml-31",
      "trials": [{"parameters": {"lr": 0.01, "opt": "adam"}, "metrics": {"accuracy": 80.1},
+                 "curve": [{"step": 1, "metrics": {"accuracy": 61.0}},
+                           {"step": 2, "metrics": {"accuracy": 74.9}}],
                  "notes": {"host": "a7"}}]}
 
 Names, types, scales, goals and states are those of `optformer.study`. A trial's state is COMPLETED
@@ -27,6 +30,7 @@ from optformer.errors import StudyError, did_you_mean
 from optformer.study import (
     Condition,
     Goal,
+    Measurement,
     Metric,
     Parameter,
     ParameterType,
@@ -39,13 +43,16 @@ from optformer.study import (
 
 Json = Mapping[str, object]
 
-_STUDY_KEYS = ("name", "title", "algorithm", "metadata", "metrics", "parameters", "trials")
+STUDY_KEYS = (
+    "name", "title", "algorithm", "metadata", "metrics", "parameters", "data_set", "trials",
+)  # fmt: skip
 _PARAMETER_KEYS = (
     "name", "type", "scale", "bounds", "values", "conditions", "default", "external_type",
 )  # fmt: skip
 _METRIC_KEYS = ("name", "goal", "safety_threshold")
 _CONDITION_KEYS = ("parent", "values")
-_TRIAL_KEYS = ("parameters", "metrics", "state")
+_TRIAL_KEYS = ("parameters", "metrics", "state", "curve")
+_MEASUREMENT_KEYS = ("step", "metrics")
 _STATES = {state.name: state for state in State}
 _EXTERNAL_TYPES = ("INTERNAL", "BOOLEAN", "INTEGER", "FLOAT")
 
@@ -77,7 +84,7 @@ def problem_from_json(document: object) -> Problem:
       StudyError: a key is unknown or missing, a value has the wrong type, or `Problem` or
         `Parameter` rejects it. Names the study and the parameter.
     """
-    fields = _object(document, "the study", _STUDY_KEYS, others=True)
+    fields = _object(document, "the study", STUDY_KEYS, others=True)
     name = _text(fields, "name", "the study")
     where = f"study {name!r}"
     try:
@@ -96,12 +103,16 @@ def problem_from_json(document: object) -> Problem:
 
 
 def trial_to_json(trial: Trial) -> dict[str, object]:
-    """The trial as a JSON object, without notes if it has none."""
-    document = {
+    """The trial as a JSON object, without a curve or notes if it has none."""
+    document: dict[str, object] = {
         "parameters": dict(trial.parameters),
         "metrics": dict(trial.metrics),
         "state": trial.state.name,
     }
+    if trial.curve:
+        document["curve"] = [
+            {"step": each.step, "metrics": dict(each.metrics)} for each in trial.curve
+        ]
     return document | ({"notes": dict(trial.notes)} if trial.notes else {})
 
 
@@ -111,6 +122,20 @@ def trials_from_json(problem: Problem, trials: object) -> list[Trial]:
     Raises:
       StudyError: a trial is malformed. Names the study, the trial (from 1) and the error.
     """
+    result = []
+    for row, trial in enumerate(readable_trials(problem, trials), start=1):
+        if isinstance(trial, StudyError):
+            raise StudyError(f"study {problem.name!r}, trial {row}: {trial}") from trial
+        result.append(trial)
+    return result
+
+
+def readable_trials(problem: Problem, trials: object) -> list[Trial | StudyError]:
+    """As `trials_from_json`, with an error in the place of each trial that cannot be read.
+
+    Raises:
+      StudyError: the trials are no list.
+    """
     if not isinstance(trials, Sequence) or isinstance(trials, str):
         raise StudyError(f"study {problem.name!r}: trials must be a list, not {_kind(trials)}.")
     categorical = frozenset(
@@ -119,12 +144,12 @@ def trials_from_json(problem: Problem, trials: object) -> list[Trial]:
         if parameter.type == ParameterType.CATEGORICAL
     )
     metrics = frozenset(metric.name for metric in problem.metrics)
-    result = []
-    for row, item in enumerate(trials):
+    result: list[Trial | StudyError] = []
+    for item in trials:
         try:
             result.append(_trial_from_json(item, categorical, metrics))
         except StudyError as error:
-            raise StudyError(f"study {problem.name!r}, trial {row + 1}: {error}") from error
+            result.append(error)
     return result
 
 
@@ -138,20 +163,38 @@ def _trial_from_json(item: object, categorical: frozenset[str], wanted: frozense
             parameters[name] = value
         elif value is not None:
             raise StudyError(f"{name} is {_kind(value)}, not a number or a string.")
-    metrics: dict[str, float] = {}
-    for name, value in _object(fields.get("metrics") or {}, "metrics").items():
-        if name not in wanted or value is None:
-            continue
-        if not isinstance(value, float | int):
-            raise StudyError(f"metric {name!r} is {value!r}, not a number.")
-        metrics[name] = float(value)
     state = fields.get("state", "COMPLETED")
     if not isinstance(state, str) or state not in _STATES:
         raise StudyError(f"state is {state!r}; it can be {', '.join(_STATES)}.")
     # Notes are for people, so other types in them are dropped rather than rejected.
     given = fields.get("notes")
     notes = notes_of(given) if isinstance(given, Mapping) else {}
-    return Trial(parameters=parameters, metrics=metrics, state=_STATES[state], notes=notes)
+    return Trial(
+        parameters=parameters,
+        metrics=_metrics(fields, wanted),
+        state=_STATES[state],
+        notes=notes,
+        curve=tuple(_measurement(each, wanted) for each in _items(fields, "curve"))
+        if fields.get("curve") is not None
+        else (),
+    )
+
+
+def _metrics(fields: Json, wanted: frozenset[str]) -> dict[str, float]:
+    metrics: dict[str, float] = {}
+    for name, value in _object(fields.get("metrics") or {}, "metrics").items():
+        if name not in wanted or value is None:
+            continue
+        if not isinstance(value, float | int) or isinstance(value, bool):
+            raise StudyError(f"metric {name!r} is {value!r}, not a number.")
+        metrics[name] = _number(value, f"metric {name!r}")
+    return metrics
+
+
+def _measurement(item: object, wanted: frozenset[str]) -> Measurement:
+    fields = _object(item, "a measurement of the curve", _MEASUREMENT_KEYS)
+    step = _number(fields.get("step"), "a measurement's step")
+    return Measurement(step=step, metrics=_metrics(fields, wanted))
 
 
 def notes_of(given: Mapping[str, object]) -> dict[str, str]:
@@ -287,7 +330,7 @@ def _number(value: object, where: str) -> float:
         try:
             return float(value)
         except OverflowError as error:
-            raise StudyError(f"{where}: {value} is too large for a 64-bit float.") from error
+            raise StudyError(f"{where}: the number is too large for 64 bits.") from error
     raise StudyError(f"{where}: {value!r} is not a number.")
 
 
