@@ -221,14 +221,13 @@ def trial_nats(
         (problem, tokenizer.encode_trials(study, problem))
         for study, problem in zip(parts, encoded, strict=True)
     ]
-    tokens = len(layout.prefix) + trials * layout.length
     text = max(len(problem.ids_S) for problem in encoded)
     batch = pack(
         examples,
         tokenizer,
         BatchConfig(
             rows=max(rows, len(studies)),
-            tokens=-(-tokens // layout.length) * layout.length,
+            tokens=layout.whole(layout.tokens_of(trials)),
             text_tokens=max(64, 1 << (text - 1).bit_length()),
             sizes=1,
         ),

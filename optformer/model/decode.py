@@ -301,7 +301,7 @@ def size_class(size: int, least: int) -> int:
 
 def _places(problems: Sequence[EncodedProblem], trials: Sequence[EncodedTrials]) -> int:
     """How many places the longest of these histories takes, the start token among them."""
-    return 1 + len(problems[0].layout.prefix) + max(len(new.ids_T) for new in trials)
+    return 1 + problems[0].layout.tokens_of(0) + max(len(new.ids_T) for new in trials)
 
 
 def _chunk(
@@ -328,13 +328,13 @@ def _chunk(
         inputs_BC[row, :start] = before
         inputs_BC[row, here] = new.ids_T
         input_slots_BC[row, here] = new.slots_T
-        trial_BC[row, here] = np.arange(count) // problem.layout.length + 1
+        trial_BC[row, here] = problem.layout.trials_along(count) + 1
         # What follows a token is the token after it, and a trial's first after its last.
         slots = problem.layout.slots()
         whole = np.tile(slots, count // len(slots) + 1)
         target_slots_BC[row, max(start - 1, 0) : start + count] = whole[not first : count + 1]
         count_B[row] = start + count
-        trials_B[row] = count // problem.layout.length
+        trials_B[row] = len(problem.layout.rows_of(new.ids_T))
     return inputs_BC, input_slots_BC, target_slots_BC, trial_BC, count_B, trials_B
 
 

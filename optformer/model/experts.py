@@ -184,10 +184,9 @@ def read_trials(
     """What experts see of whole trials: parameters and first metrics in [0, 1], as tokens say them,
     and which parameters have an order."""
     layout, vocabulary = problem.layout, tokenizer.vocabulary
-    ids_RL = ids_T.reshape(-1, layout.length)
     return (
-        vocabulary.to_units(ids_RL[:, : layout.parameters], other=INACTIVE),
-        vocabulary.to_units(ids_RL[:, layout.first_value], other=np.nan),
+        vocabulary.to_units(layout.parameters_of(ids_T), other=INACTIVE),
+        vocabulary.to_units(layout.values_of(ids_T), other=np.nan),
         problem.ordered_P,
     )
 

@@ -44,7 +44,7 @@ def _warm_up(
     key = (problem, model.teacher(policy.algorithm))
     layout = model.tokenizer.layout(problem)
     # A longer study is shortened to this, with room for the suggestion.
-    most = max(1, model.most_tokens // layout.length - 1)
+    most = max(1, layout.trials_in(model.most_tokens) - 1)
     study = _flat_study(problem, most if trials is None else min(trials, most))
     rng = np.random.default_rng(0)
     for first in _first_of_each_room(layout, len(study)):
@@ -85,6 +85,5 @@ def _flat_study(problem: Problem, trials: int) -> Study:
 
 def _first_of_each_room(layout: TrialLayout, trials: int) -> list[int]:
     """The smallest number of trials whose history takes each room."""
-    start = 1 + len(layout.prefix)
-    rooms = [size_class(start + count * layout.length, ROOM) for count in range(trials + 1)]
+    rooms = [size_class(1 + layout.tokens_of(count), ROOM) for count in range(trials + 1)]
     return [0, *(count for count in range(1, trials + 1) if rooms[count] != rooms[count - 1])]
