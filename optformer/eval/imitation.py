@@ -30,7 +30,8 @@ from optformer.eval.task import OptimizerFactory, Task
 from optformer.model import transformer
 from optformer.model.config import ModelConfig
 from optformer.model.transformer import Ids, Weights
-from optformer.policies.model import OptFormer, PolicyConfig
+from optformer.policies.config import PolicyConfig
+from optformer.policies.model import OptFormer
 from optformer.progress import Progress, silent
 from optformer.study import State, Study
 from optformer.tokenization.trajectory import Role

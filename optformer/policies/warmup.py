@@ -13,8 +13,10 @@ import numpy as np
 from optformer.model.config import most_parameters
 from optformer.model.decode import ROOM, size_class
 from optformer.model.programs import kept_programs
-from optformer.policies.model import OptFormer, PolicyConfig, Session
+from optformer.policies.config import PolicyConfig
+from optformer.policies.model import OptFormer
 from optformer.policies.objectives import scalarize
+from optformer.policies.session import Session
 from optformer.space import to_natural
 from optformer.study import Metric, Parameter, ParameterType, Problem, State, Study
 from optformer.tokenization.trajectory import TrialLayout
@@ -53,8 +55,8 @@ def _warm_up(
             session = Session(model, [key])
             for count in counts:
                 session.propose([study.rows(slice(0, count))], 1, policy, [rng])
-    if model.config.experts and policy.acquisition != "prior":
-        model.engine.compile_mix(policy.candidates + policy.sifted)
+    if model.experts is not None and policy.acquisition != "prior":
+        model.experts.compile_for(policy.candidates + policy.drawn(sifted=True))
 
 
 def _numbers(parameters: int) -> Problem:
