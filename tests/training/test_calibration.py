@@ -165,7 +165,8 @@ def test_a_temperature_leaves_the_chance_of_failure_alone(trained: TrainResult) 
     tokenizer = checkpoint.load(trained.checkpoint).tokenizer
     logits_NO = 3 * np.random.default_rng(0).normal(size=(3, tokenizer.vocabulary.outputs))
     plain_N, warm_N = (
-        bin_probabilities(logits_NO, tokenizer.vocabulary, temperature).sum(axis=1) for temperature in (1, 3)
+        bin_probabilities(logits_NO, tokenizer.vocabulary, temperature).sum(axis=1)
+        for temperature in (1, 3)
     )
     np.testing.assert_allclose(warm_N, plain_N)
     assert (plain_N < 1).all()
