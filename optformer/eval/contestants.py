@@ -65,7 +65,7 @@ class Contestants:
                 raise ConfigError("--prompt is for a model: give --checkpoint.")
             return {}
         from optformer.eval.ours import ModelFactory
-        from optformer.policies.model import PolicyConfig
+        from optformer.policies.config import PolicyConfig
 
         for name in self.acquisitions:
             if name not in ACQUISITIONS:

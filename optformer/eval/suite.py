@@ -472,7 +472,7 @@ def _accepts(checkpoint: Path) -> Callable[[Study], None]:
       CheckpointError: the model cannot be loaded; says so before anything runs.
     """
     from optformer.model.config import most_parameters
-    from optformer.policies.model import check_problem
+    from optformer.policies.session import check_problem
 
     most = most_parameters(checkpoints.load(checkpoint).config)
     return lambda study: check_problem(study.problem, most)
