@@ -1,7 +1,6 @@
-"""Settings as nested frozen dataclasses: from TOML and overrides, checked, and to TOML again.
+"""Settings as nested frozen dataclasses: read from TOML and overrides, checked, written to TOML.
 
-Defaults live in the dataclasses and nowhere else. An unknown key is an error that names the
-nearest known one.
+Only the dataclasses define defaults. An unknown key is an error that suggests the nearest name.
 """
 
 import dataclasses
@@ -22,19 +21,19 @@ Config = TypeVar("Config")
 def read_config(
     kind: type[Config], path: Path | None = None, overrides: Iterable[str] = ()
 ) -> Config:
-    """Settings of this kind from a TOML file, changed by overrides.
+    """Settings of class `kind` from a TOML file, with overrides applied.
 
     Raises:
-      ConfigError: a file that is no TOML, an unknown key, or a value of a wrong kind.
+      ConfigError: the file is not TOML, a key is unknown, or a value has the wrong type.
     """
     return from_tree(kind, read_tree(kind, path, overrides))
 
 
 def read_tree(kind: type[Config], path: Path | None = None, overrides: Iterable[str] = ()) -> Tree:
-    """The same as nested dicts of what is said, before defaults fill in the rest.
+    """The settings of the file and overrides as nested dicts, without defaults.
 
     Raises:
-      ConfigError: a file that is no TOML, or an override of another form.
+      ConfigError: the file is not TOML, or an override does not have the form section.field=value.
     """
     tree: Tree = {}
     if path is not None:
@@ -53,12 +52,12 @@ def read_tree(kind: type[Config], path: Path | None = None, overrides: Iterable[
 
 
 def from_tree(kind: type[Config], tree: Mapping[str, object] | str, where: str = "") -> Config:
-    """A dataclass from nested dicts, each value checked against its field's type.
+    """A dataclass from nested dicts; each value is checked against its field's type.
 
-    A name stands for the settings of that name, for a kind that has a table `NAMED`.
+    A class with a table `NAMED` also accepts the name of one of its presets.
 
     Raises:
-      ConfigError: names the field, its value and what it should be.
+      ConfigError: names the field, its value and the expected type.
     """
     if isinstance(tree, str):
         tree = _named(kind, tree, where)
@@ -74,7 +73,7 @@ def from_tree(kind: type[Config], tree: Mapping[str, object] | str, where: str =
 
 
 def to_tree(config: object) -> Tree:
-    """A dataclass as nested dicts of plain values; `from_tree` gives it back."""
+    """A dataclass as nested dicts of plain values, the inverse of `from_tree`."""
     assert dataclasses.is_dataclass(config)
     tree: Tree = {}
     for field in dataclasses.fields(config):
@@ -83,7 +82,7 @@ def to_tree(config: object) -> Tree:
 
 
 def flat_tree(config: object, where: str = "") -> Tree:
-    """A dataclass's plain values by dotted path, as in an override."""
+    """The plain values of a dataclass by dotted path, as in overrides."""
     flat: Tree = {}
     for key, value in to_tree(config).items():
         inner = getattr(config, key)
@@ -101,7 +100,7 @@ def _plain(value: object) -> object:
 
 
 def check_ranges(config: object, where: str, **ranges: tuple[float, float | None]) -> None:
-    """Checks that fields lie between a lowest and a highest value, both allowed.
+    """Checks that fields lie in their ranges, ends included; None means no upper limit.
 
     Raises:
       ConfigError: names the field, its value and the range.
@@ -116,9 +115,9 @@ def check_ranges(config: object, where: str, **ranges: tuple[float, float | None
 def _named(kind: type, name: str, where: str) -> Tree:
     known = getattr(kind, "NAMED", {})
     if name not in known:
-        what = where.rstrip(".") or "setting"
+        section = where.rstrip(".") or "setting"
         hint = did_you_mean(name, known)
-        raise ConfigError(f"there is no {what} {name!r}. Known: {', '.join(known)}.{hint}")
+        raise ConfigError(f"there is no {section} {name!r}. Known: {', '.join(known)}.{hint}")
     return to_tree(known[name])
 
 
@@ -135,7 +134,7 @@ def _put(kind: type, tree: Tree, keys: list[str], value: object, override: str) 
 
 
 def _parse(text: str) -> object:
-    """A TOML value; a word that is none stands for itself, so that no one needs to quote it."""
+    """The text as a TOML value, or as a string without quotes if it is not one."""
     try:
         return tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:

@@ -12,7 +12,7 @@ from typing import Protocol, runtime_checkable
 
 from optformer.errors import make_folder
 from optformer.eval.task import Task, file_name
-from optformer.files import whole
+from optformer.files import atomic_write
 
 
 @runtime_checkable
@@ -35,5 +35,5 @@ def kept(cache: Path, optimizer: str, factory: object, task: Task, seed: int) ->
 def copy(source: Path, target: Path) -> None:
     """Copies a run's file, in one step."""
     make_folder(target.parent)
-    with whole(target, shared=True) as new:
+    with atomic_write(target, shared=True) as new:
         shutil.copyfile(source, new)

@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 from jaxtyping import Bool, Float64, Int64
 
 from optformer.errors import ConfigError, SourceError, did_you_mean, make_folder
-from optformer.files import whole
+from optformer.files import atomic_write
 
 _FORMAT = 2
 
@@ -299,7 +299,7 @@ def write_plan(
         "seeds": sorted({*plan.get("seeds", []), *map(int, seeds)}),
     }
     make_folder(folder)
-    with whole(path, shared=True) as new:
+    with atomic_write(path, shared=True) as new:
         new.write_text(json.dumps(plan, indent=1), "utf-8")
 
 
@@ -317,7 +317,7 @@ def read(folder: Path) -> Results:
     tables = [pq.ParquetFile(part).read() for part in parts]
     rows = pa.concat_tables(tables) if tables else None
     if rows is not None:
-        with whole(folder / "rows.parquet", shared=True) as path:
+        with atomic_write(folder / "rows.parquet", shared=True) as path:
             pq.write_table(rows, path)
     return _arrays(folder, plan["protocol"], optimizers, tasks, seeds, rows)
 

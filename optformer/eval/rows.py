@@ -27,7 +27,7 @@ from optformer.eval.task import (
     optimizer_seed,
     without_inactive,
 )
-from optformer.files import whole
+from optformer.files import atomic_write
 from optformer.space import number_of_levels
 from optformer.study import Parameter, ParameterType, Problem, State
 
@@ -273,5 +273,5 @@ def write(path: Path, optimizer: str, run: Rows) -> None:
     }
     table = pa.Table.from_pylist([who | row for row in run.rows], schema=_SCHEMA)
     path.parent.mkdir(parents=True, exist_ok=True)
-    with whole(path, shared=True) as new:
+    with atomic_write(path, shared=True) as new:
         pq.write_table(table, new)

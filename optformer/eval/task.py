@@ -227,7 +227,7 @@ def filled_units(
 ) -> Float64[np.ndarray, "N P"]:
     """Points in the unit cube; a parameter that is inactive, NaN, is in the middle."""
     missing_NP = np.isnan(values_NP)
-    legal_P = np.array([parameter.some_number for parameter in problem.parameters])
+    legal_P = np.array([parameter.placeholder for parameter in problem.parameters])
     units_NP = to_units(problem.parameters, np.where(missing_NP, legal_P, values_NP))
     return np.where(missing_NP, 0.5, units_NP)
 

@@ -23,7 +23,7 @@ from jaxtyping import Bool, Float64, Int64
 
 from optformer.data import store
 from optformer.errors import ConfigError, SourceError, StudyError, did_you_mean, make_folder
-from optformer.files import whole
+from optformer.files import atomic_write
 from optformer.space import Spaces, to_natural, to_units
 from optformer.study import Metric, ParameterType, Problem, State, Study
 
@@ -380,7 +380,7 @@ def _forests(recorded: Recorded, trees: int, cache: Path | None) -> ForestFit:
     fit = ForestFit(values=values, failures=failures)
     if path is not None:
         make_folder(path.parent)
-        with whole(path, shared=True) as new, new.open("wb") as file:
+        with atomic_write(path, shared=True) as new, new.open("wb") as file:
             np.savez_compressed(file, **_to_arrays(fit))  # type: ignore[arg-type]  # not allow_pickle
     return fit
 

@@ -20,7 +20,7 @@ from optformer.errors import make_folder
 from optformer.eval.logs.tasks import Logged, random_points
 from optformer.eval.prediction_runs import CheckpointPredictor
 from optformer.eval.task import file_name, without_inactive
-from optformer.files import whole
+from optformer.files import atomic_write
 from optformer.model import predictive
 from optformer.progress import Progress, silent
 from optformer.space import to_natural
@@ -61,7 +61,7 @@ def predict(
                 studies[logged.study.name] = dataclasses.asdict(made)
             progress(number + 1, len(tasks), f"{name}, before the first trial")
         make_folder(path.parent)
-        with whole(path, shared=True) as new:
+        with atomic_write(path, shared=True) as new:
             document = {"model": name, "weights": model.weights, "studies": studies}
             new.write_text(json.dumps(document, indent=1), "utf-8")
 

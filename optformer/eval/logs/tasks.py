@@ -24,7 +24,7 @@ from optformer.data.problems.surrogate import ForestFit, Model, SurrogateBlock, 
 from optformer.data.splits import Standing, data_set_of, learner_of, worst
 from optformer.errors import SourceError, StudyError, plural
 from optformer.eval.task import Start, Task, random_start, rng_of
-from optformer.files import whole
+from optformer.files import atomic_write
 from optformer.progress import Progress, silent
 from optformer.study import Study
 
@@ -287,7 +287,7 @@ def write(
     known["random_trials"] = known.get("random_trials", {}) | dict(random_trials)
     known["absent"] = dict(absent)
     out.mkdir(parents=True, exist_ok=True)
-    with whole(path, shared=True) as new:
+    with atomic_write(path, shared=True) as new:
         new.write_text(json.dumps(known, indent=1), "utf-8")
 
 
