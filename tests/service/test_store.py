@@ -12,6 +12,7 @@ from optformer.service.store import Store
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:vizier")
 
+
 def test_after_an_error_in_the_database_it_can_be_used(url: str) -> None:
     store = Store(url, Limits())
     name = f"owners/o/studies/{uuid.uuid4()}"
