@@ -1,9 +1,15 @@
-"""Writing files atomically."""
+"""Writing files atomically, and the folder for results that can be computed again."""
 
 import contextlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
+
+
+def cache_folder() -> Path:
+    """The folder for results that can be computed again: $XDG_CACHE_HOME (~/.cache)/optformer."""
+    home = os.environ.get("XDG_CACHE_HOME", "")
+    return (Path(home) if home else Path.home() / ".cache") / "optformer"
 
 
 @contextlib.contextmanager

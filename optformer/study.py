@@ -3,7 +3,7 @@
 All other modules use these types. Users pass and receive Vizier's types, which
 `convert/vizier.py` converts.
 
-Array dimensions here: R trials (rows), P parameters, M metrics.
+Array dimensions here: R trials (rows), P parameters, M metrics, C measurements of curves.
 """
 
 import dataclasses
@@ -12,7 +12,7 @@ import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from jaxtyping import Bool, Float64, Int8
+from jaxtyping import Bool, Float64, Int8, Int32, Int64
 
 from optformer.errors import StudyError
 
@@ -245,6 +245,50 @@ class Problem:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class Curves:
+    """Learning curves of a study's trials: one row a measurement, in any order.
+
+    Attributes:
+      trial_C: the trial that was measured, counted from 0.
+      step_C: after how much training: epochs, rounds, or whatever the study counts in.
+      values_CM: the metrics then, in their own units; NaN where not measured.
+
+    Raises:
+      StudyError: when shapes disagree.
+    """
+
+    trial_C: Int32[np.ndarray, " C"]
+    step_C: Float64[np.ndarray, " C"]
+    values_CM: Float64[np.ndarray, "C M"]
+
+    def __post_init__(self) -> None:
+        lengths = (len(self.trial_C), len(self.step_C), len(self.values_CM))
+        if len(set(lengths)) > 1:
+            raise StudyError(
+                f"curves have {lengths[0]} trials, {lengths[1]} steps and {lengths[2]} values. "
+                "Give each measurement one of each."
+            )
+
+    def __len__(self) -> int:
+        return len(self.trial_C)
+
+    def of_trials(self, trials_R: Int64[np.ndarray, " R"]) -> "Curves":
+        """The curves of these trials, which are then numbered by their place here."""
+        order_C = np.argsort(self.trial_C, kind="stable")
+        sorted_C = self.trial_C[order_C]
+        first_R = np.searchsorted(sorted_C, trials_R, side="left")
+        count_R = np.searchsorted(sorted_C, trials_R, side="right") - first_R
+        ends_R = np.cumsum(count_R)
+        shift_R = first_R - (ends_R - count_R)
+        rows_C = order_C[np.arange(count_R.sum()) + np.repeat(shift_R, count_R)]
+        return Curves(
+            trial_C=np.repeat(np.arange(len(trials_R)), count_R).astype(np.int32),
+            step_C=self.step_C[rows_C],
+            values_CM=self.values_CM[rows_C],
+        )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Study:
     """A problem with its trials in order, as columns.
 
@@ -258,6 +302,9 @@ class Study:
         all earlier trials, in the metric's units; None if the generator does not provide them.
       notes: texts of each trial, by key (Vizier's trial metadata); None if no trial has any. They
         are for people: models do not read them.
+      curves: measurements of trials while they ran; None if there are none.
+      data_set: the data that the objective was measured on, if known. It keeps studies of one data
+        set on one side of a split. Models do not read it: they would learn it by heart.
 
     Raises:
       StudyError: the shapes are inconsistent. `validate` checks the rest.
@@ -270,6 +317,8 @@ class Study:
     algorithm: str = ""
     predictive_R2: Float64[np.ndarray, "R 2"] | None = None
     notes: tuple[Mapping[str, str], ...] | None = None
+    curves: Curves | None = None
+    data_set: str = ""
 
     def __post_init__(self) -> None:
         trials = len(self.states_R)
@@ -289,6 +338,19 @@ class Study:
                 f"study {self.name!r}: {len(self.notes)} notes, but {trials} trials. "
                 "Give each trial its own notes, which may be empty."
             )
+        if self.curves is not None and len(self.curves):
+            metrics = self.curves.values_CM.shape[1]
+            if metrics != len(self.problem.metrics):
+                raise StudyError(
+                    f"study {self.name!r}: curves of {metrics} metrics, but its problem has "
+                    f"{len(self.problem.metrics)}."
+                )
+            last = int(self.curves.trial_C.max())
+            if last >= trials or self.curves.trial_C.min() < 0:
+                raise StudyError(
+                    f"study {self.name!r}: a curve of trial {last} (from 0), but it has "
+                    f"{trials} trials."
+                )
 
     def __len__(self) -> int:
         return len(self.states_R)
@@ -300,9 +362,10 @@ class Study:
 
     def rows(self, rows: slice | Sequence[int] | np.ndarray) -> "Study":
         """The same study with only these trials."""
+        kept_R = np.arange(len(self))[rows]
         notes = self.notes
         if notes is not None:
-            notes = tuple(notes[row] for row in np.arange(len(self))[rows])
+            notes = tuple(notes[row] for row in kept_R)
         return dataclasses.replace(
             self,
             values_RP=self.values_RP[rows],
@@ -310,6 +373,7 @@ class Study:
             states_R=self.states_R[rows],
             predictive_R2=None if self.predictive_R2 is None else self.predictive_R2[rows],
             notes=notes,
+            curves=None if self.curves is None else self.curves.of_trials(kept_R),
         )
 
     def objective(self) -> Float64[np.ndarray, " R"]:
@@ -320,6 +384,14 @@ class Study:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class Measurement:
+    """Metrics of a trial that still runs, after `step` epochs, rounds or whatever it counts."""
+
+    step: float
+    metrics: Mapping[str, float]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Trial:
     """One trial with the user's own values. Studies are built from trials and converted back."""
 
@@ -327,9 +399,12 @@ class Trial:
     metrics: Mapping[str, float] = dataclasses.field(default_factory=dict)
     state: State = State.COMPLETED
     notes: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    curve: tuple[Measurement, ...] = ()
 
 
-def from_trials(problem: Problem, trials: Sequence[Trial], *, algorithm: str = "") -> Study:
+def from_trials(
+    problem: Problem, trials: Sequence[Trial], *, algorithm: str = "", data_set: str = ""
+) -> Study:
     """The study of these trials. Every value is checked against the search space.
 
     Raises:
@@ -365,9 +440,50 @@ def from_trials(problem: Problem, trials: Sequence[Trial], *, algorithm: str = "
         notes=tuple(dict(trial.notes) for trial in trials)
         if any(trial.notes for trial in trials)
         else None,
+        curves=_curves(problem, trials),
+        data_set=data_set,
     )
     validate(study)
     return study
+
+
+def _curves(problem: Problem, trials: Sequence[Trial]) -> Curves | None:
+    measured = [(row, each) for row, trial in enumerate(trials) for each in trial.curve]
+    if not measured:
+        return None
+    return Curves(
+        trial_C=np.array([row for row, _ in measured], dtype=np.int32),
+        step_C=np.array([each.step for _, each in measured], dtype=np.float64),
+        values_CM=np.array(
+            [
+                [each.metrics.get(metric.name, np.nan) for metric in problem.metrics]
+                for _, each in measured
+            ],
+            dtype=np.float64,
+        ),
+    )
+
+
+def _measurements(study: Study) -> list[tuple[Measurement, ...]]:
+    """Each trial's curve."""
+    found: list[list[Measurement]] = [[] for _ in range(len(study))]
+    if study.curves is not None:
+        curves = study.curves
+        for row, step, values_M in zip(
+            curves.trial_C, curves.step_C, curves.values_CM, strict=True
+        ):
+            found[row].append(
+                Measurement(step=float(step), metrics=_by_name(study.problem, values_M))
+            )
+    return [tuple(curve) for curve in found]
+
+
+def _by_name(problem: Problem, values_M: Float64[np.ndarray, " M"]) -> dict[str, float]:
+    return {
+        metric.name: float(number)
+        for metric, number in zip(problem.metrics, values_M, strict=True)
+        if not np.isnan(number)
+    }
 
 
 def to_trials(study: Study) -> list[Trial]:
@@ -379,19 +495,17 @@ def to_trials(study: Study) -> list[Trial]:
                 for parameter, number in zip(study.problem.parameters, values_P, strict=True)
                 if not np.isnan(number)
             },
-            metrics={
-                metric.name: float(number)
-                for metric, number in zip(study.problem.metrics, metrics_M, strict=True)
-                if not np.isnan(number)
-            },
+            metrics=_by_name(study.problem, metrics_M),
             state=State(state),
             notes=notes,
+            curve=curve,
         )
-        for values_P, metrics_M, state, notes in zip(
+        for values_P, metrics_M, state, notes, curve in zip(
             study.values_RP,
             study.metrics_RM,
             study.states_R,
             study.notes or ({},) * len(study),
+            _measurements(study),
             strict=True,
         )
     ]

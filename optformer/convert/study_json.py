@@ -8,7 +8,10 @@
                     {"name": "opt", "type": "CATEGORICAL", "values": ["sgd", "adam"]},
                     {"name": "momentum", "type": "DOUBLE", "bounds": [0, 1],
                      "conditions": [{"parent": "opt", "values": ["sgd"]}]}],
+     "data_set": "openml-31",
      "trials": [{"parameters": {"lr": 0.01, "opt": "adam"}, "metrics": {"accuracy": 80.1},
+                 "curve": [{"step": 1, "metrics": {"accuracy": 61.0}},
+                           {"step": 2, "metrics": {"accuracy": 74.9}}],
                  "notes": {"host": "a7"}}]}
 
 Names, types, scales, goals and states are those of `optformer.study`. A trial's state is COMPLETED
@@ -27,6 +30,7 @@ from optformer.errors import StudyError, did_you_mean
 from optformer.study import (
     Condition,
     Goal,
+    Measurement,
     Metric,
     Parameter,
     ParameterType,
@@ -39,13 +43,16 @@ from optformer.study import (
 
 Json = Mapping[str, object]
 
-STUDY_KEYS = ("name", "title", "algorithm", "metadata", "metrics", "parameters", "trials")
+STUDY_KEYS = (
+    "name", "title", "algorithm", "metadata", "metrics", "parameters", "data_set", "trials",
+)  # fmt: skip
 _PARAMETER_KEYS = (
     "name", "type", "scale", "bounds", "values", "conditions", "default", "external_type",
 )  # fmt: skip
 _METRIC_KEYS = ("name", "goal", "safety_threshold")
 _CONDITION_KEYS = ("parent", "values")
-_TRIAL_KEYS = ("parameters", "metrics", "state")
+_TRIAL_KEYS = ("parameters", "metrics", "state", "curve")
+_MEASUREMENT_KEYS = ("step", "metrics")
 _STATES = {state.name: state for state in State}
 _EXTERNAL_TYPES = ("INTERNAL", "BOOLEAN", "INTEGER", "FLOAT")
 
@@ -96,12 +103,16 @@ def problem_from_json(document: object) -> Problem:
 
 
 def trial_to_json(trial: Trial) -> dict[str, object]:
-    """The trial as a JSON object, without notes if it has none."""
-    document = {
+    """The trial as a JSON object, without a curve or notes if it has none."""
+    document: dict[str, object] = {
         "parameters": dict(trial.parameters),
         "metrics": dict(trial.metrics),
         "state": trial.state.name,
     }
+    if trial.curve:
+        document["curve"] = [
+            {"step": each.step, "metrics": dict(each.metrics)} for each in trial.curve
+        ]
     return document | ({"notes": dict(trial.notes)} if trial.notes else {})
 
 
@@ -152,6 +163,24 @@ def _trial_from_json(item: object, categorical: frozenset[str], wanted: frozense
             parameters[name] = value
         elif value is not None:
             raise StudyError(f"{name} is {_kind(value)}, not a number or a string.")
+    state = fields.get("state", "COMPLETED")
+    if not isinstance(state, str) or state not in _STATES:
+        raise StudyError(f"state is {state!r}; it can be {', '.join(_STATES)}.")
+    # Notes are for people, so other types in them are dropped rather than rejected.
+    given = fields.get("notes")
+    notes = notes_of(given) if isinstance(given, Mapping) else {}
+    return Trial(
+        parameters=parameters,
+        metrics=_metrics(fields, wanted),
+        state=_STATES[state],
+        notes=notes,
+        curve=tuple(_measurement(each, wanted) for each in _items(fields, "curve"))
+        if fields.get("curve") is not None
+        else (),
+    )
+
+
+def _metrics(fields: Json, wanted: frozenset[str]) -> dict[str, float]:
     metrics: dict[str, float] = {}
     for name, value in _object(fields.get("metrics") or {}, "metrics").items():
         if name not in wanted or value is None:
@@ -159,13 +188,13 @@ def _trial_from_json(item: object, categorical: frozenset[str], wanted: frozense
         if not isinstance(value, float | int) or isinstance(value, bool):
             raise StudyError(f"metric {name!r} is {value!r}, not a number.")
         metrics[name] = _number(value, f"metric {name!r}")
-    state = fields.get("state", "COMPLETED")
-    if not isinstance(state, str) or state not in _STATES:
-        raise StudyError(f"state is {state!r}; it can be {', '.join(_STATES)}.")
-    # Notes are for people, so other types in them are dropped rather than rejected.
-    given = fields.get("notes")
-    notes = notes_of(given) if isinstance(given, Mapping) else {}
-    return Trial(parameters=parameters, metrics=metrics, state=_STATES[state], notes=notes)
+    return metrics
+
+
+def _measurement(item: object, wanted: frozenset[str]) -> Measurement:
+    fields = _object(item, "a measurement of the curve", _MEASUREMENT_KEYS)
+    step = _number(fields.get("step"), "a measurement's step")
+    return Measurement(step=step, metrics=_metrics(fields, wanted))
 
 
 def notes_of(given: Mapping[str, object]) -> dict[str, str]:

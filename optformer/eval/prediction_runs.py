@@ -85,6 +85,13 @@ class CheckpointPredictor:
         model = loaded(self.checkpoint, self.weights, self.value_temperature)
         return ModelPredictor(model=model).predict(study, y_range, rows_N)
 
+    def predict_first(self, study: Study, y_range: tuple[float, float]) -> Float[np.ndarray, "N Q"]:
+        """See `ours.ModelPredictor.predict_first`."""
+        from optformer.eval.ours import ModelPredictor, loaded
+
+        model = loaded(self.checkpoint, self.weights, self.value_temperature)
+        return ModelPredictor(model=model).predict_first(study, y_range)
+
 
 def run(
     predictors: Mapping[str, Predictor],

@@ -14,7 +14,8 @@
   {"parent": "booster", "values": ["tree"]}, for a parameter that only some trials have.
 - Metrics: goals MAXIMIZE and MINIMIZE; one with a "safety_threshold" is a constraint.
 - Trials: "state" is COMPLETED (the default), INFEASIBLE or ACTIVE; "notes" holds text.
-- "title" and "metadata" (text by name) describe the study.
+- "title", "metadata" (text by name) and "data_set" describe the study. A trial's "curve" holds its
+  intermediate values: [{"step": 1, "metrics": {"accuracy": 0.6}}].
 
 A line that is not JSON, repeats a key, nests too deeply or is longer than 64 MiB is skipped and
 counted. A completed trial without a finite metric counts as infeasible. A trial with a value
@@ -74,11 +75,12 @@ def _study(line: text.Line, where: str, options: Options) -> Iterator[Study | Re
         problem = problem_from_json(document)
         name = problem.name
         assert isinstance(document, Mapping)  # otherwise it was no problem
-        algorithm = document.get("algorithm", "")
-        if not isinstance(algorithm, str):
-            raise StudyError(f"study {name!r}: algorithm must be text, not {algorithm!r}.")
+        said = {key: document.get(key, "") for key in ("algorithm", "data_set")}
+        for key, value in said.items():
+            if not isinstance(value, str):
+                raise StudyError(f"study {name!r}: {key} must be text, not {value!r}.")
         trials = readable_trials(problem, document.get("trials"))
     except StudyError as error:
         yield skipped(error, where=where, study=name)
         return
-    yield from records(problem, trials, algorithm=algorithm, options=options, where=where)
+    yield from records(problem, trials, options=options, where=where, **said)

@@ -125,6 +125,7 @@ def records(
     algorithm: str,
     options: Options,
     where: str,
+    data_set: str = "",
 ) -> Iterator[Study | Remark]:
     """The study of these trials, after what was wrong with some of them.
 
@@ -147,13 +148,14 @@ def records(
             trial = dataclasses.replace(trial, parameters=clipped)
         kept.append((number, trial))
     measured = [(number, *_measured(problem, trial)) for number, trial in kept]
-    study = _study(problem, [trial for _, trial, _ in measured], algorithm or options.algorithm)
+    said = (algorithm or options.algorithm, data_set)
+    study = _study(problem, [trial for _, trial, _ in measured], *said)
     if isinstance(study, StudyError):
         # Only now, because a check of single trials takes much longer than of all at once.
         checked = [(number, trial, why, _fault(problem, trial)) for number, trial, why in measured]
         faults += [(number, "left out", fault) for number, _, _, fault in checked if fault]
         measured = [(number, trial, why) for number, trial, why, fault in checked if not fault]
-        study = _study(problem, [trial for _, trial, _ in measured], algorithm or options.algorithm)
+        study = _study(problem, [trial for _, trial, _ in measured], *said)
     faults += [(number, "infeasible", why) for number, _, why in measured if why]
     if isinstance(study, StudyError):
         if not trials:
@@ -181,11 +183,13 @@ def records(
     yield study
 
 
-def _study(problem: Problem, trials: Sequence[Trial], algorithm: str) -> Study | StudyError:
+def _study(
+    problem: Problem, trials: Sequence[Trial], algorithm: str, data_set: str
+) -> Study | StudyError:
     if not trials:
         return StudyError(f"study {problem.name!r} has no trials.")
     try:
-        return from_trials(problem, trials, algorithm=algorithm)
+        return from_trials(problem, trials, algorithm=algorithm, data_set=data_set)
     except StudyError as error:
         return error
 
