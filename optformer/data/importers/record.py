@@ -12,6 +12,7 @@ import numpy as np
 from optformer.errors import StudyError
 from optformer.study import (
     Goal,
+    Measurement,
     Parameter,
     ParameterType,
     Problem,
@@ -218,10 +219,19 @@ def _measured(problem: Problem, trial: Trial) -> tuple[Trial, str]:
                 value = f"{trial.metrics[metric.name]}" if given else "missing"
                 why = f"metric {metric.name!r} is {value}, so the trial counts as infeasible."
                 break
-    if not why and len(finite) == len(trial.metrics):
-        return trial, ""
+    curve = tuple(each for each in map(_finite, trial.curve) if each.metrics)
     state = State.INFEASIBLE if why else trial.state
-    return dataclasses.replace(trial, metrics=finite, state=state), why
+    return dataclasses.replace(trial, metrics=finite, state=state, curve=curve), why
+
+
+def _finite(measurement: Measurement) -> Measurement:
+    """The measurement without values that are not finite; without any if its step is not."""
+    metrics = {
+        name: value
+        for name, value in measurement.metrics.items()
+        if math.isfinite(value) and math.isfinite(measurement.step)
+    }
+    return dataclasses.replace(measurement, metrics=metrics)
 
 
 def _clip(by_name: Mapping[str, Parameter], values: Mapping[str, Value]) -> dict[str, Value]:

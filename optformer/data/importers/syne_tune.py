@@ -4,8 +4,8 @@
     0.25,1,CONTINUE,0,0.01,adam
 
 A folder of experiments has one study for each. metadata.json says the metrics, the mode and the
-search space. A trial's last report counts. One that failed, or was stopped or paused before it had as
-many reports as others, is INFEASIBLE: its metric is not that of a whole trial.
+search space. A trial's last report counts. One that failed, or was stopped or paused before it had
+as many reports as others, is INFEASIBLE: its metric is not that of a whole trial.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
