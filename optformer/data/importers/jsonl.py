@@ -25,6 +25,7 @@ outside the search space is left out.
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+from optformer.convert.json_text import parse
 from optformer.convert.study_json import problem_from_json, readable_trials
 from optformer.data.importers import text
 from optformer.data.importers.record import Options, Record, Remark, records, skipped
@@ -71,7 +72,7 @@ def _study(line: text.Line, where: str, options: Options) -> Iterator[Study | Re
     try:
         if line.fault:
             raise StudyError(f"{line.fault}. Every line holds one study as a JSON object.")
-        document = text.parse(line.text)
+        document = parse(line.text)
         problem = problem_from_json(document)
         name = problem.name
         assert isinstance(document, Mapping)  # otherwise it was no problem
