@@ -136,7 +136,7 @@ def records(
     Args:
       trials: an error stands for a trial that could not be read.
     """
-    named = f"study {problem.name!r}"
+    named, algorithm = f"study {problem.name!r}", algorithm or options.algorithm
     faults: list[tuple[int, Fate, str]] = []
     kept: list[tuple[int, Trial]] = []
     by_name = {parameter.name: parameter for parameter in problem.parameters}
