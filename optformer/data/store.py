@@ -34,7 +34,7 @@ from jaxtyping import Float64
 
 from optformer.convert.study_json import problem_from_json, space_to_json
 from optformer.errors import SourceError, make_folder
-from optformer.files import whole
+from optformer.files import atomic_write
 from optformer.study import Curves, Problem, State, Study
 
 FORMAT = "optformer-studies"
@@ -291,7 +291,7 @@ def _write_shard(
         _POSITION_KEY: json.dumps(position).encode(),
     }
     table = pa.Table.from_arrays(columns, schema=_SCHEMA.with_metadata(metadata))
-    with whole(path) as place, place.open("wb") as file:
+    with atomic_write(path) as place, place.open("wb") as file:
         pq.write_table(table, file, compression="zstd", use_dictionary=_TEXT_COLUMNS)
         file.flush()
         os.fsync(file.fileno())

@@ -23,7 +23,7 @@ from optformer.data.collect.plan import Assignment, Plan, make_plan
 from optformer.data.collect.tuning import Made, make_study
 from optformer.data.processes import WorkerDied, each
 from optformer.errors import SourceError, make_folder
-from optformer.files import whole
+from optformer.files import atomic_write
 from optformer.progress import Progress, silent
 from optformer.study import Study
 
@@ -81,7 +81,7 @@ def collect(
         ) from error
     run.merge(at_least=2)
     manifest = _manifest(config, seed, plan, run.records())
-    with whole(folder / MANIFEST) as path:
+    with atomic_write(folder / MANIFEST) as path:
         path.write_text(json.dumps(manifest, indent=2) + "\n", "utf-8")
     return manifest
 
@@ -128,7 +128,7 @@ class _Run:
             if len(numbers) == 1 and (numbers[0] not in done or numbers[0] in merged):
                 path.unlink()
         if (self.folder / JOURNAL).exists():  # without half a line at its end
-            with whole(self.folder / JOURNAL) as path:
+            with atomic_write(self.folder / JOURNAL) as path:
                 path.write_text("".join(json.dumps(record) + "\n" for record in records), "utf-8")
         return done
 
