@@ -37,7 +37,7 @@ _LATER = {
 
 
 def __getattr__(name: str) -> object:
-    # JAX and Vizier take a second to import: not before they are used.
+    # JAX and Vizier take a second to import, so they are imported on first use.
     if name in _LATER:
         import importlib
 

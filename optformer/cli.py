@@ -426,10 +426,28 @@ def serve(
             show_default=False,
         ),
     ] = None,
+    access: Annotated[
+        Path | None,
+        typer.Option(
+            help="Which tokens and certificates may act as which owners of studies (TOML).",
+            show_default=False,
+        ),
+    ] = None,
+    open_to_all: Annotated[
+        bool,
+        typer.Option(
+            "--open",
+            help="Let everybody who reaches another --host than localhost use all studies.",
+        ),
+    ] = False,
     metrics_port: Annotated[
         int | None,
         typer.Option(
-            min=1, max=65535, help="Serve numbers for Prometheus here.", show_default=False
+            min=1,
+            max=65535,
+            help="Serve numbers for Prometheus here: with --tls-cert or --open at --host, "
+            "otherwise on this machine only.",
+            show_default=False,
         ),
     ] = None,
     log_format: Annotated[
@@ -439,8 +457,9 @@ def serve(
         list[str],
         typer.Option(
             "--limit",
-            help="The most that a client may ask for: message=BYTES, name=CHARACTERS, "
-            "parameters=, trials= (of a study) or count= (suggestions at once). Can be repeated.",
+            help="The most that a client may ask for, as in trials=2000: message, name, "
+            "parameters, values, metrics, trials, study, studies, count or waiting "
+            "(`optformer.service.limits.Limits`). Can be repeated.",
         ),
     ] = [],
     warm_up: Annotated[
@@ -462,6 +481,7 @@ def serve(
 ) -> None:
     """Serve a model as a Vizier service, beside Vizier's own algorithms."""
     from optformer.service import server
+    from optformer.service.access import read_access
     from optformer.service.limits import Limits
     from optformer.service.tls import Certificates
     from optformer.settings import read_config
@@ -476,6 +496,8 @@ def serve(
         database_url=server.database_url(database),
         limits=read_config(Limits, overrides=limits),
         tls=tls,
+        access=None if access is None else read_access(access),
+        open=open_to_all,
         metrics_port=metrics_port,
         log_format=log_format.value,
         warm_up=tuple(number for number in warm_up if number),

@@ -1,14 +1,14 @@
-"""Settings as nested frozen dataclasses: from TOML and overrides, checked, and to TOML again.
+"""Settings as nested frozen dataclasses: read from TOML and overrides, checked, written to TOML.
 
-Defaults live in the dataclasses and nowhere else. An unknown key is an error that names the
-nearest known one.
+Only the dataclasses define defaults. An unknown key is an error that suggests the nearest name.
 """
 
 import dataclasses
+import json
 import tomllib
 import types
 import typing
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Literal, TypeVar
 
@@ -22,28 +22,26 @@ Config = TypeVar("Config")
 def read_config(
     kind: type[Config], path: Path | None = None, overrides: Iterable[str] = ()
 ) -> Config:
-    """Settings of this kind from a TOML file, changed by overrides.
+    """Settings of class `kind` from a TOML file, with overrides applied.
 
     Raises:
-      ConfigError: a file that is no TOML, an unknown key, or a value of a wrong kind.
+      ConfigError: the file is not TOML, a key is unknown, or a value has the wrong type.
     """
     return from_tree(kind, read_tree(kind, path, overrides))
 
 
 def read_tree(kind: type[Config], path: Path | None = None, overrides: Iterable[str] = ()) -> Tree:
-    """The same as nested dicts of what is said, before defaults fill in the rest.
+    """The settings of the file and overrides as nested dicts, without defaults.
+
+    A file may begin with `extends = "other.toml"`, a path relative to its own folder: it then holds
+    only its differences from that file. Sections are merged; any other value, a list included,
+    replaces the one in the other file.
 
     Raises:
-      ConfigError: a file that is no TOML, or an override of another form.
+      ConfigError: a file that is not TOML or extends itself, or an override that does not have the
+        form section.field=value.
     """
-    tree: Tree = {}
-    if path is not None:
-        try:
-            tree = tomllib.loads(path.read_text("utf-8"))
-        except FileNotFoundError as error:
-            raise ConfigError(f"there is no config file {path}.") from error
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-            raise ConfigError(f"{path} is not a TOML file: {error}.") from error
+    tree: Tree = {} if path is None else _read_file(kind, path)
     for override in overrides:
         key, equals, text = override.partition("=")
         if not equals:
@@ -52,13 +50,48 @@ def read_tree(kind: type[Config], path: Path | None = None, overrides: Iterable[
     return tree
 
 
-def from_tree(kind: type[Config], tree: Mapping[str, object] | str, where: str = "") -> Config:
-    """A dataclass from nested dicts, each value checked against its field's type.
+def _read_file(kind: type, path: Path, extended_by: tuple[Path, ...] = ()) -> Tree:
+    try:
+        tree = tomllib.loads(path.read_text("utf-8"))
+    except FileNotFoundError as error:
+        by = f", which {extended_by[-1]} extends" if extended_by else ""
+        raise ConfigError(f"there is no config file {path}{by}.") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not a TOML file: {error}.") from error
+    extended = tree.pop("extends", None)
+    if extended is None:
+        return tree
+    if not isinstance(extended, str):
+        raise ConfigError(f"{path}: extends={extended!r} must be the path of a TOML file.")
+    chain = (*extended_by, path.resolve())
+    other = path.parent / extended
+    if other.resolve() in chain:
+        raise ConfigError(f"{path} extends {extended}, which extends it. Remove one of the two.")
+    return _merge(kind, _read_file(kind, other, chain), tree)
 
-    A name stands for the settings of that name, for a kind that has a table `NAMED`.
+
+def _merge(kind: object, tree: Tree, changes: Tree) -> Tree:
+    """The tree with the changes; the settings of a name become a section if parts change."""
+    merged = dict(tree)
+    for key, change in changes.items():
+        inner = typing.get_type_hints(kind).get(key, object) if isinstance(kind, type) else object
+        value = merged.get(key)
+        if isinstance(change, dict) and isinstance(value, str) and hasattr(inner, "NAMED"):
+            value = _named(inner, value, key)
+        if isinstance(change, dict) and isinstance(value, dict):
+            merged[key] = _merge(inner, value, change)
+        else:
+            merged[key] = change
+    return merged
+
+
+def from_tree(kind: type[Config], tree: Mapping[str, object] | str, where: str = "") -> Config:
+    """A dataclass from nested dicts; each value is checked against its field's type.
+
+    A class with a table `NAMED` also accepts the name of one of its presets.
 
     Raises:
-      ConfigError: names the field, its value and what it should be.
+      ConfigError: names the field, its value and the expected type.
     """
     if isinstance(tree, str):
         tree = _named(kind, tree, where)
@@ -74,7 +107,7 @@ def from_tree(kind: type[Config], tree: Mapping[str, object] | str, where: str =
 
 
 def to_tree(config: object) -> Tree:
-    """A dataclass as nested dicts of plain values; `from_tree` gives it back."""
+    """A dataclass as nested dicts of plain values, the inverse of `from_tree`."""
     assert dataclasses.is_dataclass(config)
     tree: Tree = {}
     for field in dataclasses.fields(config):
@@ -82,8 +115,36 @@ def to_tree(config: object) -> Tree:
     return tree
 
 
+def to_toml(config: object) -> str:
+    """A dataclass as a TOML file, which `read_config` reads as an equal one."""
+    return "".join(_section(to_tree(config), ""))
+
+
+def _section(tree: Tree, name: str) -> Iterator[str]:
+    sections = {key: value for key, value in tree.items() if isinstance(value, dict)}
+    plain = {key: value for key, value in tree.items() if key not in sections}
+    if name and (plain or not sections):
+        yield f"\n[{name}]\n"
+    for key, value in plain.items():
+        yield f"{key} = {_toml(value)}\n"
+    for key, value in sections.items():
+        yield from _section(value, f"{name}.{key}" if name else key)
+
+
+def _toml(value: object) -> str:
+    """A value as TOML writes it; a dataclass in a list is an inline table."""
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{key} = {_toml(inner)}" for key, inner in value.items()) + "}"
+    if isinstance(value, list):
+        return "[" + ", ".join(map(_toml, value)) + "]"
+    if isinstance(value, str):
+        # JSON's strings are TOML's, except that TOML also escapes DEL.
+        return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007F")
+    return str(value).lower() if isinstance(value, bool) else repr(value)
+
+
 def flat_tree(config: object, where: str = "") -> Tree:
-    """A dataclass's plain values by dotted path, as in an override."""
+    """The plain values of a dataclass by dotted path, as in overrides."""
     flat: Tree = {}
     for key, value in to_tree(config).items():
         inner = getattr(config, key)
@@ -101,7 +162,7 @@ def _plain(value: object) -> object:
 
 
 def check_ranges(config: object, where: str, **ranges: tuple[float, float | None]) -> None:
-    """Checks that fields lie between a lowest and a highest value, both allowed.
+    """Checks that fields lie in their ranges, ends included; None means no upper limit.
 
     Raises:
       ConfigError: names the field, its value and the range.
@@ -116,9 +177,9 @@ def check_ranges(config: object, where: str, **ranges: tuple[float, float | None
 def _named(kind: type, name: str, where: str) -> Tree:
     known = getattr(kind, "NAMED", {})
     if name not in known:
-        what = where.rstrip(".") or "setting"
+        section = where.rstrip(".") or "setting"
         hint = did_you_mean(name, known)
-        raise ConfigError(f"there is no {what} {name!r}. Known: {', '.join(known)}.{hint}")
+        raise ConfigError(f"there is no {section} {name!r}. Known: {', '.join(known)}.{hint}")
     return to_tree(known[name])
 
 
@@ -135,7 +196,7 @@ def _put(kind: type, tree: Tree, keys: list[str], value: object, override: str) 
 
 
 def _parse(text: str) -> object:
-    """A TOML value; a word that is none stands for itself, so that no one needs to quote it."""
+    """The text as a TOML value, or as a string without quotes if it is not one."""
     try:
         return tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:

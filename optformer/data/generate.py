@@ -18,7 +18,7 @@ from optformer.data import store
 from optformer.data.mixture import GenerateConfig, make_block
 from optformer.data.processes import WorkerDied, each
 from optformer.errors import SourceError, make_folder
-from optformer.files import whole
+from optformer.files import atomic_write
 from optformer.progress import Progress, silent
 from optformer.study import Study
 
@@ -85,7 +85,7 @@ def generate(
             "Shards that are finished stay; the same command goes on after them."
         ) from error
     manifest = _manifest(config, seed, _finished(folder, stream))
-    with whole(folder / MANIFEST) as path:
+    with atomic_write(folder / MANIFEST) as path:
         path.write_text(json.dumps(manifest, indent=2) + "\n", "utf-8")
     return manifest
 
@@ -153,7 +153,7 @@ def _place(folder: Path, number: int, shard: _Shard) -> None:
     for old in folder.glob(f"{_prefix(number)}-*.parquet"):  # of a shorter run
         old.unlink()
     for name, content in shard.files.items():
-        with whole(folder / name) as path:
+        with atomic_write(folder / name) as path:
             path.write_bytes(content)
 
 

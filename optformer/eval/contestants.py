@@ -1,4 +1,4 @@
-"""Who is compared: a model with its prompts and acquisitions, and optimizers by name."""
+"""Who is compared: models with their prompts and acquisitions, and optimizers by name."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -6,6 +6,7 @@ from pathlib import Path
 
 from optformer.errors import ConfigError, did_you_mean
 from optformer.eval.optimizers import optimizer
+from optformer.eval.results import labels
 from optformer.eval.task import OptimizerFactory
 from optformer.model import checkpoint as checkpoints
 from optformer.policies.acquisition import ACQUISITIONS
@@ -14,9 +15,12 @@ from optformer.settings import read_config
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Contestants:
-    """Optimizers, and a model: each acquisition with each prompt makes an optimizer of it.
+    """Optimizers, and models: each acquisition with each prompt makes an optimizer of each.
 
     Attributes:
+      checkpoints: the models' folders.
+      named_by_folder: whether the name of its folder stands for a model even where it is the only
+        one, as in `optformer-tiny_ei`.
       acquisitions: how the model suggests.
       prompts: the teachers that it is told to imitate; the best that it has seen if none.
       optimizers: names, see `optimizers.names`.
@@ -24,7 +28,8 @@ class Contestants:
       settings: of the model's policy, as in `candidates=200`.
     """
 
-    checkpoint: Path | None = None
+    checkpoints: Sequence[Path] = ()
+    named_by_folder: bool = False
     acquisitions: Sequence[str] = ("ei", "prior")
     prompts: Sequence[str] = ()
     optimizers: Sequence[str] = ()
@@ -32,7 +37,8 @@ class Contestants:
     settings: Sequence[str] = ()
 
     def factories(self, trials: int) -> dict[str, OptimizerFactory]:
-        """The optimizers by name: `optformer_ei`, and `optformer_ei_as_tpe` with a prompt.
+        """The optimizers by name: `optformer_ei`, and `optformer_ei_as_tpe` with a prompt. Of
+        several models, each has the name of its folder.
 
         Args:
           trials: how many trials an optimizer may plan for.
@@ -41,14 +47,20 @@ class Contestants:
           ConfigError: an unknown optimizer, prompt or acquisition, or nobody to compare.
           CheckpointError: the model cannot be loaded.
         """
-        found = self._models()
+        found = self._model_factories()
         found |= {name: optimizer(name, budget=trials) for name in self.optimizers}
         if not found:
             raise ConfigError("nobody to evaluate: give --checkpoint, or --optimizer.")
         return found
 
-    def _models(self) -> dict[str, OptimizerFactory]:
-        if self.checkpoint is None:
+    def models(self) -> dict[str, Path]:
+        """The models' folders by name."""
+        if len(self.checkpoints) == 1 and not self.named_by_folder:
+            return {"optformer": self.checkpoints[0]}
+        return dict(zip(labels(self.checkpoints), self.checkpoints, strict=True))
+
+    def _model_factories(self) -> dict[str, OptimizerFactory]:
+        if not self.checkpoints:
             if self.prompts:
                 raise ConfigError("--prompt is for a model: give --checkpoint.")
             return {}
@@ -62,12 +74,13 @@ class Contestants:
                     f"{did_you_mean(name, ACQUISITIONS)}"
                 )
         policy = read_config(PolicyConfig, overrides=self.settings)
-        known = prompts_of(self.checkpoint)
-        for prompt in self.prompts:
-            checkpoints.check_prompt(prompt, known)
+        for folder in self.checkpoints:
+            known = prompts_of(folder)
+            for prompt in self.prompts:
+                checkpoints.check_prompt(prompt, known)
         return {
-            f"optformer_{acquisition}" + (f"_as_{prompt}" if prompt else ""): ModelFactory(
-                checkpoint=self.checkpoint,
+            f"{name}_{acquisition}" + (f"_as_{prompt}" if prompt else ""): ModelFactory(
+                checkpoint=folder,
                 policy=dataclasses.replace(
                     policy,
                     algorithm=prompt,
@@ -75,6 +88,7 @@ class Contestants:
                 ),
                 together=self.together,
             )
+            for name, folder in self.models().items()
             for acquisition in self.acquisitions
             for prompt in (self.prompts or (None,))
         }

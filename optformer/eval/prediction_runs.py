@@ -28,7 +28,7 @@ from optformer.eval.prediction import (
 )
 from optformer.eval.prediction_sources import Source
 from optformer.eval.task import file_name
-from optformer.files import whole
+from optformer.files import atomic_write
 from optformer.model import checkpoint as checkpoints
 from optformer.model.config import Temperature
 from optformer.progress import Progress, silent
@@ -84,6 +84,13 @@ class CheckpointPredictor:
 
         model = loaded(self.checkpoint, self.weights, self.value_temperature)
         return ModelPredictor(model=model).predict(study, y_range, rows_N)
+
+    def predict_first(self, study: Study, y_range: tuple[float, float]) -> Float[np.ndarray, "N Q"]:
+        """See `ours.ModelPredictor.predict_first`."""
+        from optformer.eval.ours import ModelPredictor, loaded
+
+        model = loaded(self.checkpoint, self.weights, self.value_temperature)
+        return ModelPredictor(model=model).predict_first(study, y_range)
 
 
 def run(
@@ -217,7 +224,7 @@ def _write_plan(
     }
     path = _plan_path(out)
     make_folder(path.parent)
-    with whole(path, shared=True) as place:
+    with atomic_write(path, shared=True) as place:
         place.write_text(json.dumps(plan, indent=1), "utf-8")
 
 

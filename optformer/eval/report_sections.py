@@ -45,12 +45,18 @@ class View:
 
     Args:
       published: which of the optimizers are others' published results; they are drawn dashed.
+      shown_at: the trials that tables show, besides the last one.
 
     Raises:
       SourceError: no run has ended.
     """
 
-    def __init__(self, results: Results, published: Collection[str] = ()) -> None:
+    def __init__(
+        self,
+        results: Results,
+        published: Collection[str] = (),
+        shown_at: Sequence[int] = (10, 30, 100, 300, 1000),
+    ) -> None:
         begun = [
             name
             for name, ended_KS in zip(results.optimizers, results.ended_OKS, strict=True)
@@ -66,17 +72,31 @@ class View:
             results = results.of(begun)
         self.results = results
         self.published = published
+        self._shown_at = shown_at
         # Only what all optimizers have ended is compared: means over different tasks mislead.
         self.common_KS: Bool[np.ndarray, "K S"] = np.all(results.ended_OKS, axis=0)
         self.scores_OKST = np.where(self.common_KS[None, :, :, None], results.scores(), np.nan)
-        self.band = statistics.mean_band(self.scores_OKST, np.random.default_rng(0))
+        groups = [task.group or task.name for task in results.tasks]
+        # In the order of the tasks, so that tasks without groups are numbered as they come.
+        numbers = {group: number for number, group in enumerate(dict.fromkeys(groups))}
+        self.groups_K = np.array([numbers[group] for group in groups])
+        self.band = self._band(self.scores_OKST)
         self.ranks_OKST = statistics.ranks(self.scores_OKST)
-        self.rank_band = statistics.mean_band(self.ranks_OKST, np.random.default_rng(0))
+        self.rank_band = self._band(self.ranks_OKST)
         self.last = results.trials
         order = np.argsort(-np.nan_to_num(self.band.mean_OT[:, self.last]), kind="stable")
         self.order = [int(row) for row in order]
         self.first = 0 if np.isfinite(self.band.mean_OT[:, 0]).any() else 1
         self.trials_T = np.arange(self.first, self.last + 1, dtype=np.float64)
+
+    def _band(self, scores_OKST: Float64[np.ndarray, "O K S T"]) -> statistics.Band:
+        """Means with intervals that resample groups of tasks."""
+        return statistics.mean_band(scores_OKST, np.random.default_rng(0), groups_K=self.groups_K)
+
+    @property
+    def has_groups(self) -> bool:
+        """Whether several tasks are of one group."""
+        return int(self.groups_K.max()) + 1 < len(self.groups_K)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -90,7 +110,7 @@ class View:
     @property
     def checkpoints(self) -> list[int]:
         """The trials that tables show, the last one among them."""
-        return [trial for trial in (10, 30, 100, 300, 1000) if trial < self.last] + [self.last]
+        return [trial for trial in self._shown_at if trial < self.last] + [self.last]
 
     @property
     def baseline(self) -> int | None:
@@ -520,7 +540,12 @@ def _macro_difference(view: View, row: int, reference: int) -> Interval | None:
 def compare(view: View, first: int, second: int) -> statistics.Difference:
     """The difference of two optimizers' last scores, paired by task."""
     final_OK = statistics.over_seeds(view.scores_OKST)[:, :, view.last]
-    return statistics.paired_difference(final_OK[first], final_OK[second], np.random.default_rng(0))
+    return statistics.paired_difference(
+        final_OK[first],
+        final_OK[second],
+        np.random.default_rng(0),
+        groups_N=view.groups_K if view.has_groups else None,
+    )
 
 
 def difference(gap: statistics.Difference) -> Interval:

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from optformer.data.problems.bbob import TEST_FAMILIES
+from optformer.data.splits import TrainingRecord, standing_for
 from optformer.errors import ConfigError, SourceError, did_you_mean, plural
 from optformer.eval import bbob as bbob_tasks
 from optformer.eval import coco as coco_tasks
@@ -16,6 +17,8 @@ from optformer.eval import hpob as hpob_tasks
 from optformer.eval import prediction_sources as sources_of
 from optformer.eval import tables as tables_tasks
 from optformer.eval.contestants import Contestants
+from optformer.eval.logs.tasks import Choice
+from optformer.eval.optimizers import missing
 from optformer.eval.page import (
     Cell,
     Heading,
@@ -46,6 +49,7 @@ from optformer.progress import Progress, silent
 from optformer.study import Study
 
 REPORT = "report.html"
+LOGS = "logs"
 LIKELIHOODS = "likelihoods.npz"
 
 TITLES = {
@@ -55,6 +59,7 @@ TITLES = {
     hpob_tasks.DISCRETE: "HPO-B, discrete",
     tables_tasks.PROTOCOL: "Tables",
     "imitation": "Imitation on BBOB",
+    LOGS: "Logged studies",
 }
 
 
@@ -199,6 +204,115 @@ def coco(
     return evaluated
 
 
+def logs(
+    out: Path,
+    who: Contestants,
+    how: How,
+    *,
+    studies: Sequence[Path],
+    choice: Choice,
+    given: Sequence[int] = (0,),
+    baseline: str = "optuna_tpe",
+    seeds: int = 2,
+    cache: Path | None = None,
+) -> Evaluated:
+    """What models would have saved on logged studies: best-so-far curves beside others', and
+    predictions before the first trial.
+
+    Args:
+      given: from how many given random trials runs start; 0 for nothing.
+      baseline: the optimizer whose last score others are to reach.
+      cache: a folder that keeps surrogates, and runs of optimizers that have a version.
+
+    Raises:
+      ConfigError: nobody to compare, or an unknown baseline.
+      SourceError: no shards, or no study that can be used.
+      CheckpointError: a model cannot be loaded.
+    """
+    from optformer.eval.logs import portfolio, predictions
+    from optformer.eval.logs import sections as of_logs
+    from optformer.eval.logs import tasks as logs_tasks
+
+    models = who.models()
+    records = {
+        name: TrainingRecord.from_about(checkpoints.load(folder).about)
+        for name, folder in models.items()
+    }
+    accepts = [_accepts(folder) for folder in models.values()]
+
+    def accept(study: Study) -> None:
+        for refuse in accepts:
+            refuse(study)
+
+    wants_portfolio = portfolio.NAME in who.optimizers
+    names = [name for name in who.optimizers if name != portfolio.NAME]
+    absent = {name: what for name in names if (what := missing(name))}
+    present = dataclasses.replace(who, optimizers=[name for name in names if name not in absent])
+    factories = present.factories(how.trials) if present.optimizers or models else {}
+    surrogates = cache and cache / "surrogates"
+    chosen = logs_tasks.choose(
+        studies,
+        choice,
+        lambda study: {name: standing_for(record, study) for name, record in records.items()},
+        accept=accept,
+        cache=surrogates,
+        progress=how.progress,
+    )
+    if wants_portfolio:
+        factories[portfolio.NAME] = portfolio.factory(
+            [logged.study for logged in chosen.tasks],
+            chosen.usable,
+            length=how.trials,
+            model=choice.model,
+            cache=surrogates,
+            progress=how.progress,
+        )
+    if not factories:
+        raise ConfigError("nobody to evaluate: give --checkpoint, or --optimizer.")
+    logs_tasks.write(
+        out,
+        chosen,
+        given=given,
+        baseline=baseline if baseline in factories else "random_search",
+        random_trials={
+            name: factory.random_trials
+            for name, factory in factories.items()
+            if hasattr(factory, "random_trials")
+        },
+        absent=absent,
+    )
+    predictions.predict(
+        {
+            name: prediction_runs.CheckpointPredictor(checkpoint=folder)
+            for name, folder in models.items()
+        },
+        chosen.tasks,
+        out,
+        progress=how.progress,
+    )
+    results = run(
+        factories,
+        logs_tasks.tasks(chosen, trials=how.trials, given=given, seeds=range(seeds)),
+        range(seeds),
+        out,
+        protocol=LOGS,
+        workers=how.workers,
+        cache=cache,
+        progress=how.progress,
+    )
+    page = _report(out, how, list(models.values()))
+    known = logs_tasks.read(out)
+    first = {logs_tasks.task_name(name, known.given[0]) for name in known.studies}
+    table = of_logs.summary(View(results.on(first), shown_at=of_logs.SHOWN_AT), known)
+    return Evaluated(
+        counted=table.caption,
+        header=tuple(table.header),
+        rows=_words(table.rows),
+        page=page,
+        failed=len(results.failures),
+    )
+
+
 def imitation(
     out: Path,
     how: How,
@@ -260,7 +374,7 @@ def imitation(
             "told right",
         ),
         rows=_words(rows),
-        page=_report(out, how, checkpoint),
+        page=_report(out, how, [checkpoint]),
         failed=len(results.failures),
     )
 
@@ -347,7 +461,7 @@ def prediction(
         counted=table.caption,
         header=tuple(table.header),
         rows=_words(table.rows),
-        page=_report(out, how, checkpoint),
+        page=_report(out, how, [checkpoint]),
     )
 
 
@@ -409,7 +523,7 @@ def _optimized(
         workers=how.workers,
         progress=how.progress,
     )
-    page = _report(out, how, who.checkpoint, published)
+    page = _report(out, how, who.checkpoints, published)
     return _evaluated(results, page)
 
 
@@ -450,11 +564,12 @@ def _words(rows: Sequence[Sequence[Cell]]) -> tuple[tuple[str, ...], ...]:
 def _report(
     out: Path,
     how: How,
-    checkpoint: Path | None,
+    used: Sequence[Path],
     published: Mapping[str, hpob_tasks.Curves] | None = None,
 ) -> Path:
     """The page about all that is in the folder, with this command and weights among those noted."""
-    weights = f"  # weights {checkpoints.fingerprint(checkpoint)[:16]}" if checkpoint else ""
+    prints = [checkpoints.fingerprint(checkpoint)[:16] for checkpoint in used]
+    weights = f"  # weights {', '.join(prints)}" if prints else ""
     commands.note(out, how.command and how.command + weights, workers=how.workers)
     sections: list[Section] = []
     if prediction_runs.is_there(out):
@@ -469,6 +584,10 @@ def _report(
         )
         return write_page(page, out / REPORT)
     kind = protocol_of(out)
+    if kind == LOGS:
+        from optformer.eval.logs import sections as of_logs
+
+        return write_page(of_logs.page(out, read(out)), out / REPORT)
     if kind == "imitation":
         return _imitation_page(out, sections)
     return write_report(

@@ -61,7 +61,7 @@ STALLED = 0.02
 DOUBT = 2.0
 """A search that has stalled multiplies the value temperature by this."""
 
-SESSIONS = 32
+SESSIONS = 64
 """How many studies' histories an OptFormer keeps; the one used longest ago goes first."""
 
 
@@ -129,7 +129,7 @@ class PolicyConfig:
 
 
 class OptFormer:
-    """A model that optimizes. Safe to use from several threads: one suggestion at a time."""
+    """A model that optimizes. Safe to use from several threads."""
 
     def __init__(self, saved: Checkpoint) -> None:
         self.tokenizer: StudyTokenizer = saved.tokenizer
@@ -204,12 +204,16 @@ class OptFormer:
                 study = with_pending(study, chosen[number])
             return chosen
         key = (study.problem, self.teacher(policy.algorithm))
+        # A session in use is nobody else's: threads share the model, not what it has read.
         with self._lock:
-            session = self._sessions.pop(key, None) or Session(self, [key])
+            session = self._sessions.pop(key, None)
+        session = session or Session(self, [key])
+        [values_NP] = session.propose([study], count, policy, [np.random.default_rng(seed)])
+        with self._lock:
             self._sessions[key] = session
             if len(self._sessions) > SESSIONS:
                 self._sessions.popitem(last=False)
-            return session.propose([study], count, policy, [np.random.default_rng(seed)])[0]
+        return values_NP
 
     def warmup(
         self,

@@ -189,7 +189,7 @@ def _history(
         if each.state == TrialState.RUNNING:
             chosen = json.loads(each.system_attrs.get(_CHOSEN, "{}"))
             values = {name: chosen[name] for name in chosen if name in parameters} | values
-        if not optuna_studies.is_whole(problem, values) or not all(
+        if not optuna_studies.is_complete(problem, values) or not all(
             _is_legal(parameters[name], value) for name, value in values.items()
         ):
             continue

@@ -12,7 +12,7 @@ import numpy as np
 
 from optformer.model.config import most_parameters
 from optformer.model.decode import ROOM, size_class
-from optformer.model.programs import kept_programs
+from optformer.model.programs import cached_programs
 from optformer.policies.model import OptFormer, PolicyConfig, Session
 from optformer.policies.objectives import scalarize
 from optformer.space import to_natural
@@ -29,7 +29,7 @@ def warm_up(
 ) -> None:
     """As `OptFormer.warmup`."""
     # Nowhere but here: what is compiled later, Vizier's too, must not go through such a cache.
-    with contextlib.nullcontext() if keep is None else kept_programs(keep):
+    with contextlib.nullcontext() if keep is None else cached_programs(keep):
         for problem in problems:
             _warm_up(model, problem, trials, policy)
 

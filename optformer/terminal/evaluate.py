@@ -1,5 +1,6 @@
 """`optformer evaluate`: one command a protocol (`optformer.eval.suite`)."""
 
+import dataclasses
 import shlex
 import sys
 from pathlib import Path
@@ -21,6 +22,10 @@ app = typer.Typer(
 Out = Annotated[Path, typer.Argument(help="The folder for results and report. It goes on.")]
 Model = Annotated[
     Path | None, typer.Option("--checkpoint", help="The model to evaluate.", show_default=False)
+]
+Models = Annotated[
+    list[Path],
+    typer.Option("--checkpoint", help="A model to evaluate. Can be repeated.", show_default=False),
 ]
 Acquisitions = Annotated[
     list[str],
@@ -62,7 +67,7 @@ Together = Annotated[
 @app.command()
 def bbob(
     out: Out,
-    checkpoint: Model = None,
+    checkpoints: Models = [],
     acquisitions: Acquisitions = ["ei", "prior"],
     prompts: Prompts = [],
     settings: Settings = [],
@@ -84,7 +89,7 @@ def bbob(
     with show.bar("Evaluating") as progress:
         done = suite.bbob(
             out,
-            _who(checkpoint, acquisitions, prompts, settings, optimizers, together),
+            _who(checkpoints, acquisitions, prompts, settings, optimizers, together),
             suite.How(trials=trials, workers=workers, command=_command(), progress=progress),
             families=functions,
             parameters=parameters,
@@ -97,7 +102,7 @@ def bbob(
 @app.command()
 def coco(
     out: Out,
-    checkpoint: Model = None,
+    checkpoints: Models = [],
     acquisitions: Acquisitions = ["ei"],
     prompts: Prompts = [],
     settings: Settings = [],
@@ -123,7 +128,7 @@ def coco(
     with show.bar("Evaluating") as progress:
         done = suite.coco(
             out,
-            _who(checkpoint, acquisitions, prompts, settings, optimizers, together),
+            _who(checkpoints, acquisitions, prompts, settings, optimizers, together),
             suite.How(trials=trials, workers=workers, command=_command(), progress=progress),
             functions=functions,
             dimensions=dimensions,
@@ -144,7 +149,7 @@ def hpob(
     discrete: Annotated[
         bool, typer.Option("--discrete", help="Choose among recorded rows, without surrogates.")
     ] = False,
-    checkpoint: Model = None,
+    checkpoints: Models = [],
     acquisitions: Acquisitions = ["ei", "prior"],
     prompts: Prompts = [],
     settings: Settings = [],
@@ -170,7 +175,7 @@ def hpob(
     with show.bar("Evaluating") as progress:
         done = suite.hpob(
             out,
-            _who(checkpoint, acquisitions, prompts, settings, optimizers, together),
+            _who(checkpoints, acquisitions, prompts, settings, optimizers, together),
             suite.How(trials=trials, workers=workers, command=_command(), progress=progress),
             data=data,
             discrete=discrete,
@@ -184,7 +189,7 @@ def hpob(
 @app.command()
 def tables(
     out: Out,
-    checkpoint: Model = None,
+    checkpoints: Models = [],
     acquisitions: Acquisitions = ["ei", "prior"],
     prompts: Prompts = [],
     settings: Settings = [],
@@ -207,10 +212,97 @@ def tables(
     with show.bar("Evaluating") as progress:
         done = suite.tables(
             out,
-            _who(checkpoint, acquisitions, prompts, settings, optimizers, together),
+            _who(checkpoints, acquisitions, prompts, settings, optimizers, together),
             suite.How(trials=trials, workers=workers, command=_command(), progress=progress),
             benchmarks=benchmarks,
             seeds=seeds,
+        )
+    _end(done)
+
+
+@app.command()
+def logs(
+    out: Out,
+    studies: Annotated[
+        list[Path],
+        typer.Option(
+            help="A folder of study shards, from `optformer import` or `optformer collect`. Can "
+            "be repeated."
+        ),
+    ],
+    checkpoints: Models = [],
+    acquisitions: Acquisitions = ["ei"],
+    prompts: Prompts = [],
+    settings: Settings = [],
+    optimizers: Annotated[
+        list[str],
+        typer.Option(
+            "--optimizer",
+            help="What to compare with: portfolio (a fixed list, chosen on the learner's other "
+            "data sets), a teacher, vizier_..., optuna_... Can be repeated.",
+        ),
+    ] = ["random_search", "optuna_tpe", "optuna_gp", "gp_ucb", "portfolio"],
+    learners: Annotated[
+        list[str],
+        typer.Option("--learner", help="Only studies of this learner. Can be repeated."),
+    ] = [],
+    most_studies: Annotated[
+        int, typer.Option(min=1, help="How many studies at most, in turn of each learner.")
+    ] = 100,
+    fewest_trials: Annotated[
+        int, typer.Option(min=5, help="Studies with fewer completed trials are left out.")
+    ] = 40,
+    given: Annotated[
+        list[int],
+        typer.Option(
+            min=0, help="How many random trials of a study are given at the start. Can be repeated."
+        ),
+    ] = [0],
+    baseline: Annotated[
+        str, typer.Option(help="The optimizer whose last score others are to reach sooner.")
+    ] = "optuna_tpe",
+    trained_on: Annotated[
+        bool,
+        typer.Option("--trained-on", help="Keep studies that a model was trained on, too."),
+    ] = False,
+    cache: Annotated[
+        Path | None,
+        typer.Option(
+            help="A folder that keeps surrogates and the runs of other optimizers for the next "
+            "evaluation; by default in the user's cache folder.",
+            show_default=False,
+        ),
+    ] = None,
+    trials: Annotated[int, typer.Option(min=1, help="How many trials a run has.")] = 30,
+    seeds: Annotated[int, typer.Option(min=1, help="How many paired runs on each task.")] = 2,
+    workers: Workers = 2,
+    together: Together = 32,
+) -> None:
+    """How many trials a model would have saved on real studies that it was not trained on."""
+    from optformer.eval import suite
+    from optformer.eval.logs.tasks import Choice
+    from optformer.files import cache_folder
+    from optformer.terminal import show
+
+    with show.bar("Evaluating") as progress:
+        done = suite.logs(
+            out,
+            dataclasses.replace(
+                _who(checkpoints, acquisitions, prompts, settings, optimizers, together),
+                named_by_folder=True,
+            ),
+            suite.How(trials=trials, workers=workers, command=_command(), progress=progress),
+            studies=studies,
+            choice=Choice(
+                learners=tuple(learners),
+                most=most_studies,
+                fewest_trials=fewest_trials,
+                trained_on=trained_on,
+            ),
+            given=sorted(set(given)),
+            baseline=baseline,
+            seeds=seeds,
+            cache=cache or cache_folder(),
         )
     _end(done)
 
@@ -320,7 +412,7 @@ def compare(
 
 
 def _who(
-    checkpoint: Path | None,
+    checkpoints: list[Path],
     acquisitions: list[str],
     prompts: list[str],
     settings: list[str],
@@ -330,7 +422,7 @@ def _who(
     from optformer.eval.contestants import Contestants
 
     return Contestants(
-        checkpoint=checkpoint,
+        checkpoints=checkpoints,
         acquisitions=acquisitions,
         prompts=prompts,
         settings=settings,

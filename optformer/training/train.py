@@ -27,10 +27,10 @@ import numpy as np
 
 from optformer.data.mixture import GeneratedSource
 from optformer.errors import ConfigError, OptFormerError, StudyError, make_folder
-from optformer.files import whole
+from optformer.files import atomic_write
 from optformer.model import checkpoint
 from optformer.model.config import Numbers, Temperature, most_parameters
-from optformer.model.programs import kept_programs
+from optformer.model.programs import cached_programs
 from optformer.model.saved import Checkpoint
 from optformer.model.transformer import Ids
 from optformer.settings import flat_tree
@@ -46,6 +46,7 @@ from optformer.training.config import (
     save_config,
 )
 from optformer.training.events import Events
+from optformer.training.feed import feed
 from optformer.training.reports import Clock, Log, Report, Totals
 from optformer.training.states import States, writing
 from optformer.training.step import in_half, learning_rate, make_step, start
@@ -57,6 +58,7 @@ MAY_CHANGE = (
     "train.evaluate_every",
     "train.checkpoint_every",
     "train.rematerialize",
+    "train.workers",
     "train.devices",
     "train.tensor_parallel",
     "train.distributed",
@@ -192,7 +194,7 @@ def train(
                 checkpoint.save(saved, folder / name)
 
     with contextlib.ExitStack() as around:
-        around.enter_context(kept_programs(folder / "programs"))
+        around.enter_context(cached_programs(folder / "programs"))
         states = around.enter_context(States(folder))
         state = states.restore(state, say)
         first = int(state["step"])
@@ -211,9 +213,11 @@ def train(
             say(f"the run goes on from step {first:,}")
         every = settings.accumulate
         until = first if over else settings.steps
-        waiting = batches.prefetch(first * every, until * every)
+        waiting = around.enter_context(
+            feed(batches, first * every, until * every, settings.workers)
+        )
         for step in range(first, until):
-            taken = [batch for _, batch in (next(waiting) for _ in range(every))]
+            taken = list(itertools.islice(waiting, every))
             totals.waited(clock.lap())
             trace()
             done = progress(settings, step, seconds)
@@ -356,7 +360,7 @@ def claim(folder: Path, config: RunConfig) -> None:
             )
     make_folder(folder)
     with writing("the configuration", folder):
-        with whole(path) as new:
+        with atomic_write(path) as new:
             save_config(config, new)
         # Of models that were being written when a run was killed.
         for leftover in itertools.chain(folder.glob(".checkpoint-*"), folder.glob(".best-*")):

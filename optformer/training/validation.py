@@ -206,7 +206,7 @@ def make_evaluate(
             np.concatenate(log_odds), np.concatenate(bins).astype(np.int64), np.concatenate(trials)
         )
         if len(foreseen.bin_N):
-            best = predictive.best_temperature(*foreseen)
+            best = predictive.fit_temperature(*foreseen)
             found |= {"temperature_start": best.start, "temperature_power": best.power}
         return found, foreseen
 

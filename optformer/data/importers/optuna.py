@@ -99,7 +99,7 @@ def _whole_values(problem: Problem, trial: FrozenTrial) -> dict[str, Value] | No
     if trial.state == TrialState.WAITING or not trial.params.keys() <= known.keys():
         return None
     values = optuna_studies.values_of(known, trial.params)
-    return values if optuna_studies.is_whole(problem, values) else None
+    return values if optuna_studies.is_complete(problem, values) else None
 
 
 def _left_out(where: str, problem: Problem, trials: Sequence[FrozenTrial]) -> Skipped:
