@@ -126,8 +126,7 @@ def init(config: PriorConfig, rng: np.random.Generator) -> Weights:
             for _ in range(config.layers)
         ],
         "first": matrix(width, config.inputs * config.inner, 0.6),
-        "first_offset": 0.2
-        * rng.standard_normal((config.inputs, config.inner)).astype(np.float32),
+        "first_offset": 0.2 * rng.standard_normal((config.inputs, config.inner)).astype(np.float32),
         "category": matrix(width, config.category),
         "start": matrix(width, hidden, 0.5),
         "lift": matrix(config.inner, hidden),
@@ -189,9 +188,7 @@ class Prior:
 
     def places(
         self, values_NP: Float64[np.ndarray, "N P"]
-    ) -> tuple[
-        Float64[np.ndarray, "N P"], Float64[np.ndarray, "N P"], Bool[np.ndarray, "N P"]
-    ]:
+    ) -> tuple[Float64[np.ndarray, "N P"], Float64[np.ndarray, "N P"], Bool[np.ndarray, "N P"]]:
         """Rows of `Study.values_RP` as unit coordinates, finite values, and what is inactive."""
         inactive_NP = ~np.isfinite(values_NP)
         units_NP = np.where(inactive_NP, 0.5, to_units(self.problem.parameters, values_NP))
@@ -202,9 +199,7 @@ class Prior:
     ) -> tuple[Float[np.ndarray, " N"], Float[np.ndarray, "N K"]]:
         """The mean and the features of rows of `Study.values_RP`."""
         places = (array.astype(np.float32) for array in self.places(values_NP)[:2])
-        return mean_and_features(
-            np, self.weights, self.reading, *places, ~np.isfinite(values_NP)
-        )
+        return mean_and_features(np, self.weights, self.reading, *places, ~np.isfinite(values_NP))
 
 
 def read(xp: types.ModuleType, weights: Weights, config: PriorConfig, text: Description) -> Reading:

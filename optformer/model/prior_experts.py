@@ -27,7 +27,7 @@ from jaxtyping import Bool, Float64, Int64
 from scipy.special import logsumexp, stdtr
 
 from optformer.model import experts, prior
-from optformer.model.experts import JITTER, WARPS
+from optformer.model.experts import JITTER
 from optformer.model.prior import Prior
 
 

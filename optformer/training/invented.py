@@ -13,7 +13,17 @@ from optformer.study import Goal, Metric, Parameter, ParameterType, Problem, Sca
 
 _NAMES = (
     *("x{}", "x_{}", "p{}", "param_{}", "param{}", "v{}", "var{}", "theta_{}", "theta{}", "d{}"),
-    *("arg{}", "z{}", "input_{}", "feature{}", "w{}", "coefficient_{}", "knob{}", "{}", "f{}_value"),
+    *(
+        "arg{}",
+        "z{}",
+        "input_{}",
+        "feature{}",
+        "w{}",
+        "coefficient_{}",
+        "knob{}",
+        "{}",
+        "f{}_value",
+    ),
 )
 _TITLES = (
     *("", "", "function {}", "problem {}", "objective", "benchmark function", "black box"),

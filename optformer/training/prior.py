@@ -26,7 +26,7 @@ from jaxtyping import Array, Float
 from scipy.stats import spearmanr
 
 from optformer.errors import ConfigError
-from optformer.files import whole
+from optformer.files import atomic_write
 from optformer.model import prior
 from optformer.model.prior import LEVEL, PriorConfig, Weights
 from optformer.study import Study
@@ -143,9 +143,7 @@ def loss(
     reading = prior.read(jnp, weights, config, batch.text)
     places = batch.units_NP, batch.values_NP, batch.inactive_NP
     mean_BN, features_BNK = prior.mean_and_features(jnp, weights, reading, *places)
-    square = prior.squares(
-        jnp, places[0], places[0], places[2], places[2], reading.ordered_P
-    )
+    square = prior.squares(jnp, places[0], places[0], places[2], places[2], reading.ordered_P)
     trials = batch.score_N.shape[-1]
     kernel = prior.matern(jnp, square, reading.log_length_P, reading.real_P)
     noise_B = jnp.exp(reading.log_noise) + LEAST_NOISE
@@ -262,5 +260,5 @@ def _restore(run: PriorRun, folder: Path) -> State:
 def _save(folder: Path, state: State) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     leaves = [np.asarray(leaf) for leaf in jax.tree.leaves(state)]
-    with whole(folder / STATE) as path:
+    with atomic_write(folder / STATE) as path:
         safetensors.numpy.save_file({f"{i:04d}": leaf for i, leaf in enumerate(leaves)}, path)

@@ -308,7 +308,9 @@ def _rename(
         # "classifier:svc:C" and "model__C" are a C.
         bare = re.split(r"__|[:/]", name)[-1]
         if rng.random() < config.synonym:
-            known = [n for n in synonyms().get(_plain(bare), ()) if not is_held_out(n, config.held_out)]
+            known = [
+                n for n in synonyms().get(_plain(bare), ()) if not is_held_out(n, config.held_out)
+            ]
             bare = str(rng.choice(known)) if known else name
         else:
             bare = name
