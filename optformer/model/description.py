@@ -182,7 +182,7 @@ def _structure(parameter: Parameter, parameters: Sequence[Parameter]) -> Float[n
         bounds = parameter.bounds or (parameter.values[0], parameter.values[-1])
         both, neither = np.ones(2, bool), np.zeros(2, bool)
         numbers = np.array(bounds, np.float64)
-        ends = value_features(np, np.array([0.0, 1.0]), numbers, both, neither).ravel()
+        ends = np.ravel(value_features(np, np.array([0.0, 1.0]), numbers, both, neither))
         if parameter.type == ParameterType.INTEGER:
             values = int(numbers[1] - numbers[0]) + 1
     children = any(

@@ -198,8 +198,16 @@ class Prior:
         self, values_NP: Float64[np.ndarray, "N P"]
     ) -> tuple[Float[np.ndarray, " N"], Float[np.ndarray, "N K"]]:
         """The mean and the features of rows of `Study.values_RP`."""
-        places = (array.astype(np.float32) for array in self.places(values_NP)[:2])
-        return mean_and_features(np, self.weights, self.reading, *places, ~np.isfinite(values_NP))
+        units_NP, finite_NP, inactive_NP = self.places(values_NP)
+        mean_N, features_NK = mean_and_features(
+            np,
+            self.weights,
+            self.reading,
+            units_NP.astype(np.float32),
+            finite_NP.astype(np.float32),
+            inactive_NP,
+        )
+        return np.asarray(mean_N), np.asarray(features_NK)
 
 
 def read(xp: types.ModuleType, weights: Weights, config: PriorConfig, text: Description) -> Reading:

@@ -285,7 +285,8 @@ def _squares(
     units_NP, _, inactive_NP = network.places(values_NP)
     units_RP, _, inactive_RP = network.places(values_RP)
     ordered_P = np.asarray(network.reading.ordered_P)
-    return prior.squares(np, units_NP, units_RP, inactive_NP, inactive_RP, ordered_P)
+    square_NRP = prior.squares(np, units_NP, units_RP, inactive_NP, inactive_RP, ordered_P)
+    return np.asarray(square_NRP)
 
 
 def _float64(*arrays: np.ndarray) -> tuple[Float64[np.ndarray, "..."], ...]:

@@ -29,6 +29,8 @@ from optformer.errors import ConfigError
 from optformer.files import atomic_write
 from optformer.model import prior
 from optformer.model.prior import LEVEL, PriorConfig, Weights
+from optformer.model.saved import SavedPrior
+from optformer.settings import to_tree
 from optformer.study import Study
 from optformer.training import views
 from optformer.training.config import OptimizerConfig
@@ -86,8 +88,8 @@ def train(
     studies: Sequence[Study],
     validation: Sequence[Study] = (),
     say: Callable[[str], None] = print,
-) -> Weights:
-    """The averaged weights, after training in `folder`, where a run that was stopped resumes.
+) -> SavedPrior:
+    """The network with averaged weights, after training in `folder`, where a stopped run resumes.
 
     Raises:
       ConfigError: there is nothing to learn from.
@@ -110,7 +112,15 @@ def train(
             for line in summarize(correlations(state["average"], run.model, validation)):
                 say(line)
     _save(folder, state | {"seconds": np.float32(run.seconds)})
-    return jax.tree.map(np.asarray, state["average"])
+    weights = jax.tree.map(np.asarray, state["average"])
+    measured = correlations(weights, run.model, validation)
+    about = {
+        "steps": int(state["step"]),
+        "studies": {kind: sum(map(len, spaces)) for kind, spaces in groups.items()},
+        "rank_correlation": {group: float(np.mean(each)) for group, each in measured.items()},
+        "settings": to_tree(run),
+    }
+    return SavedPrior(config=run.model, weights=weights, about=about)
 
 
 def correlations(

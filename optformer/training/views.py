@@ -238,7 +238,7 @@ def _kept(
 ) -> Int64[np.ndarray, " P"]:
     """The columns that are shown: all but one or two that are no parents; two at least."""
     columns = np.arange(len(parameters))
-    free = [column for column in columns if parameters[column].name not in parents]
+    free = [column for column in range(len(parameters)) if parameters[column].name not in parents]
     most = min(2, len(free) - 1, len(columns) - 2)
     if most < 1:
         return columns
