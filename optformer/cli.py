@@ -35,16 +35,31 @@ class Format(enum.StrEnum):
     VIZIER_PROTOS = "vizier-protos"
     OPTUNA = "optuna"
     OPTUNA_JOURNAL = "optuna-journal"
+    OPTUNA_CSV = "optuna-csv"
     JSONL = "jsonl"
     CSV = "csv"
     HPOB = "hpob"
+    WANDB = "wandb"
+    MLFLOW = "mlflow"
+    RAY_TUNE = "ray-tune"
+    SYNE_TUNE = "syne-tune"
+    SMAC = "smac"
+    HYPEROPT = "hyperopt"
+    AX = "ax"
 
 
 class OutOfRange(enum.StrEnum):
-    """What to do with a trial outside its bounds."""
+    """What to do with a value outside its bounds."""
 
-    ERROR = "error"
+    DROP = "drop"
     CLIP = "clip"
+
+
+class Goal(enum.StrEnum):
+    """Which way a metric improves (`optformer.study.Goal`)."""
+
+    MAXIMIZE = "MAXIMIZE"
+    MINIMIZE = "MINIMIZE"
 
 
 class Tokens(enum.StrEnum):
@@ -170,22 +185,53 @@ def generate(
     show.generated(manifest, out)
 
 
+def _describe(format: str | None) -> None:
+    """Prints what a format looks like, and ends."""
+    if format is None:
+        return
+    from optformer.data.importers import describe, page
+
+    typer.echo(page() if format == "all" else describe(format))
+    raise typer.Exit
+
+
 @app.command("import")
 def import_(
     source: Annotated[str, typer.Argument(help="A file, a folder or a database URL.")],
     out: Annotated[Path, typer.Argument(help="The folder for the shards.")],
+    describe: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FORMAT",
+            callback=_describe,
+            is_eager=True,
+            help="Show what a format looks like, with an example, and exit; all for all of them.",
+            show_default=False,
+        ),
+    ] = None,
     format: Annotated[
-        Format | None, typer.Option(help="The log's format. Found out by looking if not given.")
+        Format | None, typer.Option(help="The log's format. Detected if not given.")
     ] = None,
     out_of_range: Annotated[
         OutOfRange,
-        typer.Option(help="A value outside its bounds: leave its study out, or move the value."),
-    ] = OutOfRange.ERROR,
+        typer.Option(help="A value outside its bounds: leave its trial out, or move the value."),
+    ] = OutOfRange.DROP,
     algorithm: Annotated[
         str, typer.Option(help="Who chose the trials, where the log does not say.")
     ] = "",
     spec: Annotated[
         Path | None, typer.Option(help="The search space of a CSV file.", show_default=False)
+    ] = None,
+    metric: Annotated[
+        str, typer.Option(help="The objective, where the log has several metrics.")
+    ] = "",
+    goal: Annotated[
+        Goal | None,
+        typer.Option(
+            case_sensitive=False,
+            help="Which way the objective improves, where the log does not say.",
+            show_default=False,
+        ),
     ] = None,
     drop_text: Annotated[
         bool, typer.Option("--drop-text", help="Keep no titles, names or metadata.")
@@ -194,7 +240,8 @@ def import_(
         bool, typer.Option("--hash-names", help="Replace all names by hashes.")
     ] = False,
 ) -> None:
-    """Read a study log (Vizier, Optuna, JSON Lines, CSV, HPO-B) into study shards."""
+    """Read a study log (Vizier, Optuna, W&B, MLflow, CSV, JSON Lines, ...) into study shards."""
+    from optformer import study
     from optformer.data.importers import import_studies
     from optformer.terminal import show
 
@@ -203,9 +250,11 @@ def import_(
             source,
             out,
             format=None if format is None else format.value,
-            out_of_range=out_of_range.value,
+            out_of_range="clip" if out_of_range == OutOfRange.CLIP else "drop",
             algorithm=algorithm,
             spec=spec,
+            metric=metric,
+            goal=None if goal is None else study.Goal(goal.value),
             drop_text=drop_text,
             hash_names=hash_names,
             progress=show.import_progress(progress),

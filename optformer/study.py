@@ -399,7 +399,7 @@ class Trial:
     metrics: Mapping[str, float] = dataclasses.field(default_factory=dict)
     state: State = State.COMPLETED
     notes: Mapping[str, str] = dataclasses.field(default_factory=dict)
-    curve: Sequence[Measurement] = ()
+    curve: tuple[Measurement, ...] = ()
 
 
 def from_trials(
@@ -464,7 +464,7 @@ def _curves(problem: Problem, trials: Sequence[Trial]) -> Curves | None:
     )
 
 
-def _measurements(study: Study) -> list[list[Measurement]]:
+def _measurements(study: Study) -> list[tuple[Measurement, ...]]:
     """Each trial's curve."""
     found: list[list[Measurement]] = [[] for _ in range(len(study))]
     if study.curves is not None:
@@ -475,7 +475,7 @@ def _measurements(study: Study) -> list[list[Measurement]]:
             found[row].append(
                 Measurement(step=float(step), metrics=_by_name(study.problem, values_M))
             )
-    return found
+    return [tuple(curve) for curve in found]
 
 
 def _by_name(problem: Problem, values_M: Float64[np.ndarray, " M"]) -> dict[str, float]:

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from optformer.data.importers import Skipped, import_studies, read
+from optformer.data.importers import Remark, import_studies, read
 from optformer.errors import SourceError
 from tests.data.importers import logs
 
@@ -85,9 +85,9 @@ def test_bad_trial_is_named(bad: object, kind: str, message: str, tmp_path: Path
     lines = [study(name="s6"), study(trials=[TRIAL, bad]), study(name="s8")]
     path.write_text("\n".join(json.dumps(line) for line in lines))
     before, skipped, after = read(str(path))
-    assert not isinstance(before, Skipped)
-    assert not isinstance(after, Skipped)
-    assert isinstance(skipped, Skipped)
+    assert not isinstance(before, Remark)
+    assert not isinstance(after, Remark)
+    assert isinstance(skipped, Remark)
     assert str(skipped).startswith(f"{path}, line 2: study 's7', trial 2: ")
     assert message in skipped.reason
     assert (skipped.study, skipped.trial, skipped.kind) == ("s7", 2, kind)
@@ -127,7 +127,7 @@ def test_bad_study_is_named(line: object, message: str, tmp_path: Path) -> None:
     bad = line if isinstance(line, str) else json.dumps(line)
     path.write_text(f"{good}\n{bad}\n")
     _, skipped = read(str(path))
-    assert isinstance(skipped, Skipped)
+    assert isinstance(skipped, Remark)
     assert message in skipped.reason
     assert str(skipped).startswith(f"{path}, line 2: ")
 
@@ -137,7 +137,7 @@ def test_other_keys_and_metrics_are_left_alone(tmp_path: Path) -> None:
     more = trial(metrics={"accuracy": 0.5, "seconds": 3}, worker="w1")
     path.write_text(json.dumps(study(source="team", trials=[more])))
     (good,) = read(str(path))
-    assert not isinstance(good, Skipped)
+    assert not isinstance(good, Remark)
 
 
 def test_report_counts_kinds_and_shows_a_few_of_each(tmp_path: Path) -> None:

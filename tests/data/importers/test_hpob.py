@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from optformer.data import store
-from optformer.data.importers import Skipped, detect, import_studies, read
+from optformer.data.importers import Remark, detect, import_studies, read
 from optformer.study import Study
 
 TABLES = {
@@ -33,7 +33,7 @@ def test_tables_become_studies(tmp_path: Path, indent: int | None) -> None:
     assert [parameter.name for parameter in good.problem.parameters] == ["cp", "minsplit"]
     np.testing.assert_array_equal(good.values_RP, [[0.25, 0.5], [1.0, 0.0]])
     np.testing.assert_array_equal(good.metrics_RM, [[0.75], [0.5]])
-    assert isinstance(bad, Skipped)
+    assert isinstance(bad, Remark)
     assert "study 'hpob/4796/31', trial 1: cp=1.5 lies outside [0.0, 1.0]" in str(bad)
     assert isinstance(unnamed, Study)
     assert [parameter.name for parameter in unnamed.problem.parameters] == ["x0"]

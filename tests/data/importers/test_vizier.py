@@ -8,7 +8,7 @@ import pytest
 from vizier.service import clients
 from vizier.service import pyvizier as vz
 
-from optformer.data.importers import Skipped, read
+from optformer.data.importers import Remark, read
 from optformer.service.server import running
 from optformer.study import State, Study
 from tests.data.importers import logs
@@ -75,7 +75,7 @@ def test_damage_in_one_study_leaves_the_others(
     first, damaged, last = read(path)
     assert isinstance(first, Study)
     assert isinstance(last, Study)
-    assert isinstance(damaged, Skipped)
+    assert isinstance(damaged, Remark)
     assert message in damaged.reason
     assert str(damaged).startswith(f"{path}, owner 'me': ")
 
@@ -84,6 +84,6 @@ def test_study_proto_without_trials_names_the_file_that_is_missing(tmp_path: Pat
     source = logs.vizier_pb(tmp_path)
     (tmp_path / "a.trials.pb").unlink()
     skipped, *others = read(source)
-    assert isinstance(skipped, Skipped)
+    assert isinstance(skipped, Remark)
     assert "study 'a': its trials are missing. Save them as a.trials.pb" in skipped.reason
     assert len(others) == 2
