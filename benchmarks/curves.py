@@ -34,7 +34,7 @@ from optformer.data.problems.bbob import random_block as random_bbob
 from optformer.data.problems.random_spaces import CONTINUOUS
 from optformer.data.teachers import TEACHERS, TeacherFactory, layernas_teacher
 from optformer.errors import SourceError, TeacherError
-from optformer.eval import plots
+from optformer.eval.report import plots
 
 FUNCTIONS = {
     "Sphere": "one bowl",

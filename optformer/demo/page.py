@@ -13,17 +13,8 @@ import numpy as np
 from optformer.data import store
 from optformer.demo.problems import held_out
 from optformer.eval import prediction, prediction_sections
-from optformer.eval.report import (
-    Curve,
-    Figure,
-    Heading,
-    Page,
-    Section,
-    Table,
-    Text,
-    plot_curves,
-    write_page,
-)
+from optformer.eval.report.page import Figure, Heading, Page, Section, Table, Text, write_page
+from optformer.eval.report.plots import Curve, plot_curves
 
 if TYPE_CHECKING:
     from optformer.data.importers import ImportReport
