@@ -28,6 +28,7 @@ from optformer.errors import ConfigError
 from optformer.progress import Progress
 from optformer.service.client import Tried, open_study, tune
 from optformer.service.server import endpoint_of
+from optformer.service.targets import function_target
 from optformer.study import Study
 from optformer.terminal import show
 from optformer.training.augment import AugmentConfig
@@ -297,10 +298,9 @@ def compare(settings: Settings, checkpoint: Path, progress: Progress) -> Compari
                     algorithm=algorithm,
                     name=f"{target.name.replace('/', '-')}-{algorithm.lower()}-{repeat}",
                 )
+                evaluate = function_target(target.problem, target.evaluate).evaluate
                 runs[algorithm].append(
-                    tune(
-                        study, target.problem, target.evaluate, trials=settings.trials, report=count
-                    )
+                    tune(study, target.problem, evaluate, trials=settings.trials, report=count)
                 )
     return Comparison(
         metric=metric.name,

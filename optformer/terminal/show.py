@@ -251,28 +251,60 @@ def tuning(
         line("[dim]The model is compiled for its first suggestions; they take some 30 s.[/dim]")
 
 
+def resumed(problem: Problem, earlier: int, best: float | None, trials: int) -> None:
+    """That a study has trials, and how many more it gets; nothing for a new one."""
+    if not earlier:
+        return
+    found = "none of them feasible" if best is None else f"best {best:.6g}"
+    text = f"The study resumes: it has {plural(earlier, 'trial')}, {found}"
+    if earlier >= trials:
+        line(f"{text}. It needs no more; for more, raise --trials above {earlier}.")
+    else:
+        line(f"{text}; {trials - earlier} more to come.")
+
+
 def trial(tried: "Tried") -> None:
     """One row of the table that grows while a study runs; a star marks a new best."""
     metric = "failed" if tried.metric is None else f"{tried.metric:.5g}"
     best = "" if tried.best is None else f"{tried.best:.5g}"
     star = "[green]*[/green]" if tried.improved else " "
+    trouble = f"  [yellow]{escape(tried.problem)}[/yellow]" if tried.problem else ""
     out.print(
         f"{tried.number:>4}  {metric:>10} {star}  [dim]best[/dim] {best:<10}  "
-        f"[dim]{escape(values(tried.values))}[/dim]"
+        f"[dim]{escape(values(tried.values))}[/dim]{trouble}"
     )
+
+
+def interrupted(
+    problem: Problem, tried: "Sequence[Tried]", before: float | None, name: str, *, kept: bool
+) -> None:
+    """What an interrupted study found, and how to resume it."""
+    metric = problem.objectives[0].name
+    best = tried[-1].best if tried else before
+    found = f"Best {metric} so far: {best:.6g}." if best is not None else "Nothing found so far."
+    line(f"Stopped after {plural(len(tried), 'trial')}. {found}")
+    if kept:
+        line(f"To resume, run the same command with --name {escape(name)}.")
+    else:
+        line("The study was in memory only. With --database FILE, the next one can be resumed.")
 
 
 def tuned(problem: Problem, tried: "Sequence[Tried]") -> None:
     """The best of these trials, and whether the study had a better one before."""
     from optformer.service.client import best_of
 
+    if not tried:
+        return
     metric, best = problem.objectives[0].name, best_of(problem, tried)
     waited = statistics.median(each.waited for each in tried)
     if best is None:
-        line(
-            f"All {plural(len(tried), 'trial')} failed. Run the program once by hand, with values "
-            "in place of its parameters, to see why."
-        )
+        if any(each.metric is not None for each in tried):
+            line("No trial keeps all constraints (the metrics with a safety_threshold).")
+        else:
+            line(
+                f"All {plural(len(tried), 'trial')} failed. Run the program once by hand, with "
+                "values in place of its parameters, to see why."
+            )
         return
     line(
         f"Best {metric}: [bold]{best.metric:.6g}[/bold] at trial {best.number}, with "
