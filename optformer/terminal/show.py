@@ -200,7 +200,7 @@ def trained(result: "TrainResult") -> None:
     first, last = result.reports[0], result.reports[-1]
     pairs = {
         "training": f"{plural(last.step, 'step')} in {last.seconds:.0f} s",
-        "loss": f"{first.loss:.3f} -> {last.loss:.3f} nats a token",
+        "loss": f"{first.loss:.3f} -> {last.loss:.3f} nats per token",
     }
     measured = [report.validation for report in result.reports if report.validation]
     if measured:
