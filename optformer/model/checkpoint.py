@@ -22,9 +22,10 @@ import safetensors.numpy
 
 from optformer.errors import CheckpointError, ConfigError, did_you_mean
 from optformer.files import atomic_write
-from optformer.model import experts
+from optformer.model import experts, prior
 from optformer.model.config import ModelConfig, Temperature
-from optformer.model.saved import T5X, Checkpoint, Tree, flatten, unflatten
+from optformer.model.prior import PriorConfig
+from optformer.model.saved import T5X, Checkpoint, SavedPrior, Tree, flatten, unflatten
 from optformer.settings import from_tree, to_tree
 from optformer.tokenization.tokenizer import StudyTokenizer, TokenizerOptions, vocabulary_of
 
@@ -32,7 +33,8 @@ FORMAT = 2
 MOST_TOKENS = 1 << 20
 MOST_CONFIG = 16 << 20  # bytes
 WEIGHTS, TEXT, CONFIG = "weights.safetensors", "text.model", "config.json"
-VALUE_TEMPERATURE, EXPERTS = "value_temperature", "experts"
+PRIOR_WEIGHTS = "prior.safetensors"
+VALUE_TEMPERATURE, EXPERTS, PRIOR = "value_temperature", "experts", "prior"
 
 SHIPPED = Path(__file__).parents[1] / "pretrained"
 """The folder of the models shipped with this package, each with a model card."""
@@ -62,6 +64,8 @@ def save(checkpoint: Checkpoint, folder: Path) -> None:
             VALUE_TEMPERATURE: to_tree(checkpoint.value_temperature),
             "about": dict(checkpoint.about),
         }
+        if checkpoint.prior is not None:
+            config[PRIOR] = _save_prior(checkpoint.prior, temporary)
         _write_config(config, temporary / CONFIG)
         temporary.chmod(0o755)
         if folder.exists():
@@ -142,23 +146,7 @@ def load(folder: Path) -> Checkpoint:
             f"optformer has: their fingerprint is {config.get(EXPERTS)!r}, not "
             f"{experts.fingerprint()!r}. Install the version that wrote it."
         )
-    try:
-        arrays = safetensors.numpy.load_file(folder / WEIGHTS)
-        weights = unflatten(arrays)
-    except (
-        safetensors.SafetensorError,
-        OSError,
-        RecursionError,
-        AttributeError,
-        LookupError,
-    ) as error:
-        raise CheckpointError(f"{folder / WEIGHTS} is damaged: {error}. Copy it again.") from error
-    for name, array in arrays.items():
-        if not (np.issubdtype(array.dtype, np.floating) and np.isfinite(array).all()):
-            raise CheckpointError(
-                f"{folder / WEIGHTS}: {name} has values that are not finite floating-point "
-                "numbers. Restore the checkpoint from where it came from."
-            )
+    weights = _read_weights(folder / WEIGHTS)
     return Checkpoint(
         config=model,
         tokenizer=StudyTokenizer(options, vocabulary),
@@ -167,6 +155,7 @@ def load(folder: Path) -> Checkpoint:
         tokens=tokens,
         value_temperature=value_temperature,
         about=config.get("about", {}),
+        prior=_load_prior(config[PRIOR], folder) if PRIOR in config else None,
     )
 
 
@@ -174,6 +163,68 @@ def _names(names: object) -> tuple[str, ...]:
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise TypeError(f"algorithms={names!r} is not a list of names")
     return tuple(names)
+
+
+def _read_weights(path: Path) -> Tree:
+    """Nested arrays, float32.
+
+    Raises:
+      CheckpointError: the file is damaged, or has other values than finite floating-point numbers.
+    """
+    try:
+        arrays = safetensors.numpy.load_file(path)
+        for name, array in arrays.items():
+            if not (np.issubdtype(array.dtype, np.floating) and np.isfinite(array).all()):
+                raise CheckpointError(
+                    f"{path}: {name} has values that are not finite floating-point numbers. "
+                    "Restore the checkpoint from where it came from."
+                )
+            arrays[name] = array.astype(np.float32, copy=False)
+        return unflatten(arrays)
+    except (
+        safetensors.SafetensorError,
+        OSError,
+        RecursionError,
+        AttributeError,
+        LookupError,
+    ) as error:
+        raise CheckpointError(f"{path} is damaged: {error}. Copy it again.") from error
+
+
+def _save_prior(saved: SavedPrior, folder: Path) -> Tree:
+    """Writes the prior network's weights; what the configuration says of them."""
+    # Half the size, and no prediction moves by what could be seen.
+    arrays = {
+        name: np.ascontiguousarray(array, np.float16)
+        for name, array in flatten(saved.weights).items()
+    }
+    safetensors.numpy.save_file(arrays, folder / PRIOR_WEIGHTS)
+    return {
+        "model": to_tree(saved.config),
+        "weights": _hash(folder / PRIOR_WEIGHTS),
+        "about": dict(saved.about),
+    }
+
+
+def _load_prior(said: Tree, folder: Path) -> SavedPrior:
+    """The prior network that a checkpoint's configuration speaks of.
+
+    Raises:
+      CheckpointError: it is missing, damaged, or of another version.
+    """
+    path = folder / PRIOR_WEIGHTS
+    if not path.is_file() or _hash(path) != said.get("weights"):
+        raise CheckpointError(
+            f"{path} is missing, damaged or from another checkpoint: its hash is not the one in "
+            f"{CONFIG}. Copy the folder again."
+        )
+    try:
+        shape = from_tree(PriorConfig, said["model"], "prior.")
+    except (ConfigError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{folder} does not fit this optformer: {error!r}") from error
+    weights = _read_weights(path)
+    prior.check_weights(weights, shape)
+    return SavedPrior(config=shape, weights=weights, about=said.get("about", {}))
 
 
 def check_prompt(name: str, algorithms: Sequence[str]) -> None:
@@ -205,7 +256,11 @@ def fingerprint(folder: Path) -> str:
         files = sorted(path for path in folder.glob("target.*/*") if path.is_file())
         hashes = [f"{path.relative_to(folder)} {_hash(path)}" for path in [folder / T5X, *files]]
         return hashlib.sha256("\n".join(hashes).encode()).hexdigest()
-    return str(_read_config(folder)["weights"])
+    config = _read_config(folder)
+    weights = str(config["weights"])
+    if PRIOR not in config:
+        return weights
+    return hashlib.sha256(f"{weights} {config[PRIOR]['weights']}".encode()).hexdigest()
 
 
 def value_temperature(folder: Path) -> Temperature:

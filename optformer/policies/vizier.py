@@ -21,7 +21,8 @@ from optformer.convert import vizier as convert
 from optformer.convert.vizier import NAMESPACE
 from optformer.errors import ConfigError, StudyError, did_you_mean
 from optformer.policies.acquisition import ACQUISITIONS
-from optformer.policies.model import OptFormer, PolicyConfig
+from optformer.policies.config import PolicyConfig
+from optformer.policies.model import OptFormer
 from optformer.settings import from_tree
 from optformer.study import from_trials
 
