@@ -281,7 +281,9 @@ def _values(folder: Path, stores: "Mapping[str, tensorstore.TensorStore]") -> di
     for name, store in stores.items():
         with _reading(folder, name):
             # TensorStore reads a missing chunk as its fill value.
-            if not store.storage_statistics(query_fully_stored=True).result().fully_stored:
+            statistics = store.storage_statistics(query_fully_stored=True).result()
+            stored: object = statistics.fully_stored  # its stub says None
+            if not stored:
                 raise ValueError("a part of it is missing")
             futures[name] = store.read()
     arrays = {}
