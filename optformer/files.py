@@ -1,4 +1,4 @@
-"""Writing files atomically, and where caches are."""
+"""Atomic writes, and the folder for caches."""
 
 import contextlib
 import os
@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 def cache_folder() -> Path:
-    """The folder of caches: $XDG_CACHE_HOME/optformer, by default ~/.cache/optformer."""
+    """The folder for caches: optformer in $XDG_CACHE_HOME, by default in ~/.cache."""
     home = os.environ.get("XDG_CACHE_HOME", "")
     return (Path(home) if home else Path.home() / ".cache") / "optformer"
 

@@ -4,10 +4,11 @@ Only the dataclasses define defaults. An unknown key is an error that suggests t
 """
 
 import dataclasses
+import json
 import tomllib
 import types
 import typing
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Literal, TypeVar
 
@@ -32,23 +33,56 @@ def read_config(
 def read_tree(kind: type[Config], path: Path | None = None, overrides: Iterable[str] = ()) -> Tree:
     """The settings of the file and overrides as nested dicts, without defaults.
 
+    A file may begin with `extends = "other.toml"`, a path relative to its own folder, and then
+    contains only differences from that file. Sections are merged; other values, including lists,
+    replace those of the other file.
+
     Raises:
-      ConfigError: the file is not TOML, or an override does not have the form section.field=value.
+      ConfigError: a file is not TOML or extends itself, or an override does not have the form
+        section.field=value.
     """
-    tree: Tree = {}
-    if path is not None:
-        try:
-            tree = tomllib.loads(path.read_text("utf-8"))
-        except FileNotFoundError as error:
-            raise ConfigError(f"there is no config file {path}.") from error
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-            raise ConfigError(f"{path} is not a TOML file: {error}.") from error
+    tree: Tree = {} if path is None else _read_file(kind, path)
     for override in overrides:
         key, equals, text = override.partition("=")
         if not equals:
             raise ConfigError(f"override {override!r} is not of the form section.field=value.")
         _put(kind, tree, key.split("."), _parse(text), override)
     return tree
+
+
+def _read_file(kind: type, path: Path, extended_by: tuple[Path, ...] = ()) -> Tree:
+    try:
+        tree = tomllib.loads(path.read_text("utf-8"))
+    except FileNotFoundError as error:
+        by = f", which {extended_by[-1]} extends" if extended_by else ""
+        raise ConfigError(f"there is no config file {path}{by}.") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not a TOML file: {error}.") from error
+    extended = tree.pop("extends", None)
+    if extended is None:
+        return tree
+    if not isinstance(extended, str):
+        raise ConfigError(f"{path}: extends={extended!r} must be the path of a TOML file.")
+    chain = (*extended_by, path.resolve())
+    other = path.parent / extended
+    if other.resolve() in chain:
+        raise ConfigError(f"{path} extends {extended}, which extends it. Remove one of the two.")
+    return _merge(kind, _read_file(kind, other, chain), tree)
+
+
+def _merge(kind: object, tree: Tree, changes: Tree) -> Tree:
+    """The tree with changes. A named preset is replaced by its settings if some of them change."""
+    merged = dict(tree)
+    for key, change in changes.items():
+        inner = typing.get_type_hints(kind).get(key, object) if isinstance(kind, type) else object
+        value = merged.get(key)
+        if isinstance(change, dict) and isinstance(value, str) and hasattr(inner, "NAMED"):
+            value = _named(inner, value, key)
+        if isinstance(change, dict) and isinstance(value, dict):
+            merged[key] = _merge(inner, value, change)
+        else:
+            merged[key] = change
+    return merged
 
 
 def from_tree(kind: type[Config], tree: Mapping[str, object] | str, where: str = "") -> Config:
@@ -79,6 +113,34 @@ def to_tree(config: object) -> Tree:
     for field in dataclasses.fields(config):
         tree[field.name] = _plain(getattr(config, field.name))
     return tree
+
+
+def to_toml(config: object) -> str:
+    """A dataclass as the text of a TOML file, the inverse of `read_config`."""
+    return "".join(_section(to_tree(config), ""))
+
+
+def _section(tree: Tree, name: str) -> Iterator[str]:
+    sections = {key: value for key, value in tree.items() if isinstance(value, dict)}
+    plain = {key: value for key, value in tree.items() if key not in sections}
+    if name and (plain or not sections):
+        yield f"\n[{name}]\n"
+    for key, value in plain.items():
+        yield f"{key} = {_toml(value)}\n"
+    for key, value in sections.items():
+        yield from _section(value, f"{name}.{key}" if name else key)
+
+
+def _toml(value: object) -> str:
+    """A value in TOML; a dataclass in a list becomes an inline table."""
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{key} = {_toml(inner)}" for key, inner in value.items()) + "}"
+    if isinstance(value, list):
+        return "[" + ", ".join(map(_toml, value)) + "]"
+    if isinstance(value, str):
+        # JSON's strings are TOML's, except that TOML also escapes DEL.
+        return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007F")
+    return str(value).lower() if isinstance(value, bool) else repr(value)
 
 
 def flat_tree(config: object, where: str = "") -> Tree:

@@ -43,7 +43,7 @@ from optformer.study import (
 
 Json = Mapping[str, object]
 
-_STUDY_KEYS = (
+STUDY_KEYS = (
     "name", "title", "algorithm", "metadata", "metrics", "parameters", "data_set", "trials",
 )  # fmt: skip
 _PARAMETER_KEYS = (
@@ -84,7 +84,7 @@ def problem_from_json(document: object) -> Problem:
       StudyError: a key is unknown or missing, a value has the wrong type, or `Problem` or
         `Parameter` rejects it. Names the study and the parameter.
     """
-    fields = _object(document, "the study", _STUDY_KEYS, others=True)
+    fields = _object(document, "the study", STUDY_KEYS, others=True)
     name = _text(fields, "name", "the study")
     where = f"study {name!r}"
     try:
@@ -122,6 +122,20 @@ def trials_from_json(problem: Problem, trials: object) -> list[Trial]:
     Raises:
       StudyError: a trial is malformed. Names the study, the trial (from 1) and the error.
     """
+    result = []
+    for row, trial in enumerate(readable_trials(problem, trials), start=1):
+        if isinstance(trial, StudyError):
+            raise StudyError(f"study {problem.name!r}, trial {row}: {trial}") from trial
+        result.append(trial)
+    return result
+
+
+def readable_trials(problem: Problem, trials: object) -> list[Trial | StudyError]:
+    """As `trials_from_json`, with an error in the place of each trial that cannot be read.
+
+    Raises:
+      StudyError: the trials are no list.
+    """
     if not isinstance(trials, Sequence) or isinstance(trials, str):
         raise StudyError(f"study {problem.name!r}: trials must be a list, not {_kind(trials)}.")
     categorical = frozenset(
@@ -130,12 +144,12 @@ def trials_from_json(problem: Problem, trials: object) -> list[Trial]:
         if parameter.type == ParameterType.CATEGORICAL
     )
     metrics = frozenset(metric.name for metric in problem.metrics)
-    result = []
-    for row, item in enumerate(trials):
+    result: list[Trial | StudyError] = []
+    for item in trials:
         try:
             result.append(_trial_from_json(item, categorical, metrics))
         except StudyError as error:
-            raise StudyError(f"study {problem.name!r}, trial {row + 1}: {error}") from error
+            result.append(error)
     return result
 
 
@@ -171,9 +185,9 @@ def _metrics(fields: Json, wanted: frozenset[str]) -> dict[str, float]:
     for name, value in _object(fields.get("metrics") or {}, "metrics").items():
         if name not in wanted or value is None:
             continue
-        if not isinstance(value, float | int):
+        if not isinstance(value, float | int) or isinstance(value, bool):
             raise StudyError(f"metric {name!r} is {value!r}, not a number.")
-        metrics[name] = float(value)
+        metrics[name] = _number(value, f"metric {name!r}")
     return metrics
 
 
@@ -316,7 +330,7 @@ def _number(value: object, where: str) -> float:
         try:
             return float(value)
         except OverflowError as error:
-            raise StudyError(f"{where}: {value} is too large for a 64-bit float.") from error
+            raise StudyError(f"{where}: the number is too large for 64 bits.") from error
     raise StudyError(f"{where}: {value!r} is not a number.")
 
 

@@ -16,6 +16,7 @@ from optformer.errors import StudyError
 from optformer.study import (
     Condition,
     Goal,
+    Measurement,
     Metric,
     Parameter,
     ParameterType,
@@ -117,21 +118,21 @@ def study_from_vizier(
 def trial_from_vizier(problem: Problem, trial: vz.Trial) -> Trial:
     """The trial with its final measurement; `from_trials` checks its values.
 
-    Text in the root namespace of its metadata is kept as notes. Infeasible trials keep their
-    measurement. Requested, active and stopping trials are ACTIVE; intermediate measurements are
-    ignored.
+    Intermediate measurements become the trial's curve, over their steps. Text in the root namespace
+    of its metadata is kept as notes. Infeasible trials keep their measurement. Requested, active
+    and stopping trials are ACTIVE.
 
     Raises:
       StudyError: the trial is completed, but an objective was not measured.
     """
-    measured: dict[str, float] = {}
-    if trial.final_measurement is not None:
-        wanted = {metric.name for metric in problem.metrics}
-        measured = {
-            name: metric.value
-            for name, metric in trial.final_measurement.metrics.items()
-            if name in wanted
+    wanted = {metric.name for metric in problem.metrics}
+
+    def metrics_of(measurement: vz.Measurement) -> dict[str, float]:
+        return {
+            name: metric.value for name, metric in measurement.metrics.items() if name in wanted
         }
+
+    measured = {} if trial.final_measurement is None else metrics_of(trial.final_measurement)
     if trial.infeasible:
         state = State.INFEASIBLE
     elif trial.status == vz.TrialStatus.COMPLETED or trial.completion_time is not None:
@@ -154,11 +155,19 @@ def trial_from_vizier(problem: Problem, trial: vz.Trial) -> Trial:
         metrics=measured,
         state=state,
         notes={key: text for key, text in trial.metadata.items() if isinstance(text, str)},
+        curve=tuple(
+            Measurement(step=float(each.steps), metrics=metrics)
+            for each in trial.measurements
+            if (metrics := metrics_of(each))
+        ),
     )
 
 
 def trial_to_vizier(problem: Problem, trial: Trial, *, uid: int = 0) -> vz.Trial:
-    """The trial as Vizier's, with this id; metrics become its final measurement."""
+    """The trial as Vizier's, with this id; metrics become its final measurement.
+
+    Its curve becomes intermediate measurements.
+    """
     completed = trial.state == State.COMPLETED or (
         trial.state == State.INFEASIBLE and bool(trial.metrics)
     )
@@ -168,6 +177,9 @@ def trial_to_vizier(problem: Problem, trial: Trial, *, uid: int = 0) -> vz.Trial
         final_measurement=vz.Measurement(metrics=dict(trial.metrics)) if completed else None,
         infeasibility_reason="infeasible" if trial.state == State.INFEASIBLE else None,
         metadata=vz.Metadata(dict(trial.notes)),
+        measurements=[
+            vz.Measurement(metrics=dict(each.metrics), steps=each.step) for each in trial.curve
+        ],
     )
 
 

@@ -86,7 +86,7 @@ class Contestants:
         from optformer.eval.ours import ModelFactory
         from optformer.model import checkpoint as checkpoints
         from optformer.policies.acquisition import ACQUISITIONS
-        from optformer.policies.model import PolicyConfig
+        from optformer.policies.config import PolicyConfig
 
         for name in self.acquisitions:
             if name not in ACQUISITIONS:

@@ -10,7 +10,7 @@ from optformer.eval.benchmark import Evaluated, Running
 from optformer.eval.prediction import GaussianProcess
 from optformer.model import checkpoint as checkpoints
 from optformer.model.config import most_parameters
-from optformer.policies.model import check_problem
+from optformer.policies.session import check_problem
 from optformer.study import Study
 
 

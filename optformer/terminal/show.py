@@ -157,6 +157,8 @@ def imported(report: "importers.ImportReport", folder: Path) -> None:
         "by algorithm": counted(report.algorithms),
         "skipped studies": counted(report.skipped),
         "trials left out": counted(report.left_out),
+        "trials infeasible": counted(report.infeasible),
+        "assumed": counted(report.assumed),
     }
     if report.resumed_at:
         pairs["imported before"] = plural(report.resumed_at, "study")

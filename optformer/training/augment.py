@@ -15,6 +15,8 @@ from optformer.tokenization.quantize import ValueScaling
 from optformer.tokenization.tokenizer import EncodedProblem, EncodedTrials, StudyTokenizer
 from optformer.tokenization.trajectory import Role
 
+RANDOM_SEARCH = "random_search"
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class AugmentConfig:
@@ -27,6 +29,9 @@ class AugmentConfig:
       prefix: metrics are scaled by the range of a random number of first trials, mapped to
         [0.2, 0.8], as at inference; otherwise by the whole study's range, mapped to a random
         interval of width 0.3 to 1, as in OptFormer.
+      subset: a study of random search of which not all trials fit is shown by a random subset of
+        them in a random order; otherwise by its first trials, as all others are, whose order is
+        what there is to learn.
       pending: a study has pending trials; then each trial is one with probability up to 0.2.
     """
 
@@ -35,6 +40,7 @@ class AugmentConfig:
     values: float = 0.5
     algorithm: float = 0.95
     prefix: float = 0.5
+    subset: float = 1.0
     pending: float = 0.1
 
 
@@ -46,12 +52,15 @@ def augment(
     rng: np.random.Generator,
     most_text: int | None = None,
 ) -> tuple[EncodedProblem, EncodedTrials]:
-    """The study as tokens, changed at random and cut to its first trials that fit.
+    """The study as tokens, changed at random and cut to trials that fit.
 
     A text of more than `most_text` tokens loses bounds and values, then names too.
     """
     whole = study
-    study = study.rows(slice(0, tokenizer.layout(study.problem).trials_in(most_tokens)))
+    fit = tokenizer.layout(study.problem).trials_in(most_tokens)
+    if _is_unordered(study) and len(study) > fit and rng.random() < config.subset:
+        study = study.rows(rng.choice(len(study), fit, replace=False))
+    study = study.rows(slice(0, fit))
     if rng.random() < config.pending:
         states_R = study.states_R.copy()
         states_R[rng.random(len(study)) < rng.uniform(0.0, 0.2)] = State.ACTIVE
@@ -74,6 +83,12 @@ def augment(
     if study.algorithm == OPTIMUM:
         trials = _only_last_trial(trials, len(whole))
     return encoded, trials
+
+
+def _is_unordered(study: Study) -> bool:
+    """Whether any order of the trials is as likely as the one that they are in."""
+    # Exact predictions are of a trial given those before it.
+    return study.algorithm == RANDOM_SEARCH and study.predictive_R2 is None
 
 
 def plain(

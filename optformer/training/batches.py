@@ -5,10 +5,9 @@ seen, and any worker can make any batch. All studies of a batch have trials of o
 ones share a row, and segments keep them apart.
 """
 
-import concurrent.futures
 import dataclasses
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
@@ -166,70 +165,53 @@ class Batches:
         rng = np.random.default_rng((self._seed, step, 1))
         source = self._sources[rng.choice(len(self._sources), p=self._share)]
         studies = source.draw(self._seed, step)
-        config = self._config
-        examples = [
+        config, tokenizer = self._config, self._tokenizer
+        # One after the other, as rows take them: those beyond the last row are never encoded.
+        examples = (
             augment.augment(
-                study, self._tokenizer, config.augment, config.tokens, rng, config.text_tokens
+                study, tokenizer, config.augment, config.tokens, rng, config.text_tokens
             )
             for study in studies
-        ]
-        return pack(examples, self._tokenizer, config, ask_experts=self._ask_experts)
+        )
+        layout = tokenizer.layout(studies[0].problem)
+        trials = min(max(map(len, studies)), layout.trials_in(config.tokens))
+        longest = places(trials * layout.length, layout)
+        return pack(examples, tokenizer, config, longest=longest, ask_experts=self._ask_experts)
 
-    def prefetch(self, start: int, stop: int, ahead: int = 2) -> Iterator[tuple[int, Batch]]:
-        """Batches from `start` to before `stop`, made by another thread a little ahead."""
-        with concurrent.futures.ThreadPoolExecutor(1, "batches") as pool:
-            pending = [
-                pool.submit(self.__getitem__, step)
-                for step in range(start, min(start + ahead, stop))
-            ]
-            try:
-                for step in range(start, stop):
-                    batch = pending.pop(0).result()
-                    if step + ahead < stop:
-                        pending.append(pool.submit(self.__getitem__, step + ahead))
-                    yield step, batch
-            finally:
-                for future in pending:
-                    future.cancel()
+
+Example = tuple[EncodedProblem, EncodedTrials]
 
 
 def pack(
-    examples: Sequence[tuple[EncodedProblem, EncodedTrials]],
+    examples: Iterable[Example],
     tokenizer: StudyTokenizer,
     config: BatchConfig,
     *,
+    longest: int | None = None,
     ask_experts: bool = False,
 ) -> Batch:
     """Puts examples of one layout into rows, in order, until the rows are full.
 
-    Rows are as long as the longest study needs, in steps of `config.tokens / config.sizes`. A row
-    takes another study while its trials and its text fit. Examples beyond are left out; a study
-    whose text alone is too long is too.
+    Rows are as long as the longest study needs, in steps of `config.tokens / config.sizes`.
+
+    Args:
+      examples: those beyond the last row are not drawn if `longest` is given.
+      longest: the most places that any of the examples takes.
 
     Raises:
       SourceError: when no example's text fits.
     """
-    examples = [e for e in examples if len(e[0].ids_S) <= config.text_tokens and len(e[1].ids_T)]
-    if not examples:
-        raise SourceError(f"no study's text fits batch.text_tokens={config.text_tokens}. Raise it.")
-    length = examples[0][0].layout.length
+    if longest is None:
+        examples = list(examples)
+        longest = max(
+            (places(len(trials.ids_T), problem.layout) for problem, trials in examples), default=1
+        )
     part = -(-config.tokens // config.sizes)
-    longest = max(places(trials, problem.layout) for problem, trials in examples)
     tokens = min(config.tokens, -(-longest // part) * part)
     most_rows = config.rows * config.tokens // tokens
-    fit = tokens // length * length
-    rows: list[list[tuple[EncodedProblem, EncodedTrials]]] = [[]]
-    used, used_text = 0, 0
-    for problem, trials in examples:
-        assert problem.layout.length == length
-        used += places(trials, problem.layout)
-        used_text += len(problem.ids_S)
-        if rows[-1] and (used > fit or used_text > config.text_tokens):
-            if len(rows) == most_rows:
-                break
-            rows.append([])
-            used, used_text = places(trials, problem.layout), len(problem.ids_S)
-        rows[-1].append((problem, trials))
+    rows = fill_rows(examples, most_rows, tokens, config.text_tokens)
+    if not rows:
+        raise SourceError(f"no study's text fits batch.text_tokens={config.text_tokens}. Raise it.")
     text_length = max(sum(len(problem.ids_S) for problem, _ in row) for row in rows)
     halves = config.sizes.bit_length() - 1
     lengths = [config.text_tokens >> half for half in range(halves, -1, -1)]
@@ -265,14 +247,11 @@ def pack(
             predictive_BT2[row, here] = trials.predictive_T2
             smooth_BT[row, here] = is_smooth(problem, trials, tokenizer)
             if ask_experts:
-                first = here.start + problem.layout.first_value
-                said = said_3BTE[:, row, first : here.stop : problem.layout.length]
                 followed = follow(problem, trials, tokenizer)
-                said[0], said[1], said[2] = (
-                    array_RE[: said.shape[1]]
-                    for array_RE in (followed.log_RE, followed.below_RE, followed.evidence_RE)
-                )
-            start += places(trials, problem.layout)
+                said_3RE = followed.log_RE, followed.below_RE, followed.evidence_RE
+                for said_TE, said_RE in zip(said_3BTE[:, row, here], said_3RE, strict=True):
+                    problem.layout.values_of(said_TE)[:] = said_RE
+            start += places(len(trials.ids_T), problem.layout)
     return Batch(
         text_BS=text_BS,
         text_slots_BS=text_slots_BS,
@@ -286,11 +265,35 @@ def pack(
         weights_BT=weights_BT,
         smooth_BT=smooth_BT,
         predictive_BT2=predictive_BT2,
-        trials_T=trials_along(tokens, examples[0][0].layout),
+        trials_T=trials_along(tokens, rows[0][0][0].layout),
         expert_logs_BTE=said_3BTE[0],
         expert_below_BTE=said_3BTE[1],
         evidence_BTE=said_3BTE[2],
     )
+
+
+def fill_rows(
+    examples: Iterable[Example], most_rows: int, tokens: int, text_tokens: int
+) -> list[list[Example]]:
+    """Examples of one layout in rows. A row takes another while its trials and its text fit; a
+    study whose text alone is too long is left out."""
+    rows: list[list[Example]] = []
+    used, used_text = 0, 0
+    for problem, trials in examples:
+        text = len(problem.ids_S)
+        if text > text_tokens or not len(trials.ids_T):
+            continue
+        assert not rows or problem.layout.length == rows[0][0][0].layout.length
+        used += places(len(trials.ids_T), problem.layout)
+        used_text += text
+        fit = tokens // problem.layout.length * problem.layout.length
+        if not rows or used > fit or used_text > text_tokens:
+            if len(rows) == most_rows:
+                break
+            rows.append([])
+            used, used_text = places(len(trials.ids_T), problem.layout), text
+        rows[-1].append((problem, trials))
+    return rows
 
 
 def follow(
@@ -302,16 +305,15 @@ def follow(
     )
 
 
-def places(trials: EncodedTrials, layout: TrialLayout) -> int:
-    """How many places a study takes in a row: those of whole trials, so that all rows line up."""
-    tokens = len(layout.prefix) + len(trials.ids_T)
-    return -(-tokens // layout.length) * layout.length
+def places(tokens: int, layout: TrialLayout) -> int:
+    """How many places a study of so many tokens takes in a row: those of whole trials, so that all
+    rows line up."""
+    return layout.whole(layout.tokens_of(0) + tokens)
 
 
 def trials_along(tokens: int, layout: TrialLayout) -> Int32[np.ndarray, " T"]:
     """The trial, counted from 1, of each place's input token; place 0 reads the start token."""
-    first = 1 + len(layout.prefix)
-    return ((np.arange(tokens) - first) // layout.length + 1).astype(np.int32)
+    return (layout.trial_of(np.arange(tokens) - 1) + 1).astype(np.int32)
 
 
 def is_smooth(

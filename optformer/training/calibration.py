@@ -1,7 +1,8 @@
 """Finds the temperature at which a finished checkpoint's predictions are calibrated.
 
-Training does the same at its validations (`training/validation.py`). Array dimensions: N predictions,
-Q bins.
+Training does the same at its validations (`training/validation.py`).
+
+Array dimensions: N predictions, Q bins.
 """
 
 import dataclasses

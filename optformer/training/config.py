@@ -5,13 +5,11 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Literal
 
-import tomli_w
-
 from optformer.data.mixture import GenerateConfig
 from optformer.errors import ConfigError
 from optformer.model import checkpoint
 from optformer.model.config import ModelConfig
-from optformer.settings import check_ranges, from_tree, read_config, read_tree, to_tree
+from optformer.settings import check_ranges, from_tree, read_config, read_tree, to_toml
 from optformer.tokenization.tokenizer import TokenizerOptions
 from optformer.training.batches import BatchConfig
 
@@ -80,6 +78,7 @@ class TrainConfig:
       accumulate: how many batches' gradients make one step.
       compute: the precision of the arithmetic; weights and their changes are in single precision
         always. `auto` is bfloat16 on an accelerator and float32 on a CPU.
+      workers: how many processes make the batches; 0 makes them in a thread of the trainer.
       rematerialize: compute each layer again for its gradient rather than keep it in memory.
       devices: how many to use; 0 means all.
       tensor_parallel: how many devices share one copy of the model, by heads and feed-forward
@@ -100,6 +99,7 @@ class TrainConfig:
     validation: float = 0.05
     accumulate: int = 1
     compute: Literal["auto", "float32", "bfloat16"] = "auto"
+    workers: int = 1
     rematerialize: bool = False
     devices: int = 0
     tensor_parallel: int = 1
@@ -116,6 +116,7 @@ class TrainConfig:
             checkpoint_every=(1, None),
             validation=(0, 0.9),
             accumulate=(1, None),
+            workers=(0, None),
             devices=(0, None),
             tensor_parallel=(1, None),
         )
@@ -237,4 +238,4 @@ def _model_of(folder: Path) -> Path:
 
 def save_config(config: RunConfig, path: Path) -> None:
     """Writes the resolved run as TOML; `load_config` gives an equal one back."""
-    path.write_text(tomli_w.dumps(to_tree(config)), "utf-8")
+    path.write_text(to_toml(config), "utf-8")

@@ -46,6 +46,7 @@ from optformer.training.config import (
     save_config,
 )
 from optformer.training.events import Events
+from optformer.training.feed import feed
 from optformer.training.reports import Clock, Log, Report, Totals
 from optformer.training.states import States, writing
 from optformer.training.step import in_half, learning_rate, make_step, start
@@ -57,6 +58,7 @@ MAY_CHANGE = (
     "train.evaluate_every",
     "train.checkpoint_every",
     "train.rematerialize",
+    "train.workers",
     "train.devices",
     "train.tensor_parallel",
     "train.distributed",
@@ -186,6 +188,7 @@ def train(
             tokens=max(config.batch.tokens, init.tokens if init else 0),
             value_temperature=temperature,
             about=about,
+            prior=init.prior if init else None,
         )
         if sharding.is_first():
             with writing(f"the model {name!r}", folder):
@@ -211,9 +214,11 @@ def train(
             say(f"the run goes on from step {first:,}")
         every = settings.accumulate
         until = first if over else settings.steps
-        waiting = batches.prefetch(first * every, until * every)
+        waiting = around.enter_context(
+            feed(batches, first * every, until * every, settings.workers)
+        )
         for step in range(first, until):
-            taken = [batch for _, batch in (next(waiting) for _ in range(every))]
+            taken = list(itertools.islice(waiting, every))
             totals.waited(clock.lap())
             trace()
             done = progress(settings, step, seconds)

@@ -1,11 +1,14 @@
 """Batches: reproducible, complete, and aligned."""
 
+import dataclasses
+from collections.abc import Iterator
+
 import numpy as np
 import pytest
 
 from optformer.errors import SourceError
 from optformer.study import Study
-from optformer.tokenization.tokenizer import StudyTokenizer
+from optformer.tokenization.tokenizer import EncodedProblem, EncodedTrials, StudyTokenizer
 from optformer.tokenization.trajectory import Role
 from optformer.training.augment import AugmentConfig, augment
 from optformer.training.batches import BatchConfig, Batches, StudySource, pack
@@ -29,9 +32,8 @@ def batches(
 
 def test_a_batch_depends_on_seed_and_number_alone() -> None:
     one, two = batches(), batches()
-    prefetched = dict(two.prefetch(3, 6))
     for step in (5, 3, 4):
-        for got, want in zip(one[step], prefetched[step], strict=True):
+        for got, want in zip(one[step], two[step], strict=True):
             np.testing.assert_array_equal(got, want)
     assert not np.array_equal(batches(1)[3].targets_BT, one[3].targets_BT)
 
@@ -147,3 +149,42 @@ def test_a_long_text_is_made_shorter_rather_than_its_study_left_out() -> None:
         for most in (None, 50, 1)
     }
     assert lengths[None] > 50 >= lengths[50] >= lengths[1]
+
+
+def test_every_trial_of_a_long_random_search_is_read_sooner_or_later() -> None:
+    """Of a log of 200 trials 32 fit: a random subset in a random order, each time another."""
+    study = random_study(plane(2), 200, np.random.default_rng(0), algorithm="random_search")
+    rng = np.random.default_rng(1)
+    seen = set()
+    for _ in range(60):
+        config = AugmentConfig(shuffle=0.0, pending=0.0)
+        _, trials = augment(study, TOKENIZER, config, 96, rng)
+        assert len(trials.ids_T) == 96
+        seen |= {tuple(row) for row in trials.ids_T.reshape(-1, 3)[:, :2].tolist()}
+    all_ids = TOKENIZER.parameter_ids(study.problem, study.values_RP)
+    assert seen == {tuple(row) for row in all_ids.tolist()}
+
+
+def test_trials_whose_order_means_something_keep_it() -> None:
+    whole = random_study(plane(2), 200, np.random.default_rng(0), algorithm="gp_ucb")
+    known = dataclasses.replace(
+        whole, algorithm="random_search", predictive_R2=np.ones((len(whole), 2))
+    )
+    for study in (whole, known):
+        rng = np.random.default_rng(1)
+        _, trials = augment(study, TOKENIZER, AugmentConfig(shuffle=0.0, pending=0.0), 96, rng)
+        first = TOKENIZER.parameter_ids(study.problem, study.values_RP)[:32]
+        np.testing.assert_array_equal(trials.ids_T.reshape(-1, 3)[:, :2], first)
+
+
+def test_studies_beyond_the_last_row_are_never_encoded() -> None:
+    study = random_study(plane(2), 40, np.random.default_rng(0))
+    taken = []
+
+    def examples() -> Iterator[tuple[EncodedProblem, EncodedTrials]]:
+        for number in range(100):
+            taken.append(number)
+            yield augment(study, TOKENIZER, AugmentConfig(), 96, np.random.default_rng(number))
+
+    assert pack(examples(), TOKENIZER, CONFIG, longest=96).inputs_BT.shape == (4, 96)
+    assert len(taken) == CONFIG.rows + 1
