@@ -187,10 +187,10 @@ def generate(
     show.generated(manifest, out)
 
 
-def _describe(format: str | None) -> None:
+def _describe(format: str | None) -> str | None:
     """Prints what a format looks like, and ends."""
     if format is None:
-        return
+        return None
     from optformer.data.importers import describe, page
 
     typer.echo(page() if format == "all" else describe(format))
@@ -326,13 +326,14 @@ def calibrate(
     show.calibrated(calibration.calibrate(checkpoint, list(store.scan(studies))), checkpoint)
 
 
-def _describe_space(wanted: bool) -> None:
+def _describe_space(wanted: bool) -> bool:
     """Prints what a search space looks like, and ends."""
     if wanted:
         from optformer.service.space_format import page
 
         typer.echo(page())
         raise typer.Exit
+    return wanted
 
 
 @app.command(epilog=EPILOG)
