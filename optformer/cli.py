@@ -188,10 +188,10 @@ def generate(
     show.generated(manifest, out)
 
 
-def _describe(format: str | None) -> None:
+def _describe(format: str | None) -> str | None:
     """Prints what a format looks like, and ends."""
     if format is None:
-        return
+        return None
     from optformer.data.importers import describe, page
 
     typer.echo(page() if format == "all" else describe(format))
@@ -359,13 +359,14 @@ def calibrate(
     show.calibrated(calibration.calibrate(checkpoint, list(store.scan(studies))), checkpoint)
 
 
-def _describe_space(wanted: bool) -> None:
+def _describe_space(wanted: bool) -> bool:
     """Prints what a search space looks like, and ends."""
     if wanted:
         from optformer.service.space_format import page
 
         typer.echo(page())
         raise typer.Exit
+    return wanted
 
 
 @app.command(epilog=EPILOG)
@@ -579,6 +580,15 @@ class LogFormat(enum.StrEnum):
     JSON = "json"
 
 
+class LogLevel(enum.StrEnum):
+    """From which level on a service writes its log (`optformer.service.observe.LogLevel`)."""
+
+    DEBUG = "debug"
+    INFO = "info"
+    WARNING = "warning"
+    ERROR = "error"
+
+
 @app.command()
 def serve(
     checkpoint: Annotated[Path, typer.Argument(help="A checkpoint's folder, or optformer-tiny.")],
@@ -627,6 +637,9 @@ def serve(
     log_format: Annotated[
         LogFormat, typer.Option(help="The log's lines: text, or JSON objects.")
     ] = LogFormat.TEXT,
+    log_level: Annotated[
+        LogLevel, typer.Option(help="What to log; debug has a line for every request.")
+    ] = LogLevel.INFO,
     limits: Annotated[
         list[str],
         typer.Option(
@@ -674,6 +687,7 @@ def serve(
         open=open_to_all,
         metrics_port=metrics_port,
         log_format=log_format.value,
+        log_level=log_level.value,
         warm_up=tuple(number for number in warm_up if number),
         compiled=compiled,
     )

@@ -85,12 +85,16 @@ def shipped() -> tuple[str, ...]:
 
 
 def find(name_or_path: str | Path) -> Path:
-    """The folder of a checkpoint, given by its path or by the name of a shipped model.
+    """The folder of a checkpoint: by its path, that of a training run, or a shipped model's name.
 
-    A folder of that name in the working directory takes precedence.
+    Of a run, it is the last checkpoint. A folder of a shipped model's name in the working directory
+    takes precedence.
     """
     path = Path(name_or_path)
-    return SHIPPED / path if not path.exists() and str(path) in shipped() else path
+    if not path.exists() and str(path) in shipped():
+        return SHIPPED / path
+    inside = path / "checkpoint"
+    return inside if not (path / CONFIG).is_file() and (inside / CONFIG).is_file() else path
 
 
 def load(folder: Path) -> Checkpoint:
@@ -290,6 +294,8 @@ def check_may_change(folder: Path) -> None:
 def set_value_temperature(folder: Path, temperature: Temperature) -> None:
     """Changes the temperature of predicted metrics in a checkpoint on disk, atomically.
 
+    The one that it had is kept in its configuration, as `value_temperature_before`.
+
     Raises:
       CheckpointError: there is no checkpoint, its configuration is damaged, it is a T5X checkpoint,
         which cannot store a temperature, or a shipped model.
@@ -301,7 +307,9 @@ def set_value_temperature(folder: Path, temperature: Temperature) -> None:
             "value_temperature in the policy's settings instead."
         )
     check_may_change(folder)
-    config = _read_config(folder) | {VALUE_TEMPERATURE: to_tree(temperature)}
+    config = _read_config(folder)
+    before = {f"{VALUE_TEMPERATURE}_before": config.get(VALUE_TEMPERATURE)}
+    config |= before | {VALUE_TEMPERATURE: to_tree(temperature)}
     with atomic_write(folder / CONFIG, shared=True) as path:
         _write_config(config, path)
 

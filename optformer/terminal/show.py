@@ -174,7 +174,9 @@ def training_progress(progress: Progress) -> "Callable[[Report], None]":
         note = f"step {at.step:,}, loss {at.loss:.3f}, {at.tokens_per_second:,.0f} tokens/s"
         if not err.is_terminal:
             note += f", about {duration(at.seconds * (1 - at.done) / at.done)} left"
-        progress(round(1000 * at.done), 1000, note)
+        # The last report comes before the model is saved, which takes its time.
+        is_over = at.done >= 1.0
+        progress(990 if is_over else round(990 * at.done), 1000, "saving" if is_over else note)
 
     return update
 
@@ -224,19 +226,23 @@ def trained(result: "TrainResult") -> None:
 
 def calibrated(made: "Calibrated", folder: Path) -> None:
     """What a checkpoint's temperature was and is, and what its predictions are worth with each."""
-    line(f"the temperature of values in {folder}, by {plural(made.predictions, 'prediction')}")
+    line(
+        f"the temperature of values in {folder} is now {made.after.temperature}, by "
+        f"{plural(made.predictions, 'prediction')}; it was {made.before.temperature}"
+    )
     names = {
         "log density": "log_density",
         "quantile error": "quantile_error",
         "ECE": "ece",
     }
-    pairs = {"temperature": f"{made.before.temperature} -> {made.after.temperature}"} | {
+    pairs = {
         title: f"{getattr(made.before, name):.3f} -> {getattr(made.after, name):.3f}"
         for title, name in names.items()
     }
     if made.skipped:
         pairs["studies left out"] = counted(made.skipped)
     fields(pairs)
+    line("[dim]The old temperature is kept in config.json, as value_temperature_before.[/dim]")
 
 
 def tuning(
