@@ -1,6 +1,7 @@
 """A model as a directory that loads on any machine.
 
-    weights.safetensors   float32 arrays by path, e.g. decoder.layers.0.self.query
+    weights.safetensors   float32 arrays by path, e.g. decoder.layers.0.self.query; float16 where
+                          they were saved in half precision, and float32 again once loaded
     text.model            the SentencePiece pieces
     config.json           format version, shape, tokenizer options, fingerprints, how it was made
 
@@ -36,15 +37,22 @@ SHIPPED = Path(__file__).parents[1] / "pretrained"
 """The folders of the models that come with this package, each with a model card."""
 
 
-def save(checkpoint: Checkpoint, folder: Path) -> None:
+def save(checkpoint: Checkpoint, folder: Path, *, half: bool = False) -> None:
     """Writes the directory whole, never half of it.
 
     Replacing one takes two renames: for a moment between them there is none.
+
+    Args:
+      half: write the weights in half precision, in half of the space.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     try:
-        arrays = {name: np.ascontiguousarray(a) for name, a in flatten(checkpoint.weights).items()}
+        kind = np.float16 if half else np.float32
+        arrays = {
+            name: np.ascontiguousarray(array, dtype=kind)
+            for name, array in flatten(checkpoint.weights).items()
+        }
         safetensors.numpy.save_file(arrays, temporary / WEIGHTS)
         vocabulary = checkpoint.tokenizer.vocabulary
         (temporary / TEXT).write_bytes(vocabulary.text_model)
@@ -143,7 +151,7 @@ def load(folder: Path) -> Checkpoint:
     return Checkpoint(
         config=model,
         tokenizer=StudyTokenizer(options, vocabulary),
-        weights=unflatten(arrays),
+        weights=unflatten({name: array.astype(np.float32) for name, array in arrays.items()}),
         algorithms=algorithms,
         tokens=tokens,
         value_temperature=value_temperature,
