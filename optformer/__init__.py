@@ -12,7 +12,8 @@ from optformer.errors import OptFormerError
 from optformer.study import Problem, Study
 
 if TYPE_CHECKING:
-    from optformer.policies.model import OptFormer, PolicyConfig, load
+    from optformer.policies.config import PolicyConfig
+    from optformer.policies.model import OptFormer, load
     from optformer.policies.optuna import OptFormerSampler
     from optformer.policies.vizier import OptFormerDesigner
 
@@ -29,7 +30,7 @@ __all__ = [
 
 _LATER = {
     "OptFormer": "optformer.policies.model",
-    "PolicyConfig": "optformer.policies.model",
+    "PolicyConfig": "optformer.policies.config",
     "load": "optformer.policies.model",
     "OptFormerDesigner": "optformer.policies.vizier",
     "OptFormerSampler": "optformer.policies.optuna",
@@ -37,7 +38,7 @@ _LATER = {
 
 
 def __getattr__(name: str) -> object:
-    # JAX and Vizier take a second to import: not before they are used.
+    # JAX and Vizier take a second to import, so they are imported on first use.
     if name in _LATER:
         import importlib
 

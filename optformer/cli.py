@@ -3,6 +3,7 @@
 Everything heavy is imported where it is used, so that `optformer --help` answers at once.
 """
 
+import dataclasses
 import enum
 import sys
 from pathlib import Path
@@ -34,16 +35,31 @@ class Format(enum.StrEnum):
     VIZIER_PROTOS = "vizier-protos"
     OPTUNA = "optuna"
     OPTUNA_JOURNAL = "optuna-journal"
+    OPTUNA_CSV = "optuna-csv"
     JSONL = "jsonl"
     CSV = "csv"
     HPOB = "hpob"
+    WANDB = "wandb"
+    MLFLOW = "mlflow"
+    RAY_TUNE = "ray-tune"
+    SYNE_TUNE = "syne-tune"
+    SMAC = "smac"
+    HYPEROPT = "hyperopt"
+    AX = "ax"
 
 
 class OutOfRange(enum.StrEnum):
-    """What to do with a trial outside its bounds."""
+    """What to do with a value outside its bounds."""
 
-    ERROR = "error"
+    DROP = "drop"
     CLIP = "clip"
+
+
+class Goal(enum.StrEnum):
+    """Which way a metric improves (`optformer.study.Goal`)."""
+
+    MAXIMIZE = "MAXIMIZE"
+    MINIMIZE = "MINIMIZE"
 
 
 class Tokens(enum.StrEnum):
@@ -169,22 +185,53 @@ def generate(
     show.generated(manifest, out)
 
 
+def _describe(format: str | None) -> None:
+    """Prints what a format looks like, and ends."""
+    if format is None:
+        return
+    from optformer.data.importers import describe, page
+
+    typer.echo(page() if format == "all" else describe(format))
+    raise typer.Exit
+
+
 @app.command("import")
 def import_(
     source: Annotated[str, typer.Argument(help="A file, a folder or a database URL.")],
     out: Annotated[Path, typer.Argument(help="The folder for the shards.")],
+    describe: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FORMAT",
+            callback=_describe,
+            is_eager=True,
+            help="Show what a format looks like, with an example, and exit; all for all of them.",
+            show_default=False,
+        ),
+    ] = None,
     format: Annotated[
-        Format | None, typer.Option(help="The log's format. Found out by looking if not given.")
+        Format | None, typer.Option(help="The log's format. Detected if not given.")
     ] = None,
     out_of_range: Annotated[
         OutOfRange,
-        typer.Option(help="A value outside its bounds: leave its study out, or move the value."),
-    ] = OutOfRange.ERROR,
+        typer.Option(help="A value outside its bounds: leave its trial out, or move the value."),
+    ] = OutOfRange.DROP,
     algorithm: Annotated[
         str, typer.Option(help="Who chose the trials, where the log does not say.")
     ] = "",
     spec: Annotated[
         Path | None, typer.Option(help="The search space of a CSV file.", show_default=False)
+    ] = None,
+    metric: Annotated[
+        str, typer.Option(help="The objective, where the log has several metrics.")
+    ] = "",
+    goal: Annotated[
+        Goal | None,
+        typer.Option(
+            case_sensitive=False,
+            help="Which way the objective improves, where the log does not say.",
+            show_default=False,
+        ),
     ] = None,
     drop_text: Annotated[
         bool, typer.Option("--drop-text", help="Keep no titles, names or metadata.")
@@ -193,7 +240,8 @@ def import_(
         bool, typer.Option("--hash-names", help="Replace all names by hashes.")
     ] = False,
 ) -> None:
-    """Read a study log (Vizier, Optuna, JSON Lines, CSV, HPO-B) into study shards."""
+    """Read a study log (Vizier, Optuna, W&B, MLflow, CSV, JSON Lines, ...) into study shards."""
+    from optformer import study
     from optformer.data.importers import import_studies
     from optformer.terminal import show
 
@@ -202,9 +250,11 @@ def import_(
             source,
             out,
             format=None if format is None else format.value,
-            out_of_range=out_of_range.value,
+            out_of_range="clip" if out_of_range == OutOfRange.CLIP else "drop",
             algorithm=algorithm,
             spec=spec,
+            metric=metric,
+            goal=None if goal is None else study.Goal(goal.value),
             drop_text=drop_text,
             hash_names=hash_names,
             progress=show.import_progress(progress),
@@ -253,6 +303,38 @@ def train(
             profile=profile,
         )
     show.trained(result)
+
+
+@app.command()
+def train_prior(
+    out: Annotated[Path, typer.Argument(help="The run's folder. If it is there, it resumes.")],
+    studies: Annotated[
+        list[Path],
+        typer.Option(help="A folder of study shards whose names mean something. Can be repeated."),
+    ],
+    validation: Annotated[
+        list[Path],
+        typer.Option(help="Studies to measure rank correlations on. Can be repeated."),
+    ] = [],
+    base: Annotated[
+        str, typer.Option(help="The checkpoint that gets the prior, or a model's name.")
+    ] = "optformer-tiny",
+    config: ConfigFile = None,
+    changes: Changes = [],
+) -> None:
+    """Teach a model what names and scales mean, from whole studies; into OUT/checkpoint."""
+    from optformer.data import store
+    from optformer.model import checkpoint
+    from optformer.settings import read_config
+    from optformer.terminal import show
+    from optformer.training import prior
+
+    run = read_config(prior.PriorRun, config, changes)
+    saved = checkpoint.load(Path(base))
+    known, others = list(store.scan(studies)), list(store.scan(validation) if validation else [])
+    trained = prior.train(run, out, known, others, say=show.training_note)
+    checkpoint.save(dataclasses.replace(saved, prior=trained), out / "checkpoint")
+    show.line(f"a model with a prior in {out / 'checkpoint'}")
 
 
 @app.command()
@@ -426,10 +508,28 @@ def serve(
             show_default=False,
         ),
     ] = None,
+    access: Annotated[
+        Path | None,
+        typer.Option(
+            help="Which tokens and certificates may act as which owners of studies (TOML).",
+            show_default=False,
+        ),
+    ] = None,
+    open_to_all: Annotated[
+        bool,
+        typer.Option(
+            "--open",
+            help="Let everybody who reaches another --host than localhost use all studies.",
+        ),
+    ] = False,
     metrics_port: Annotated[
         int | None,
         typer.Option(
-            min=1, max=65535, help="Serve numbers for Prometheus here.", show_default=False
+            min=1,
+            max=65535,
+            help="Serve numbers for Prometheus here: with --tls-cert or --open at --host, "
+            "otherwise on this machine only.",
+            show_default=False,
         ),
     ] = None,
     log_format: Annotated[
@@ -439,8 +539,9 @@ def serve(
         list[str],
         typer.Option(
             "--limit",
-            help="The most that a client may ask for: message=BYTES, name=CHARACTERS, "
-            "parameters=, trials= (of a study) or count= (suggestions at once). Can be repeated.",
+            help="The most that a client may ask for, as in trials=2000: message, name, "
+            "parameters, values, metrics, trials, study, studies, count or waiting "
+            "(`optformer.service.limits.Limits`). Can be repeated.",
         ),
     ] = [],
     warm_up: Annotated[
@@ -462,6 +563,7 @@ def serve(
 ) -> None:
     """Serve a model as a Vizier service, beside Vizier's own algorithms."""
     from optformer.service import server
+    from optformer.service.access import read_access
     from optformer.service.limits import Limits
     from optformer.service.tls import Certificates
     from optformer.settings import read_config
@@ -476,6 +578,8 @@ def serve(
         database_url=server.database_url(database),
         limits=read_config(Limits, overrides=limits),
         tls=tls,
+        access=None if access is None else read_access(access),
+        open=open_to_all,
         metrics_port=metrics_port,
         log_format=log_format.value,
         warm_up=tuple(number for number in warm_up if number),

@@ -1,4 +1,4 @@
-"""The errors that users meet. Each message names the thing, its value, the rule, and a way out."""
+"""The errors for users. Each message names the thing, its value, the rule, and a way out."""
 
 import difflib
 from collections.abc import Iterable
@@ -18,7 +18,7 @@ class SourceError(OptFormerError):
 
 
 class ConfigError(OptFormerError, ValueError):
-    """A setting that does not exist or has a value that it cannot take."""
+    """A setting that does not exist or has an illegal value."""
 
 
 class CheckpointError(OptFormerError):
@@ -30,11 +30,11 @@ class TeacherError(OptFormerError, ValueError):
 
 
 def did_you_mean(name: str, known: Iterable[str], *, prefix: str = "", alike: float = 0.6) -> str:
-    """The end of a message about an unknown name: " Did you mean X?", or nothing.
+    """A hint to end a message about an unknown name: " Did you mean X?", or an empty string.
 
     Args:
-      prefix: what stands before all these names, to be shown with the nearest.
-      alike: how much, of 1, the nearest known name must have in common with it.
+      prefix: shown before the suggested name.
+      alike: the least similarity, from 0 to 1, of the suggested name.
     """
     near = difflib.get_close_matches(name, list(known), n=1, cutoff=alike)
     return f" Did you mean {prefix}{near[0]}?" if near else ""
@@ -47,14 +47,14 @@ def plural(count: int, one: str) -> str:
 
 
 def make_folder(folder: Path) -> None:
-    """Makes a folder to write to, and those above it, if they are not there.
+    """Creates the folder and its parents if they do not exist.
 
     Raises:
-      ConfigError: it is a file, or cannot be made; says why.
+      ConfigError: the path is a file, or the folder cannot be created; gives the reason.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except FileExistsError as error:
-        raise ConfigError(f"{folder} is a file, but must be a folder. Name another.") from error
+        raise ConfigError(f"{folder} is a file, but must be a folder. Choose another.") from error
     except OSError as error:
-        raise ConfigError(f"the folder {folder} cannot be made: {error.strerror}.") from error
+        raise ConfigError(f"the folder {folder} cannot be created: {error.strerror}.") from error

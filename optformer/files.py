@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all."""
+"""Atomic writes, and the folder for caches."""
 
 import contextlib
 import os
@@ -6,20 +6,28 @@ from collections.abc import Iterator
 from pathlib import Path
 
 
-@contextlib.contextmanager
-def whole(path: Path, *, shared: bool = False) -> Iterator[Path]:
-    """Where to write a file that takes its place at `path` once the block ends.
+def cache_folder() -> Path:
+    """The folder for caches: optformer in $XDG_CACHE_HOME, by default in ~/.cache."""
+    home = os.environ.get("XDG_CACHE_HOME", "")
+    return (Path(home) if home else Path.home() / ".cache") / "optformer"
 
-    Nobody reads half of it, also if the process is killed; if the block fails, nothing changes.
+
+@contextlib.contextmanager
+def atomic_write(path: Path, *, shared: bool = False) -> Iterator[Path]:
+    """A temporary path to write to, renamed to `path` when the block ends.
+
+    A reader never sees half a file, even if the process is killed. If the block raises, the file
+    at `path` stays as it was.
 
     Args:
-      shared: whether several processes may write the same file; then the last one's stays.
-        Otherwise what a killed one left is written over.
+      shared: whether several processes may write the same file at once. Each then has its own
+        temporary file, and the last rename wins. Otherwise the temporary file of a killed process
+        is overwritten.
     """
     writer = f".{os.getpid()}" if shared else ""
-    unfinished = path.with_name(f".{path.name}{writer}.partial")
+    temporary = path.with_name(f".{path.name}{writer}.partial")
     try:
-        yield unfinished
-        os.replace(unfinished, path)
+        yield temporary
+        os.replace(temporary, path)
     finally:
-        unfinished.unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)

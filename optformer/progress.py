@@ -1,14 +1,14 @@
-"""How long work says how far it is: a plain function, so that no stage knows of terminals."""
+"""The progress callback of long computations, so that they do not depend on a terminal."""
 
 from typing import Protocol, runtime_checkable
 
 
 @runtime_checkable
 class Progress(Protocol):
-    """Is told how many of how many pieces are done, and in a few words what matters now."""
+    """Called with the number of finished pieces, the total, and a short note to display."""
 
     def __call__(self, done: int, total: int, note: str = "") -> None: ...
 
 
 def silent(done: int, total: int, note: str = "") -> None:
-    """Progress that nobody watches."""
+    """Ignores progress; the default."""

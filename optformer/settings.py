@@ -1,7 +1,6 @@
-"""Settings as nested frozen dataclasses: from TOML and overrides, checked, and to TOML again.
+"""Settings as nested frozen dataclasses: read from TOML and overrides, checked, written to TOML.
 
-Defaults live in the dataclasses and nowhere else. An unknown key is an error that names the
-nearest known one.
+Only the dataclasses define defaults. An unknown key is an error that suggests the nearest name.
 """
 
 import dataclasses
@@ -23,23 +22,24 @@ Config = TypeVar("Config")
 def read_config(
     kind: type[Config], path: Path | None = None, overrides: Iterable[str] = ()
 ) -> Config:
-    """Settings of this kind from a TOML file, changed by overrides.
+    """Settings of class `kind` from a TOML file, with overrides applied.
 
     Raises:
-      ConfigError: a file that is no TOML, an unknown key, or a value of a wrong kind.
+      ConfigError: the file is not TOML, a key is unknown, or a value has the wrong type.
     """
     return from_tree(kind, read_tree(kind, path, overrides))
 
 
 def read_tree(kind: type[Config], path: Path | None = None, overrides: Iterable[str] = ()) -> Tree:
-    """The same as nested dicts of the given values, before defaults fill in the rest.
+    """The settings of the file and overrides as nested dicts, without defaults.
 
-    A file may begin with `extends = "other.toml"`, a path relative to its own folder: it then holds
-    only its differences from that file. Sections are merged; any other value, a list included,
-    replaces the one in the other file.
+    A file may begin with `extends = "other.toml"`, a path relative to its own folder, and then
+    contains only differences from that file. Sections are merged; other values, including lists,
+    replace those of the other file.
 
     Raises:
-      ConfigError: a file that is not TOML or extends itself, or an override of another form.
+      ConfigError: a file is not TOML or extends itself, or an override does not have the form
+        section.field=value.
     """
     tree: Tree = {} if path is None else _read_file(kind, path)
     for override in overrides:
@@ -71,7 +71,7 @@ def _read_file(kind: type, path: Path, extended_by: tuple[Path, ...] = ()) -> Tr
 
 
 def _merge(kind: object, tree: Tree, changes: Tree) -> Tree:
-    """The tree with the changes; the settings of a name become a section if parts change."""
+    """The tree with changes. A named preset is replaced by its settings if some of them change."""
     merged = dict(tree)
     for key, change in changes.items():
         inner = typing.get_type_hints(kind).get(key, object) if isinstance(kind, type) else object
@@ -86,12 +86,12 @@ def _merge(kind: object, tree: Tree, changes: Tree) -> Tree:
 
 
 def from_tree(kind: type[Config], tree: Mapping[str, object] | str, where: str = "") -> Config:
-    """A dataclass from nested dicts, each value checked against its field's type.
+    """A dataclass from nested dicts; each value is checked against its field's type.
 
-    A name stands for the settings of that name, for a kind that has a table `NAMED`.
+    A class with a table `NAMED` also accepts the name of one of its presets.
 
     Raises:
-      ConfigError: names the field, its value and what it should be.
+      ConfigError: names the field, its value and the expected type.
     """
     if isinstance(tree, str):
         tree = _named(kind, tree, where)
@@ -107,7 +107,7 @@ def from_tree(kind: type[Config], tree: Mapping[str, object] | str, where: str =
 
 
 def to_tree(config: object) -> Tree:
-    """A dataclass as nested dicts of plain values; `from_tree` gives it back."""
+    """A dataclass as nested dicts of plain values, the inverse of `from_tree`."""
     assert dataclasses.is_dataclass(config)
     tree: Tree = {}
     for field in dataclasses.fields(config):
@@ -116,7 +116,7 @@ def to_tree(config: object) -> Tree:
 
 
 def to_toml(config: object) -> str:
-    """A dataclass as a TOML file, which `read_config` reads as an equal one."""
+    """A dataclass as the text of a TOML file, the inverse of `read_config`."""
     return "".join(_section(to_tree(config), ""))
 
 
@@ -132,7 +132,7 @@ def _section(tree: Tree, name: str) -> Iterator[str]:
 
 
 def _toml(value: object) -> str:
-    """A value as TOML writes it; a dataclass in a list is an inline table."""
+    """A value in TOML; a dataclass in a list becomes an inline table."""
     if isinstance(value, dict):
         return "{" + ", ".join(f"{key} = {_toml(inner)}" for key, inner in value.items()) + "}"
     if isinstance(value, list):
@@ -144,7 +144,7 @@ def _toml(value: object) -> str:
 
 
 def flat_tree(config: object, where: str = "") -> Tree:
-    """A dataclass's plain values by dotted path, as in an override."""
+    """The plain values of a dataclass by dotted path, as in overrides."""
     flat: Tree = {}
     for key, value in to_tree(config).items():
         inner = getattr(config, key)
@@ -162,7 +162,7 @@ def _plain(value: object) -> object:
 
 
 def check_ranges(config: object, where: str, **ranges: tuple[float, float | None]) -> None:
-    """Checks that fields lie between a lowest and a highest value, both allowed.
+    """Checks that fields lie in their ranges, ends included; None means no upper limit.
 
     Raises:
       ConfigError: names the field, its value and the range.
@@ -177,9 +177,9 @@ def check_ranges(config: object, where: str, **ranges: tuple[float, float | None
 def _named(kind: type, name: str, where: str) -> Tree:
     known = getattr(kind, "NAMED", {})
     if name not in known:
-        what = where.rstrip(".") or "setting"
+        section = where.rstrip(".") or "setting"
         hint = did_you_mean(name, known)
-        raise ConfigError(f"there is no {what} {name!r}. Known: {', '.join(known)}.{hint}")
+        raise ConfigError(f"there is no {section} {name!r}. Known: {', '.join(known)}.{hint}")
     return to_tree(known[name])
 
 
@@ -196,7 +196,7 @@ def _put(kind: type, tree: Tree, keys: list[str], value: object, override: str) 
 
 
 def _parse(text: str) -> object:
-    """A TOML value; a word that is none stands for itself, so that no one needs to quote it."""
+    """The text as a TOML value, or as a string without quotes if it is not one."""
     try:
         return tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:

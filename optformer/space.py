@@ -1,4 +1,4 @@
-"""Search spaces as unit cubes: every parameter in [0, 1], and back to its own values.
+"""Search spaces as unit cubes: conversions between parameter values and points in [0, 1]^P.
 
 Array dimensions: B studies, P parameters, N points, R trials, L values of a parameter.
 """
@@ -22,9 +22,9 @@ class Spaces:
     """The search spaces of B studies with P parameters each.
 
     Attributes:
-      levels_BP: 0 for a continuous parameter, otherwise its number of values; value k of L sits
+      levels_BP: 0 for a continuous parameter, otherwise its number of values; value k of L lies
         at (k + 0.5) / L.
-      ordered_BP: False where the values are categories, so that distance means nothing.
+      ordered_BP: False for categories, between which there is no distance.
     """
 
     levels_BP: Int64[np.ndarray, "B P"]
@@ -50,7 +50,7 @@ class Spaces:
 
 
 def number_of_levels(parameter: Parameter) -> int:
-    """How many values a parameter has; 0 if it is continuous."""
+    """The number of values of a parameter; 0 if it is continuous."""
     if parameter.type == ParameterType.DOUBLE:
         return 0
     if parameter.bounds is not None:
@@ -174,15 +174,15 @@ def _edges(parameter: Parameter, centred: bool) -> tuple[float, float]:
 
 
 def trust_radius(measured: Number, parameters: Number) -> Number:
-    """How far from a measured point a suggestion may lie, along any ordered parameter.
+    """The largest distance of a suggestion from a measured point, along any ordered parameter.
 
-    It grows with the number of trials, as that of Vizier's GP bandit does (google-vizier 0.1.24,
-    designers/gp/acquisitions.py); 2, which is everywhere, once it has passed a half.
+    It grows with the number of trials, as in Vizier's GP bandit (google-vizier 0.1.24,
+    designers/gp/acquisitions.py). Beyond 0.5 it is 2, which covers the whole cube.
 
     Args:
-      measured, parameters: how many there are; numbers, or arrays of NumPy or JAX.
+      measured, parameters: numbers of trials and parameters, also as arrays of NumPy or JAX.
     """
     level = measured / (TRUST_FACTOR * (parameters + 1))  # type: ignore[operator]
     radius = TRUST_SMALLEST + (TRUST_LARGEST - TRUST_SMALLEST) * level
-    # Arithmetic, and no branch: JAX traces it.
+    # Arithmetic instead of a branch, so that JAX can trace it.
     return radius + (radius > TRUST_LARGEST) * (2.0 - radius)

@@ -1,9 +1,9 @@
 """A study as columns of numbers: a problem (search space, metrics, text) and its trials in order.
 
-Every other module speaks in these types. Conversions from and to Vizier's types, which are the
-types at the package's edges, are in `convert/vizier.py`.
+All other modules use these types. Users pass and receive Vizier's types, which
+`convert/vizier.py` converts.
 
-Array dimensions here: R trials (rows), P parameters, M metrics.
+Array dimensions here: R trials (rows), P parameters, M metrics, C measurements of curves.
 """
 
 import dataclasses
@@ -12,7 +12,7 @@ import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from jaxtyping import Bool, Float64, Int8
+from jaxtyping import Bool, Float64, Int8, Int32, Int64
 
 from optformer.errors import StudyError
 
@@ -27,7 +27,7 @@ class ParameterType(enum.StrEnum):
 
 
 class Scale(enum.StrEnum):
-    """How a numeric parameter is spaced. Vizier's scales."""
+    """The scale of a numeric parameter. These are Vizier's scales."""
 
     LINEAR = "LINEAR"
     LOG = "LOG"
@@ -36,14 +36,14 @@ class Scale(enum.StrEnum):
 
 
 class Goal(enum.StrEnum):
-    """Which way a metric improves."""
+    """The direction in which a metric improves."""
 
     MAXIMIZE = "MAXIMIZE"
     MINIMIZE = "MINIMIZE"
 
 
 class State(enum.IntEnum):
-    """What became of a trial."""
+    """The state of a trial."""
 
     COMPLETED = 0
     INFEASIBLE = 1
@@ -66,10 +66,10 @@ class Parameter:
     """One dimension of a search space.
 
     DOUBLE and INTEGER have `bounds`; DISCRETE has ascending numeric `values`; CATEGORICAL has
-    string `values`. `scale` None means that the owner of the study did not say.
+    string `values`. `scale` is None if the study does not define one.
 
     Raises:
-      StudyError: when the fields do not fit together.
+      StudyError: the fields contradict each other.
     """
 
     name: str
@@ -77,7 +77,7 @@ class Parameter:
     scale: Scale | None = None
     bounds: tuple[float, float] | None = None
     values: tuple[float, ...] | tuple[str, ...] = ()
-    conditions: tuple[Condition, ...] = ()  # any of them activates; none means always active
+    conditions: tuple[Condition, ...] = ()  # one that holds activates; without any, always active
     default: Value | None = None
     external_type: str = "INTERNAL"  # Vizier's: INTERNAL, BOOLEAN, INTEGER, FLOAT
 
@@ -114,17 +114,17 @@ class Parameter:
             raise StudyError(f"{where}: values {_short(self.values)} must ascend.")
 
     @property
-    def some_number(self) -> float:
-        """A legal number, to stand where none is needed."""
+    def placeholder(self) -> float:
+        """A legal number to fill places whose value does not matter."""
         if self.bounds is not None:
             return self.bounds[0]
         return 0.0 if self.type == ParameterType.CATEGORICAL else float(self.values[0])
 
     def to_number(self, value: Value) -> float:
-        """The number that stands for `value` in a column: itself, or a category's index.
+        """The number that represents `value` in a column: itself, or a category's index.
 
         Raises:
-          StudyError: when `value` is not a value of this parameter. Says which rule it breaks.
+          StudyError: `value` is not a legal value of this parameter. Names the broken rule.
         """
         if self.type == ParameterType.CATEGORICAL:
             if value in self.values:
@@ -137,8 +137,8 @@ class Parameter:
         if self.bounds is not None:
             low, high = self.bounds
             if not low <= number <= high:
-                # Logs print values with 7 digits beside exact bounds: rounding is not a wrong
-                # trial. What is left is the noise of computing around a bound of zero.
+                # Logs may round values to 7 digits beside exact bounds, so a value may exceed a
+                # bound by that. The second term is for rounding errors near a bound of zero.
                 noise = 1e-12 * max(abs(low), abs(high))
                 if not low - 1e-6 * abs(low) - noise <= number <= high + 1e-6 * abs(high) + noise:
                     raise StudyError(f"{self.name}={value!r} lies outside [{low!r}, {high!r}].")
@@ -151,7 +151,7 @@ class Parameter:
         choices = np.asarray(self.values, dtype=np.float64)
         nearest = float(choices[np.argmin(np.abs(choices - number))])
         with np.errstate(over="ignore"):
-            matches = np.float32(nearest) == np.float32(number)  # as the paper matches them
+            matches = np.float32(nearest) == np.float32(number)  # as in the OptFormer paper
         if not matches:
             raise StudyError(f"{self.name}={value!r} is not one of {_short(self.values)}.")
         return nearest
@@ -181,10 +181,10 @@ class Metric:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Problem:
-    """What is optimized: a search space, its metrics and what people wrote about it.
+    """An optimization problem: a search space, metrics, and descriptions as text.
 
     Raises:
-      StudyError: for repeated or missing names, or conditions that name no earlier parameter.
+      StudyError: names are repeated or missing, or a condition names no earlier parameter.
     """
 
     parameters: tuple[Parameter, ...]
@@ -221,7 +221,7 @@ class Problem:
 
     @property
     def is_conditional(self) -> bool:
-        """Whether any parameter can be inactive."""
+        """Whether the problem has conditional parameters."""
         return any(parameter.conditions for parameter in self.parameters)
 
     @property
@@ -230,7 +230,7 @@ class Problem:
         return tuple(metric for metric in self.metrics if metric.safety_threshold is None)
 
     def active(self, values_RP: Float64[np.ndarray, "R P"]) -> Bool[np.ndarray, "R P"]:
-        """Which parameters are active in each trial, by their parents' values."""
+        """Which parameters are active in each trial, given their parents' values."""
         active_RP = np.ones(values_RP.shape, dtype=bool)
         column = {parameter.name: index for index, parameter in enumerate(self.parameters)}
         for index, parameter in enumerate(self.parameters):
@@ -245,6 +245,50 @@ class Problem:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class Curves:
+    """Learning curves of a study's trials, with one row for each measurement, in any order.
+
+    Attributes:
+      trial_C: the trial that was measured, counted from 0.
+      step_C: the amount of training so far, in the study's own unit: epochs, rounds, seconds.
+      values_CM: the metrics at that step, in their own units; NaN where not measured.
+
+    Raises:
+      StudyError: the shapes are inconsistent.
+    """
+
+    trial_C: Int32[np.ndarray, " C"]
+    step_C: Float64[np.ndarray, " C"]
+    values_CM: Float64[np.ndarray, "C M"]
+
+    def __post_init__(self) -> None:
+        lengths = (len(self.trial_C), len(self.step_C), len(self.values_CM))
+        if len(set(lengths)) > 1:
+            raise StudyError(
+                f"curves have {lengths[0]} trials, {lengths[1]} steps and {lengths[2]} values. "
+                "Give one of each for every measurement."
+            )
+
+    def __len__(self) -> int:
+        return len(self.trial_C)
+
+    def of_trials(self, trials_R: Int64[np.ndarray, " R"]) -> "Curves":
+        """The curves of these trials, renumbered by their positions in `trials_R`."""
+        order_C = np.argsort(self.trial_C, kind="stable")
+        sorted_C = self.trial_C[order_C]
+        first_R = np.searchsorted(sorted_C, trials_R, side="left")
+        count_R = np.searchsorted(sorted_C, trials_R, side="right") - first_R
+        ends_R = np.cumsum(count_R)
+        shift_R = first_R - (ends_R - count_R)
+        rows_C = order_C[np.arange(count_R.sum()) + np.repeat(shift_R, count_R)]
+        return Curves(
+            trial_C=np.repeat(np.arange(len(trials_R)), count_R).astype(np.int32),
+            step_C=self.step_C[rows_C],
+            values_CM=self.values_CM[rows_C],
+        )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Study:
     """A problem with its trials in order, as columns.
 
@@ -253,14 +297,17 @@ class Study:
         CATEGORICAL its index; NaN where a conditional parameter is inactive.
       metrics_RM: measured values in the metric's own units; NaN where not measured.
       states_R: `State` of each trial.
-      algorithm: who chose the trials.
-      predictive_R2: where the generator knows it, the exact mean and standard deviation of the
-        first metric at each trial given all trials before it, in the metric's units.
-      notes: text that came with each trial, by key (Vizier's trial metadata); None where no
-        trial has any. Kept for people: models do not read it.
+      algorithm: the algorithm that chose the trials.
+      predictive_R2: the exact mean and standard deviation of the first metric at each trial given
+        all earlier trials, in the metric's units; None if the generator does not provide them.
+      notes: texts of each trial, by key (Vizier's trial metadata); None if no trial has any. They
+        are for people: models do not read them.
+      curves: intermediate measurements of trials; None if there are none.
+      data_set: the name of the data set of the objective, if known. Splits keep studies of one data
+        set on one side. Models do not read it, so that they cannot memorize results by data set.
 
     Raises:
-      StudyError: when shapes disagree. `validate` checks the rest.
+      StudyError: the shapes are inconsistent. `validate` checks the rest.
     """
 
     problem: Problem
@@ -270,6 +317,8 @@ class Study:
     algorithm: str = ""
     predictive_R2: Float64[np.ndarray, "R 2"] | None = None
     notes: tuple[Mapping[str, str], ...] | None = None
+    curves: Curves | None = None
+    data_set: str = ""
 
     def __post_init__(self) -> None:
         trials = len(self.states_R)
@@ -282,13 +331,26 @@ class Study:
             if got != shape:
                 raise StudyError(
                     f"study {self.name!r}: {field} has shape {got}, but its problem and states "
-                    f"call for {shape}."
+                    f"require {shape}."
                 )
         if self.notes is not None and len(self.notes) != trials:
             raise StudyError(
                 f"study {self.name!r}: {len(self.notes)} notes, but {trials} trials. "
-                "Give each trial its own, which may be empty."
+                "Give each trial its own notes, which may be empty."
             )
+        if self.curves is not None and len(self.curves):
+            metrics = self.curves.values_CM.shape[1]
+            if metrics != len(self.problem.metrics):
+                raise StudyError(
+                    f"study {self.name!r}: curves of {metrics} metrics, but its problem has "
+                    f"{len(self.problem.metrics)}."
+                )
+            last = int(self.curves.trial_C.max())
+            if last >= trials or self.curves.trial_C.min() < 0:
+                raise StudyError(
+                    f"study {self.name!r}: a curve of trial {last} (from 0), but it has "
+                    f"{trials} trials."
+                )
 
     def __len__(self) -> int:
         return len(self.states_R)
@@ -300,9 +362,10 @@ class Study:
 
     def rows(self, rows: slice | Sequence[int] | np.ndarray) -> "Study":
         """The same study with only these trials."""
+        kept_R = np.arange(len(self))[rows]
         notes = self.notes
         if notes is not None:
-            notes = tuple(notes[row] for row in np.arange(len(self))[rows])
+            notes = tuple(notes[row] for row in kept_R)
         return dataclasses.replace(
             self,
             values_RP=self.values_RP[rows],
@@ -310,27 +373,39 @@ class Study:
             states_R=self.states_R[rows],
             predictive_R2=None if self.predictive_R2 is None else self.predictive_R2[rows],
             notes=notes,
+            curves=None if self.curves is None else self.curves.of_trials(kept_R),
         )
 
     def objective(self) -> Float64[np.ndarray, " R"]:
-        """The first objective with larger better; NaN unless the trial is completed."""
+        """The first objective, negated if smaller is better; NaN if a trial is not completed."""
         index = self.problem.metrics.index(self.problem.objectives[0])
         signed_R = self.problem.metrics[index].sign * self.metrics_RM[:, index]
         return np.where(self.states_R == State.COMPLETED, signed_R, np.nan)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class Measurement:
+    """Metrics of a trial that still runs, after `step` epochs, rounds or whatever it counts."""
+
+    step: float
+    metrics: Mapping[str, float]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Trial:
-    """One trial in the user's own values; how studies are built from and read back to people."""
+    """One trial with the user's own values. Studies are built from trials and converted back."""
 
     parameters: Mapping[str, Value]
     metrics: Mapping[str, float] = dataclasses.field(default_factory=dict)
     state: State = State.COMPLETED
     notes: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    curve: tuple[Measurement, ...] = ()
 
 
-def from_trials(problem: Problem, trials: Sequence[Trial], *, algorithm: str = "") -> Study:
-    """The study of these trials, every value checked against the search space.
+def from_trials(
+    problem: Problem, trials: Sequence[Trial], *, algorithm: str = "", data_set: str = ""
+) -> Study:
+    """The study of these trials. Every value is checked against the search space.
 
     Raises:
       StudyError: names the study, the trial (counted from 1), the value and the broken rule.
@@ -365,9 +440,50 @@ def from_trials(problem: Problem, trials: Sequence[Trial], *, algorithm: str = "
         notes=tuple(dict(trial.notes) for trial in trials)
         if any(trial.notes for trial in trials)
         else None,
+        curves=_curves(problem, trials),
+        data_set=data_set,
     )
     validate(study)
     return study
+
+
+def _curves(problem: Problem, trials: Sequence[Trial]) -> Curves | None:
+    measured = [(row, each) for row, trial in enumerate(trials) for each in trial.curve]
+    if not measured:
+        return None
+    return Curves(
+        trial_C=np.array([row for row, _ in measured], dtype=np.int32),
+        step_C=np.array([each.step for _, each in measured], dtype=np.float64),
+        values_CM=np.array(
+            [
+                [each.metrics.get(metric.name, np.nan) for metric in problem.metrics]
+                for _, each in measured
+            ],
+            dtype=np.float64,
+        ),
+    )
+
+
+def _measurements(study: Study) -> list[tuple[Measurement, ...]]:
+    """Each trial's curve."""
+    found: list[list[Measurement]] = [[] for _ in range(len(study))]
+    if study.curves is not None:
+        curves = study.curves
+        for row, step, values_M in zip(
+            curves.trial_C, curves.step_C, curves.values_CM, strict=True
+        ):
+            found[row].append(
+                Measurement(step=float(step), metrics=_by_name(study.problem, values_M))
+            )
+    return [tuple(curve) for curve in found]
+
+
+def _by_name(problem: Problem, values_M: Float64[np.ndarray, " M"]) -> dict[str, float]:
+    return {
+        metric.name: float(number)
+        for metric, number in zip(problem.metrics, values_M, strict=True)
+        if not np.isnan(number)
+    }
 
 
 def to_trials(study: Study) -> list[Trial]:
@@ -379,26 +495,24 @@ def to_trials(study: Study) -> list[Trial]:
                 for parameter, number in zip(study.problem.parameters, values_P, strict=True)
                 if not np.isnan(number)
             },
-            metrics={
-                metric.name: float(number)
-                for metric, number in zip(study.problem.metrics, metrics_M, strict=True)
-                if not np.isnan(number)
-            },
+            metrics=_by_name(study.problem, metrics_M),
             state=State(state),
             notes=notes,
+            curve=curve,
         )
-        for values_P, metrics_M, state, notes in zip(
+        for values_P, metrics_M, state, notes, curve in zip(
             study.values_RP,
             study.metrics_RM,
             study.states_R,
             study.notes or ({},) * len(study),
+            _measurements(study),
             strict=True,
         )
     ]
 
 
 def validate(study: Study) -> None:
-    """Checks what training and serving rely on; shapes are checked when a Study is made.
+    """Checks the properties that training and serving rely on. `Study` itself checks its shapes.
 
     Raises:
       StudyError: a parameter is missing while active or present while inactive, or a completed

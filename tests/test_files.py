@@ -1,27 +1,27 @@
-"""A file is whole or not there."""
+"""Atomic writes."""
 
 from pathlib import Path
 
 import pytest
 
-from optformer.files import whole
+from optformer.files import atomic_write
 
 
 @pytest.mark.parametrize("shared", [False, True])
-def test_a_file_takes_its_place_when_it_is_written(shared: bool, tmp_path: Path) -> None:
+def test_the_file_is_replaced_when_the_block_ends(shared: bool, tmp_path: Path) -> None:
     path = tmp_path / "a.json"
     path.write_text("old")
-    with whole(path, shared=shared) as new:
+    with atomic_write(path, shared=shared) as new:
         new.write_text("new")
         assert path.read_text() == "old"
     assert path.read_text() == "new"
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_a_failure_leaves_what_was_there(tmp_path: Path) -> None:
+def test_a_failure_leaves_the_old_file(tmp_path: Path) -> None:
     path = tmp_path / "a.json"
     path.write_text("old")
-    with pytest.raises(OSError, match="full"), whole(path) as new:
+    with pytest.raises(OSError, match="full"), atomic_write(path) as new:
         new.write_text("ne")
         raise OSError("the disk is full")
     assert path.read_text() == "old"

@@ -1,19 +1,17 @@
-"""Optuna's studies in our words: distributions, states, and spaces that are defined by running.
+"""Optuna's distributions, trials and define-by-run search spaces as ours.
 
 - FloatDistribution: DOUBLE, LOG or LINEAR; with a step DISCRETE, or DOUBLE if that makes more
   than 1,000 values. IntDistribution: INTEGER; with a step DISCRETE. CategoricalDistribution:
   CATEGORICAL with the choices as text (True and False are Vizier's bools).
-- A parameter that some trials lack is conditional: its parent is the first parameter whose value
-  tells the trials with it from those without.
-- COMPLETE is COMPLETED. FAIL is INFEASIBLE. PRUNED is INFEASIBLE too: the trial was stopped
-  because it did badly, and its last intermediate value is no final one; that value is kept in the
-  metric's column, where no objective reads it. RUNNING and WAITING are ACTIVE.
+- A parameter that some trials lack is conditional: see `convert.conditions`.
+- COMPLETE is COMPLETED. FAIL is INFEASIBLE. PRUNED is INFEASIBLE too, because the trial was stopped
+  early and its last intermediate value is not a final one. That value is kept in the metric's
+  column, which objectives ignore for infeasible trials. RUNNING and WAITING are ACTIVE.
 - Each direction is a metric; a trial's constraints (feasible where not above 0) are safety
   metrics. Text and numbers among the study's user attributes are its metadata, except
   "algorithm".
 """
 
-import dataclasses
 from collections.abc import Mapping, Sequence
 from decimal import Decimal
 
@@ -31,7 +29,6 @@ from optuna.trial import FrozenTrial, TrialState
 from optformer.convert.study_json import notes_of
 from optformer.errors import StudyError
 from optformer.study import (
-    Condition,
     Goal,
     Metric,
     Parameter,
@@ -43,7 +40,7 @@ from optformer.study import (
     Value,
 )
 
-_MOST_VALUES = 1000  # of a float with a step, before it counts as continuous
+_MOST_VALUES = 1000  # of a float with a step; with more, it counts as continuous
 _STATES = {
     TrialState.COMPLETE: State.COMPLETED,
     TrialState.PRUNED: State.INFEASIBLE,
@@ -51,24 +48,24 @@ _STATES = {
     TrialState.RUNNING: State.ACTIVE,
     TrialState.WAITING: State.ACTIVE,
 }
-_CONSTRAINTS = "constraints"  # Optuna's system attribute: a list, or one of these for each name
+_CONSTRAINTS = "constraints"  # Optuna's system attribute: a list, or one attribute for each name
 
 
 def distributions(trials: Sequence[FrozenTrial]) -> dict[str, list[BaseDistribution]]:
-    """The different distributions that each parameter had, in the order they were first drawn."""
-    found: dict[str, list[BaseDistribution]] = {}
+    """The distinct distributions of each parameter, in order of first use."""
+    by_name: dict[str, list[BaseDistribution]] = {}
     for trial in trials:
         for name, distribution in trial.distributions.items():
-            seen = found.setdefault(name, [])
+            seen = by_name.setdefault(name, [])
             if distribution not in seen:
                 seen.append(distribution)
-    return found
+    return by_name
 
 
 def problem(
     study: optuna.Study, parameters: Sequence[Parameter], trials: Sequence[FrozenTrial]
 ) -> Problem:
-    """The study's problem over these parameters; constraints are those that all `trials` have."""
+    """The study's problem with these parameters and the constraints that all `trials` have."""
     return Problem(
         name=study.study_name,
         parameters=tuple(parameters),
@@ -80,10 +77,10 @@ def problem(
 
 
 def parameter(name: str, seen: Sequence[BaseDistribution]) -> Parameter:
-    """One parameter for all distributions that it had: the smallest range that holds them all.
+    """One parameter for all these distributions: the smallest range that contains them all.
 
     Raises:
-      StudyError: they are of different kinds, or choices look the same as text.
+      StudyError: the distributions are of different kinds, or two choices are equal as text.
     """
     kinds = {(type(d), getattr(d, "log", None), getattr(d, "step", None)) for d in seen}
     if len(kinds) > 1:
@@ -137,59 +134,6 @@ def parameter(name: str, seen: Sequence[BaseDistribution]) -> Parameter:
     )
 
 
-def with_conditions(
-    flat: Mapping[str, Parameter], trials: Sequence[Mapping[str, Value]]
-) -> dict[str, Parameter]:
-    """The parameters, parents first, with the conditions that explain which trials lack them.
-
-    Those that nothing explains are left out.
-    """
-    placed = {
-        name: parameter
-        for name, parameter in flat.items()
-        if all(name in trial for trial in trials)
-    }
-    waiting = {name: parameter for name, parameter in flat.items() if name not in placed}
-    found = True
-    while found:
-        found = False
-        for name, parameter in waiting.items():
-            condition = _condition(name, placed, trials)
-            if condition is not None:
-                placed[name] = dataclasses.replace(parameter, conditions=(condition,))
-                del waiting[name]
-                found = True
-                break
-    return placed
-
-
-def _condition(
-    name: str, parents: Mapping[str, Parameter], trials: Sequence[Mapping[str, Value]]
-) -> Condition | None:
-    """The condition that tells the trials with `name` apart, or None.
-
-    Of several, a parent that also has values without `name` is preferred, then the one with the
-    fewest values.
-    """
-    having = [trial for trial in trials if name in trial]
-    lacking = [trial for trial in trials if name not in trial]
-    found: list[tuple[bool, int, str, set[Value]]] = []
-    for parent, parameter in parents.items():
-        if parameter.type == ParameterType.DOUBLE or any(parent not in trial for trial in having):
-            continue
-        active = {trial[parent] for trial in having}
-        inactive = {trial[parent] for trial in lacking if parent in trial}
-        values = len(active) + len(inactive)
-        # A number that no two trials share would tell any trials apart.
-        is_evidence = parameter.type == ParameterType.CATEGORICAL or values < len(trials)
-        if active.isdisjoint(inactive) and is_evidence:
-            found.append((not inactive, values, parent, active))
-    if not found:
-        return None
-    _, _, parent, active = min(found, key=lambda item: item[:2])
-    return Condition(parent=parent, values=tuple(sorted(active, key=parents[parent].to_number)))
-
-
 def _metrics(study: optuna.Study, trials: Sequence[FrozenTrial]) -> tuple[Metric, ...]:
     goals = [
         Goal.MAXIMIZE if direction == StudyDirection.MAXIMIZE else Goal.MINIMIZE
@@ -205,19 +149,6 @@ def _metrics(study: optuna.Study, trials: Sequence[FrozenTrial]) -> tuple[Metric
             for name in limits[0]
             if all(name in each for each in limits)
         ),
-    )
-
-
-def is_whole(problem: Problem, values: Mapping[str, Value]) -> bool:
-    """Whether these are just the parameters that their values call for."""
-    active: dict[str, bool] = {}
-    for parameter in problem.parameters:
-        active[parameter.name] = not parameter.conditions or any(
-            active[each.parent] and values.get(each.parent) in each.values
-            for each in parameter.conditions
-        )
-    return values.keys() <= active.keys() and all(
-        wanted == (name in values) for name, wanted in active.items()
     )
 
 
@@ -240,7 +171,7 @@ def trial(problem: Problem, frozen: FrozenTrial, values: Mapping[str, Value]) ->
 def values_of(
     parameters: Mapping[str, Parameter], drawn: Mapping[str, Value | None]
 ) -> dict[str, Value]:
-    """What a trial drew of these parameters, as our values."""
+    """A trial's choices for these parameters as our values."""
     return {
         name: value
         if value is not None and parameters[name].type != ParameterType.CATEGORICAL

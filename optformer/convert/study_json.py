@@ -1,4 +1,4 @@
-"""A problem and its trials as JSON: the format of study logs, and of shards' text columns.
+"""A problem and its trials as JSON: the format of study logs, and of the text columns of shards.
 
     {"name": "lcbench/openml-31", "title": "...", "algorithm": "random_search",
      "metadata": {"team": "vision"},
@@ -8,14 +8,17 @@
                     {"name": "opt", "type": "CATEGORICAL", "values": ["sgd", "adam"]},
                     {"name": "momentum", "type": "DOUBLE", "bounds": [0, 1],
                      "conditions": [{"parent": "opt", "values": ["sgd"]}]}],
+     "data_set": "openml-31",
      "trials": [{"parameters": {"lr": 0.01, "opt": "adam"}, "metrics": {"accuracy": 80.1},
+                 "curve": [{"step": 1, "metrics": {"accuracy": 61.0}},
+                           {"step": 2, "metrics": {"accuracy": 74.9}}],
                  "notes": {"host": "a7"}}]}
 
-Names, types, scales, goals and states are those of `optformer.study`; a trial's state is
-COMPLETED unless it says otherwise. A study and a trial may have more keys and metrics of their
-own, which are ignored, unless a key looks like a misspelt one of the format; parameters and
-metrics may not, because there a key left unread would change the meaning. A value of null means
-absent; true and false stand for the categories "True" and "False".
+Names, types, scales, goals and states are those of `optformer.study`. A trial's state is COMPLETED
+by default. Other keys of a study or trial, and other metrics of a trial, are ignored, except keys
+that look like a misspelling. Other keys of a parameter or metric are errors, because ignoring one
+could change its meaning. A value of null means absent; true and false mean the categories "True"
+and "False".
 """
 
 import enum
@@ -27,6 +30,7 @@ from optformer.errors import StudyError, did_you_mean
 from optformer.study import (
     Condition,
     Goal,
+    Measurement,
     Metric,
     Parameter,
     ParameterType,
@@ -39,13 +43,16 @@ from optformer.study import (
 
 Json = Mapping[str, object]
 
-_STUDY_KEYS = ("name", "title", "algorithm", "metadata", "metrics", "parameters", "trials")
+STUDY_KEYS = (
+    "name", "title", "algorithm", "metadata", "metrics", "parameters", "data_set", "trials",
+)  # fmt: skip
 _PARAMETER_KEYS = (
     "name", "type", "scale", "bounds", "values", "conditions", "default", "external_type",
 )  # fmt: skip
 _METRIC_KEYS = ("name", "goal", "safety_threshold")
 _CONDITION_KEYS = ("parent", "values")
-_TRIAL_KEYS = ("parameters", "metrics", "state")
+_TRIAL_KEYS = ("parameters", "metrics", "state", "curve")
+_MEASUREMENT_KEYS = ("step", "metrics")
 _STATES = {state.name: state for state in State}
 _EXTERNAL_TYPES = ("INTERNAL", "BOOLEAN", "INTEGER", "FLOAT")
 
@@ -53,7 +60,7 @@ _Enum = TypeVar("_Enum", bound=enum.StrEnum)
 
 
 def problem_to_json(problem: Problem) -> dict[str, object]:
-    """The problem as a JSON object, without keys that would say nothing."""
+    """The problem as a JSON object, without empty keys."""
     document: dict[str, object] = {"name": problem.name}
     if problem.title:
         document["title"] = problem.title
@@ -63,7 +70,7 @@ def problem_to_json(problem: Problem) -> dict[str, object]:
 
 
 def space_to_json(problem: Problem) -> dict[str, object]:
-    """The problem without its text: what studies of one search space share."""
+    """The metrics and parameters of a problem, which studies of one search space share."""
     return {
         "metrics": [_metric_to_json(metric) for metric in problem.metrics],
         "parameters": [_parameter_to_json(parameter) for parameter in problem.parameters],
@@ -71,13 +78,13 @@ def space_to_json(problem: Problem) -> dict[str, object]:
 
 
 def problem_from_json(document: object) -> Problem:
-    """The problem of a JSON object; its algorithm and trials are read elsewhere.
+    """The problem of a JSON object, whose algorithm and trials are ignored here.
 
     Raises:
-      StudyError: an unknown or missing key, a value of a wrong type, or anything that `Problem`
-        and `Parameter` refuse. Names the study and the parameter.
+      StudyError: a key is unknown or missing, a value has the wrong type, or `Problem` or
+        `Parameter` rejects it. Names the study and the parameter.
     """
-    fields = _object(document, "the study", _STUDY_KEYS, others=True)
+    fields = _object(document, "the study", STUDY_KEYS, others=True)
     name = _text(fields, "name", "the study")
     where = f"study {name!r}"
     try:
@@ -91,25 +98,43 @@ def problem_from_json(document: object) -> Problem:
         )
     except StudyError as error:
         message = str(error)
-        already = message.startswith("problem ")  # names the study itself
+        already = message.startswith("problem ")  # the message names the study
         raise StudyError(message if already else f"{where}: {message}") from error
 
 
 def trial_to_json(trial: Trial) -> dict[str, object]:
-    """The trial as a JSON object, without notes if it has none."""
-    document = {
+    """The trial as a JSON object, without a curve or notes if it has none."""
+    document: dict[str, object] = {
         "parameters": dict(trial.parameters),
         "metrics": dict(trial.metrics),
         "state": trial.state.name,
     }
+    if trial.curve:
+        document["curve"] = [
+            {"step": each.step, "metrics": dict(each.metrics)} for each in trial.curve
+        ]
     return document | ({"notes": dict(trial.notes)} if trial.notes else {})
 
 
 def trials_from_json(problem: Problem, trials: object) -> list[Trial]:
-    """The trials of a JSON list; whether values fit the search space is checked later.
+    """The trials of a JSON list. `from_trials` checks their values against the search space.
 
     Raises:
-      StudyError: names the study, the trial (from 1) and what is wrong with its form.
+      StudyError: a trial is malformed. Names the study, the trial (from 1) and the error.
+    """
+    result = []
+    for row, trial in enumerate(readable_trials(problem, trials), start=1):
+        if isinstance(trial, StudyError):
+            raise StudyError(f"study {problem.name!r}, trial {row}: {trial}") from trial
+        result.append(trial)
+    return result
+
+
+def readable_trials(problem: Problem, trials: object) -> list[Trial | StudyError]:
+    """As `trials_from_json`, with an error in the place of each trial that cannot be read.
+
+    Raises:
+      StudyError: the trials are no list.
     """
     if not isinstance(trials, Sequence) or isinstance(trials, str):
         raise StudyError(f"study {problem.name!r}: trials must be a list, not {_kind(trials)}.")
@@ -119,12 +144,12 @@ def trials_from_json(problem: Problem, trials: object) -> list[Trial]:
         if parameter.type == ParameterType.CATEGORICAL
     )
     metrics = frozenset(metric.name for metric in problem.metrics)
-    result = []
-    for row, item in enumerate(trials):
+    result: list[Trial | StudyError] = []
+    for item in trials:
         try:
             result.append(_trial_from_json(item, categorical, metrics))
         except StudyError as error:
-            raise StudyError(f"study {problem.name!r}, trial {row + 1}: {error}") from error
+            result.append(error)
     return result
 
 
@@ -138,24 +163,42 @@ def _trial_from_json(item: object, categorical: frozenset[str], wanted: frozense
             parameters[name] = value
         elif value is not None:
             raise StudyError(f"{name} is {_kind(value)}, not a number or a string.")
+    state = fields.get("state", "COMPLETED")
+    if not isinstance(state, str) or state not in _STATES:
+        raise StudyError(f"state is {state!r}; it can be {', '.join(_STATES)}.")
+    # Notes are for people, so other types in them are dropped rather than rejected.
+    given = fields.get("notes")
+    notes = notes_of(given) if isinstance(given, Mapping) else {}
+    return Trial(
+        parameters=parameters,
+        metrics=_metrics(fields, wanted),
+        state=_STATES[state],
+        notes=notes,
+        curve=tuple(_measurement(each, wanted) for each in _items(fields, "curve"))
+        if fields.get("curve") is not None
+        else (),
+    )
+
+
+def _metrics(fields: Json, wanted: frozenset[str]) -> dict[str, float]:
     metrics: dict[str, float] = {}
     for name, value in _object(fields.get("metrics") or {}, "metrics").items():
         if name not in wanted or value is None:
             continue
-        if not isinstance(value, float | int):
+        if not isinstance(value, float | int) or isinstance(value, bool):
             raise StudyError(f"metric {name!r} is {value!r}, not a number.")
-        metrics[name] = float(value)
-    state = fields.get("state", "COMPLETED")
-    if not isinstance(state, str) or state not in _STATES:
-        raise StudyError(f"state is {state!r}; it can be {', '.join(_STATES)}.")
-    # Notes are for people: what is no text or number in them is no reason to refuse a study.
-    given = fields.get("notes")
-    notes = notes_of(given) if isinstance(given, Mapping) else {}
-    return Trial(parameters=parameters, metrics=metrics, state=_STATES[state], notes=notes)
+        metrics[name] = _number(value, f"metric {name!r}")
+    return metrics
+
+
+def _measurement(item: object, wanted: frozenset[str]) -> Measurement:
+    fields = _object(item, "a measurement of the curve", _MEASUREMENT_KEYS)
+    step = _number(fields.get("step"), "a measurement's step")
+    return Measurement(step=step, metrics=_metrics(fields, wanted))
 
 
 def notes_of(given: Mapping[str, object]) -> dict[str, str]:
-    """What was written down that is text or a number, as text."""
+    """The entries that are text or numbers, as text."""
     return {
         key: value if isinstance(value, str) else json.dumps(value)
         for key, value in given.items()
@@ -251,7 +294,7 @@ def _condition_from_json(item: object, where: str) -> Condition:
 
 
 def _object(value: object, where: str, keys: Sequence[str] = (), *, others: bool = False) -> Json:
-    """The value if it is an object with no keys but these; with `others`, none misspelt."""
+    """The value, an object with these keys only; with `others`, without misspelt keys."""
     if not isinstance(value, Mapping):
         raise StudyError(f"{where} must be an object with keys, not {_kind(value)}.")
     for key in value.keys() - set(keys) if keys else ():
@@ -287,7 +330,7 @@ def _number(value: object, where: str) -> float:
         try:
             return float(value)
         except OverflowError as error:
-            raise StudyError(f"{where}: {value} is too large for a 64-bit float.") from error
+            raise StudyError(f"{where}: the number is too large for 64 bits.") from error
     raise StudyError(f"{where}: {value!r} is not a number.")
 
 

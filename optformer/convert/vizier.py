@@ -1,9 +1,9 @@
-"""Our types from and to Vizier's: problems, trials, suggestions.
+"""Conversions between our types and Vizier's: problems, trials and suggestions.
 
-Vizier's types are the ones that users hand in and get back. What has no place on the other side:
-Vizier sorts categories and, in its protos, metrics; it keeps no study title (ours travels as the
-metadata key "title"); and of its metadata only text in the root namespace is read, because the
-other namespaces hold the state of algorithms.
+Vizier's types are the ones that users pass and receive. The conversion is not lossless: Vizier
+sorts categories and, in its protos, metrics. It has no study title, so ours is stored under the
+metadata key "title". Only text in the root namespace of its metadata is read, because other
+namespaces hold the state of algorithms.
 """
 
 from collections.abc import Iterable, Sequence
@@ -16,6 +16,7 @@ from optformer.errors import StudyError
 from optformer.study import (
     Condition,
     Goal,
+    Measurement,
     Metric,
     Parameter,
     ParameterType,
@@ -31,18 +32,18 @@ from optformer.study import (
 _TITLE = "title"
 
 NAMESPACE = "optformer"
-"""Of a study's metadata: holds how our policies suggest, which no importer reads."""
+"""The metadata namespace for the settings of our policies, which importers ignore."""
 
 
 def problem_from_vizier(statement: vz.ProblemStatement, *, name: str = "") -> Problem:
     """The problem of a Vizier problem statement or study config.
 
-    A child that several parents (or several values of one) activate becomes one parameter with
-    all those conditions. Parents come before their children; otherwise the order is Vizier's.
+    A child that occurs under several parents (or several values of one) becomes one parameter
+    with several conditions. Parents come before their children; otherwise Vizier's order is kept.
 
     Raises:
-      StudyError: a CUSTOM parameter, a name with two different definitions, or anything that
-        `Problem` refuses. Names the study and the parameter.
+      StudyError: a parameter is CUSTOM, a name has two different definitions, or `Problem`
+        rejects the result. Names the study and the parameter.
     """
     try:
         parameters = _parameters_from_vizier(statement.search_space)
@@ -70,7 +71,8 @@ def problem_to_vizier(problem: Problem) -> vz.ProblemStatement:
     """The problem as a Vizier problem statement, without the study's name.
 
     Raises:
-      StudyError: what Vizier cannot express: an empty parameter name, or a child of a DOUBLE.
+      StudyError: Vizier cannot express the problem: an empty parameter name, or a child of a
+        DOUBLE.
     """
     space = vz.SearchSpace()
     for parameter in problem.parameters:
@@ -101,8 +103,8 @@ def study_from_vizier(
     """The study of these trials in the given order; see `trial_from_vizier`.
 
     Raises:
-      StudyError: a value outside the search space, an unknown or missing parameter, or a
-        completed trial without its objective. Names study, trial (from 1) and value.
+      StudyError: a value is outside the search space, a parameter is unknown or missing, or a
+        completed trial has no objective. Names the study, the trial (from 1) and the value.
     """
     rows = []
     for row, trial in enumerate(trials):
@@ -114,23 +116,23 @@ def study_from_vizier(
 
 
 def trial_from_vizier(problem: Problem, trial: vz.Trial) -> Trial:
-    """The trial with its final measurement; values are checked when it joins a study.
+    """The trial with its final measurement; `from_trials` checks its values.
 
-    Of its metadata, text in the root namespace is kept. Infeasible trials keep what was measured.
-    Trials that are requested, active or stopping are ACTIVE, whatever intermediate measurements
-    they have.
+    Intermediate measurements become the trial's curve, over their steps. Text in the root namespace
+    of its metadata is kept as notes. Infeasible trials keep their measurement. Requested, active and
+    stopping trials are ACTIVE.
 
     Raises:
       StudyError: the trial is completed, but an objective was not measured.
     """
-    measured: dict[str, float] = {}
-    if trial.final_measurement is not None:
-        wanted = {metric.name for metric in problem.metrics}
-        measured = {
-            name: metric.value
-            for name, metric in trial.final_measurement.metrics.items()
-            if name in wanted
+    wanted = {metric.name for metric in problem.metrics}
+
+    def metrics_of(measurement: vz.Measurement) -> dict[str, float]:
+        return {
+            name: metric.value for name, metric in measurement.metrics.items() if name in wanted
         }
+
+    measured = {} if trial.final_measurement is None else metrics_of(trial.final_measurement)
     if trial.infeasible:
         state = State.INFEASIBLE
     elif trial.status == vz.TrialStatus.COMPLETED or trial.completion_time is not None:
@@ -153,11 +155,19 @@ def trial_from_vizier(problem: Problem, trial: vz.Trial) -> Trial:
         metrics=measured,
         state=state,
         notes={key: text for key, text in trial.metadata.items() if isinstance(text, str)},
+        curve=tuple(
+            Measurement(step=float(each.steps), metrics=metrics)
+            for each in trial.measurements
+            if (metrics := metrics_of(each))
+        ),
     )
 
 
 def trial_to_vizier(problem: Problem, trial: Trial, *, uid: int = 0) -> vz.Trial:
-    """The trial as Vizier's, with this id; metrics become its final measurement."""
+    """The trial as Vizier's, with this id; metrics become its final measurement.
+
+    Its curve becomes intermediate measurements.
+    """
     completed = trial.state == State.COMPLETED or (
         trial.state == State.INFEASIBLE and bool(trial.metrics)
     )
@@ -167,6 +177,9 @@ def trial_to_vizier(problem: Problem, trial: Trial, *, uid: int = 0) -> vz.Trial
         final_measurement=vz.Measurement(metrics=dict(trial.metrics)) if completed else None,
         infeasibility_reason="infeasible" if trial.state == State.INFEASIBLE else None,
         metadata=vz.Metadata(dict(trial.notes)),
+        measurements=[
+            vz.Measurement(metrics=dict(each.metrics), steps=each.step) for each in trial.curve
+        ],
     )
 
 
@@ -207,13 +220,13 @@ def _parameters_from_vizier(space: vz.SearchSpace) -> tuple[Parameter, ...]:
             )
         if (parent is None or not activators[config.name]) and known is not None:
             raise StudyError(
-                f"parameter {config.name!r} is both at the top of the search space and a child "
-                "of another parameter. Give the child its own name."
+                f"parameter {config.name!r} is both at the top level of the search space and a "
+                "child of another parameter. Give the child its own name."
             )
         if parent is not None and value is not None:
             values = activators[config.name].setdefault(parent, [])
             if value in values:
-                return  # this branch was walked under another parent of `parent`
+                return  # this branch was visited under another parent of `parent`
             values.append(value)
         for branch, subspace in config.subspaces():
             for child in subspace.parameters:
@@ -225,7 +238,7 @@ def _parameters_from_vizier(space: vz.SearchSpace) -> tuple[Parameter, ...]:
     ordered: dict[str, Parameter] = {}
     waiting = dict(configs)
     while waiting:
-        # There is always one: a definition holds its children's, so equal ones form no circle.
+        # One always exists: definitions contain those of their children, so there are no cycles.
         name = next(name for name in waiting if all(p in ordered for p in activators[name]))
         conditions = tuple(
             Condition(parent=parent, values=tuple(values))
@@ -265,7 +278,7 @@ def _config_from_vizier(config: vz.ParameterConfig, conditions: tuple[Condition,
 def _config_to_vizier(problem: Problem, parameter: Parameter) -> vz.ParameterConfig:
     where = f"problem {problem.name!r}: parameter {parameter.name!r}"
     if not parameter.name:
-        raise StudyError(f"{where}: Vizier has no parameters without a name. Name it.")
+        raise StudyError(f"{where}: Vizier needs a name for every parameter. Name it.")
     number = int if parameter.type == ParameterType.INTEGER else float
     config = vz.ParameterConfig.factory(
         name=parameter.name,

@@ -5,8 +5,11 @@ Columns: `name`, `title`, `algorithm`, `source` (where the study came from), `tr
 `study_json`), `values[trial][parameter]` (a category's index for CATEGORICAL; null where a
 conditional parameter is inactive), `metrics[trial][metric]` (null where not measured),
 `states[trial]` (0 completed, 1 infeasible, 2 active), `predictive[trial]` (mean and standard
-deviation of the first metric where the generator knew them, otherwise null), and `notes[trial]`
-(text that came with the trial, as JSON; null where no trial has any). For example
+deviation of the first metric where the generator knew them, otherwise null), `notes[trial]`
+(text that came with the trial, as JSON; null where no trial has any), `data_set` (what was
+measured on, where known), and learning curves, one item a measurement: `curve_trials` (which
+trial, from 0), `curve_steps` and `curve_metrics[measurement][metric]`; null where there are
+none. For example
 
     duckdb -c "SELECT algorithm, count(*), sum(trials) FROM 'shards/*.parquet' GROUP BY 1"
 
@@ -31,8 +34,8 @@ from jaxtyping import Float64
 
 from optformer.convert.study_json import problem_from_json, space_to_json
 from optformer.errors import SourceError, make_folder
-from optformer.files import whole
-from optformer.study import Problem, State, Study
+from optformer.files import atomic_write
+from optformer.study import Curves, Problem, State, Study
 
 FORMAT = "optformer-studies"
 VERSION = 1
@@ -56,8 +59,14 @@ _SCHEMA = pa.schema(
         pa.field("states", pa.list_(pa.int8()), nullable=False),
         pa.field("predictive", _LISTS),
         pa.field("notes", pa.list_(pa.string())),
+        pa.field("data_set", pa.string()),
+        pa.field("curve_trials", pa.list_(pa.int32())),
+        pa.field("curve_steps", pa.list_(pa.float64())),
+        pa.field("curve_metrics", _LISTS),
     ]
 )
+# Shards from before there were these columns lack them, and read as if they were null.
+_ADDED = ("notes", "data_set", "curve_trials", "curve_steps", "curve_metrics")
 _TEXT_COLUMNS = ["name", "title", "algorithm", "source", "metadata", "space"]
 
 
@@ -164,9 +173,13 @@ def read_shard(path: Path) -> list[Study]:
         ends = np.cumsum(table["trials"].to_numpy())
         states = pc.list_flatten(table["states"]).to_numpy().astype(np.int8, copy=False)
         text = {column: table[column].to_pylist() for column in _TEXT_COLUMNS}
-        # Shards from before there were notes have no such column.
-        has_notes = "notes" in table.column_names
-        notes = table["notes"].to_pylist() if has_notes else [None] * len(ends)
+        for column in _ADDED:
+            if column not in table.column_names:
+                field = _SCHEMA.field(column)
+                table = table.append_column(field, pa.nulls(len(table), field.type))
+        notes = table["notes"].to_pylist()
+        data_sets = table["data_set"].to_pylist()
+        curves_of = _curves(table)
         studies = []
         start = 0
         for index, end in enumerate(ends):
@@ -185,6 +198,8 @@ def read_shard(path: Path) -> list[Study]:
                     states_R=states[start:end],
                     predictive_R2=predictive_of(index, 2) if has_predictive[index] else None,
                     notes=_notes(notes[index]),
+                    curves=curves_of(index, len(problem.metrics)),
+                    data_set=data_sets[index] or "",
                 )
             )
             start = end
@@ -245,6 +260,7 @@ def _write_shard(
     studies: Sequence[Study], path: Path, *, source: str, position: Mapping[str, object]
 ) -> None:
     trials = np.array([len(study) for study in studies], dtype=np.int32)
+    curves = [study.curves or None for study in studies]  # none of them is empty
     columns = [
         pa.array([study.problem.name for study in studies]),
         pa.array([study.problem.title for study in studies]),
@@ -264,6 +280,10 @@ def _write_shard(
             [study.notes and [_dumps(note) for note in study.notes] for study in studies],
             pa.list_(pa.string()),
         ),
+        pa.array([study.data_set or None for study in studies], pa.string()),
+        pa.array([c and c.trial_C.tolist() for c in curves], pa.list_(pa.int32())),
+        pa.array([c and c.step_C.tolist() for c in curves], pa.list_(pa.float64())),
+        _nested([c and c.values_CM for c in curves]),
     ]
     metadata = {
         _FORMAT_KEY: FORMAT.encode(),
@@ -271,7 +291,7 @@ def _write_shard(
         _POSITION_KEY: json.dumps(position).encode(),
     }
     table = pa.Table.from_arrays(columns, schema=_SCHEMA.with_metadata(metadata))
-    with whole(path) as place, place.open("wb") as file:
+    with atomic_write(path) as place, place.open("wb") as file:
         pq.write_table(table, file, compression="zstd", use_dictionary=_TEXT_COLUMNS)
         file.flush()
         os.fsync(file.fileno())
@@ -288,6 +308,23 @@ def _nested(matrices: Sequence[Float64[np.ndarray, "_ _"] | None]) -> pa.ListArr
     return pa.ListArray.from_arrays(
         _offsets(lengths), rows, mask=pa.array(missing) if missing.any() else None
     )
+
+
+def _curves(table: pa.Table) -> Callable[[int, int], Curves | None]:
+    """A function from a row's index and a number of metrics to that row's curves."""
+    trials, steps = table["curve_trials"].to_pylist(), table["curve_steps"].to_pylist()
+    values_of = _matrices(table["curve_metrics"])
+
+    def curves(index: int, metrics: int) -> Curves | None:
+        if trials[index] is None:
+            return None
+        return Curves(
+            trial_C=np.array(trials[index], dtype=np.int32),
+            step_C=np.array(steps[index], dtype=np.float64),
+            values_CM=values_of(index, metrics),
+        )
+
+    return curves
 
 
 def _notes(texts: Sequence[str] | None) -> tuple[Mapping[str, str], ...] | None:

@@ -15,9 +15,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from optformer.errors import plural
-from optformer.eval.page import Code, Section, Text
+from optformer.eval.report.page import Code, Section, Text
 from optformer.eval.results import labels
-from optformer.files import whole
+from optformer.files import atomic_write
 
 FILE = "commands.json"
 
@@ -67,7 +67,7 @@ def note(folder: Path, command: str, *, workers: int) -> None:
     noted = Noted(command=command, environment=Environment.here(workers))
     if command and noted not in known[-1:]:
         rows = [dataclasses.asdict(one) for one in (*known, noted)]
-        with whole(folder / FILE, shared=True) as new:
+        with atomic_write(folder / FILE, shared=True) as new:
             new.write_text(json.dumps(rows, indent=1), "utf-8")
 
 

@@ -8,17 +8,23 @@ and compared, and their repr says their settings.
 
 import contextlib
 import dataclasses
+import functools
+import importlib.metadata
 import importlib.util
+import inspect
+import zlib
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 from jaxtyping import Float64, Int8
 
+from optformer.data import teachers
 from optformer.data.teachers import TEACHERS
 from optformer.errors import ConfigError, did_you_mean
-from optformer.eval.task import Optimizer, OptimizerFactory
-from optformer.space import Spaces, number_of_levels, to_natural, to_units
+from optformer.eval.task import Optimizer, OptimizerFactory, filled_units
+from optformer.space import Spaces, number_of_levels, to_natural
 from optformer.study import Parameter, ParameterType, Problem, Scale, State, Trial
 
 if TYPE_CHECKING:
@@ -60,23 +66,29 @@ def optimizer(name: str, *, budget: int = 100) -> OptimizerFactory:
             f"there is no optimizer named {name!r}.{did_you_mean(name, names())} There are: "
             f"{', '.join(names())}."
         )
-    needs = {**_VIZIER, **_OPTUNA}.get(name, ())
-    absent = [module for module in needs if importlib.util.find_spec(module) is None]
-    if absent:
-        extra = "vizier-gp" if name in _VIZIER else "optuna"
-        raise ConfigError(
-            f"optimizer {name!r} needs the Python module {absent[0]!r}, which is not installed. "
-            + (
-                f"Install it: pip install {absent[0]}"
-                if absent[0] in ("torch", "cmaes", "scipy")
-                else f'Install the extra: pip install "optformer[{extra}]"'
-            )
-        )
+    if what := missing(name):
+        raise ConfigError(f"optimizer {name!r} {what}")
     if name in _VIZIER:
         return VizierFactory(designer=name)
     if name in _OPTUNA:
         return OptunaFactory(sampler=name)
     return TeacherFactory(teacher=name, budget=budget)
+
+
+def missing(name: str) -> str:
+    """What is not installed that an optimizer needs, and how to get it; "" if nothing is."""
+    needs = {**_VIZIER, **_OPTUNA}.get(name, ())
+    absent = [module for module in needs if importlib.util.find_spec(module) is None]
+    if not absent:
+        return ""
+    if name == "optuna_gp":
+        how = 'Install the extra: pip install "optformer[optuna-gp]"'
+    elif absent[0] in ("cmaes", "scipy"):
+        how = f"Install it: pip install {absent[0]}"
+    else:
+        extra = "vizier-gp" if name in _VIZIER else "optuna"
+        how = f'Install the extra: pip install "optformer[{extra}]"'
+    return f"needs the Python module {absent[0]!r}, which is not installed. {how}"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -85,6 +97,19 @@ class TeacherFactory:
 
     teacher: str
     budget: int
+
+    @property
+    def version(self) -> str:
+        """A hash of all teachers' code."""
+        sources = sorted(Path(teachers.__file__).parent.glob("*.py"))
+        return f"{zlib.crc32(b''.join(source.read_bytes() for source in sources)):08x}"
+
+    @property
+    def random_trials(self) -> int | None:
+        """How many of its first trials are random; None if all are."""
+        if self.teacher in ("random_search", "quasi_random", "shuffled_grid_search"):
+            return None
+        return OptunaFactory(sampler="optuna_tpe").random_trials if self.teacher == "tpe" else 0
 
     def __call__(self, problem: Problem, seed: int) -> Optimizer:
         """The teacher at the start of a study."""
@@ -113,7 +138,7 @@ class _Teacher:
     ) -> None:
         """Tells the teacher, larger better; infeasible is NaN."""
         signed_N = _signed(self._problem, metrics_NM, states_N)
-        units_NP = to_units(self._parameters, values_NP)
+        units_NP = filled_units(self._problem, values_NP)
         for row in range(len(signed_N)):
             self._teacher.observe(units_NP[row : row + 1], signed_N[row : row + 1])
 
@@ -135,6 +160,9 @@ class VizierFactory:
     """Makes one of Vizier's designers, with its defaults."""
 
     designer: str
+    version: str = dataclasses.field(
+        default_factory=lambda: importlib.metadata.version("google-vizier")
+    )
 
     @property
     def fresh_process(self) -> bool:
@@ -199,6 +227,8 @@ class _Vizier:
             rows.append(
                 [
                     parameter.to_number(trial.parameters[parameter.name])
+                    if parameter.name in trial.parameters
+                    else np.nan  # inactive
                     for parameter in self._problem.parameters
                 ]
             )
@@ -223,6 +253,7 @@ class _Vizier:
                 parameters={
                     parameter.name: parameter.from_number(float(value))
                     for parameter, value in zip(self._problem.parameters, values_P, strict=True)
+                    if not np.isnan(value)
                 },
                 metrics={
                     metric.name: float(value)
@@ -254,29 +285,38 @@ class OptunaFactory:
     """Makes one of Optuna's samplers, with its defaults."""
 
     sampler: str
+    version: str = dataclasses.field(default_factory=lambda: importlib.metadata.version("optuna"))
+
+    @property
+    def random_trials(self) -> int | None:
+        """How many of its first trials are random; None if all are."""
+        startup = inspect.signature(self._make).parameters.get("n_startup_trials")
+        return None if startup is None else int(startup.default)
 
     def __call__(self, problem: Problem, seed: int) -> Optimizer:
         """The sampler at the start of a study."""
-        return _Optuna(problem, self._make(seed))
+        return _Optuna(problem, self._make(seed=seed))
 
-    def _make(self, seed: int) -> "optuna.samplers.BaseSampler":
+    @property
+    def _make(self) -> "Callable[..., optuna.samplers.BaseSampler]":
         from optuna import samplers
 
-        make: dict[str, Callable[[], samplers.BaseSampler]] = {
-            "optuna_random": lambda: samplers.RandomSampler(seed=seed),
-            "optuna_quasi_random": lambda: samplers.QMCSampler(scramble=True, seed=seed),
-            "optuna_tpe": lambda: samplers.TPESampler(seed=seed),
-            "optuna_cma_es": lambda: samplers.CmaEsSampler(seed=seed),
-            "optuna_gp": lambda: samplers.GPSampler(seed=seed),
+        make: dict[str, Callable[..., samplers.BaseSampler]] = {
+            "optuna_random": samplers.RandomSampler,
+            "optuna_quasi_random": functools.partial(samplers.QMCSampler, scramble=True),
+            "optuna_tpe": samplers.TPESampler,
+            "optuna_cma_es": samplers.CmaEsSampler,
+            "optuna_gp": samplers.GPSampler,
         }
-        return make[self.sampler]()
+        return make[self.sampler]
 
 
 class _Optuna:
     def __init__(self, problem: Problem, sampler: "optuna.samplers.BaseSampler") -> None:
         import optuna
 
-        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        # Below errors: it warns of every conditional parameter that it samples independently.
+        optuna.logging.set_verbosity(optuna.logging.ERROR)
         self._problem = problem
         self._distributions = {
             parameter.name: _distribution(parameter) for parameter in problem.parameters
@@ -288,11 +328,24 @@ class _Optuna:
         """The sampler's suggestions as numbers."""
         values_NP = np.empty((count, len(self._problem.parameters)))
         for row in range(count):
-            trial = self._study.ask(self._distributions)
-            for column, parameter in enumerate(self._problem.parameters):
-                values_NP[row, column] = _from_optuna(parameter, trial.params[parameter.name])
+            if self._problem.is_conditional:
+                trial = self._study.ask()
+                values_NP[row] = self._define_by_run(trial)
+            else:
+                trial = self._study.ask(self._distributions)
+                for column, parameter in enumerate(self._problem.parameters):
+                    values_NP[row, column] = _from_optuna(parameter, trial.params[parameter.name])
             self._pending[values_NP[row].tobytes()] = trial
         return values_NP
+
+    def _define_by_run(self, trial: "optuna.Trial") -> Float64[np.ndarray, " P"]:
+        """The trial's values, of which a parent's decides whether a child is asked for."""
+        values_1P = np.full((1, len(self._problem.parameters)), np.nan)
+        for column, parameter in enumerate(self._problem.parameters):
+            if self._problem.active(values_1P)[0, column]:
+                value = _ask_for(trial, parameter.name, self._distributions[parameter.name])
+                values_1P[0, column] = _from_optuna(parameter, value)
+        return values_1P[0]
 
     def update(
         self,
@@ -312,14 +365,16 @@ class _Optuna:
             if pending is not None:
                 self._study.tell(pending, value, state)
                 continue
+            params = {
+                parameter.name: _to_optuna(parameter, float(number))
+                for parameter, number in zip(self._problem.parameters, values_P, strict=True)
+                if not np.isnan(number)
+            }
             trial = optuna.trial.create_trial(
                 state=state,
                 value=value,
-                params={
-                    parameter.name: _to_optuna(parameter, float(number))
-                    for parameter, number in zip(self._problem.parameters, values_P, strict=True)
-                },
-                distributions=self._distributions,
+                params=params,
+                distributions={name: self._distributions[name] for name in params},
             )
             self._study.add_trial(trial)
 
@@ -338,6 +393,19 @@ def _distribution(parameter: Parameter) -> "optuna.distributions.BaseDistributio
     if parameter.type == ParameterType.INTEGER:
         return distributions.IntDistribution(int(low), int(high), log=log)
     return distributions.FloatDistribution(low, high, log=log)
+
+
+def _ask_for(
+    trial: "optuna.Trial", name: str, distribution: "optuna.distributions.BaseDistribution"
+) -> float | int:
+    from optuna import distributions
+
+    if isinstance(distribution, distributions.CategoricalDistribution):
+        return trial.suggest_categorical(name, distribution.choices)  # type: ignore[return-value]
+    if isinstance(distribution, distributions.IntDistribution):
+        return trial.suggest_int(name, distribution.low, distribution.high, log=distribution.log)
+    assert isinstance(distribution, distributions.FloatDistribution)
+    return trial.suggest_float(name, distribution.low, distribution.high, log=distribution.log)
 
 
 def _from_optuna(parameter: Parameter, value: float | int) -> float:

@@ -16,7 +16,9 @@ from optformer.eval.prediction import in_range
 from optformer.eval.task import Optimizer, nearest
 from optformer.model.checkpoint import fingerprint, value_temperature
 from optformer.model.config import Temperature
-from optformer.policies.model import OptFormer, PolicyConfig, Session, load
+from optformer.policies.config import PolicyConfig
+from optformer.policies.model import OptFormer, load
+from optformer.policies.session import Session
 from optformer.space import to_units
 from optformer.study import Problem, Study
 from optformer.tokenization.metadata import UNKNOWN
@@ -166,14 +168,7 @@ class ModelPredictor:
         self, study: Study, y_range: tuple[float, float], rows_N: Int64[np.ndarray, " N"]
     ) -> Float64[np.ndarray, "N Q"]:
         """See `prediction.Predictor`."""
-        scaling = ValueScaling(
-            sign=study.problem.objectives[0].sign,
-            low=y_range[0],
-            high=y_range[1],
-            unit_low=0.0,
-            unit_high=1.0,
-            single=self.model.tokenizer.options.single,
-        )
+        scaling = self._scaling(study, y_range)
         prompt = study.algorithm if study.algorithm in self.model.algorithms else UNKNOWN
         # One session: it reads each trial once.
         session = Session(self.model, [(study.problem, prompt)])
@@ -188,6 +183,26 @@ class ModelPredictor:
             ]
         )
         return in_range(inside_NQ)
+
+    def predict_first(
+        self, study: Study, y_range: tuple[float, float]
+    ) -> Float64[np.ndarray, "N Q"]:
+        """The distribution of each of the study's points before any trial."""
+        session = Session(self.model, [(study.problem, UNKNOWN)])
+        inside_NQ, _ = session.predict(
+            study.rows(slice(0)), study.values_RP, scaling=self._scaling(study, y_range)
+        )
+        return in_range(inside_NQ)
+
+    def _scaling(self, study: Study, y_range: tuple[float, float]) -> ValueScaling:
+        return ValueScaling(
+            sign=study.problem.objectives[0].sign,
+            low=y_range[0],
+            high=y_range[1],
+            unit_low=0.0,
+            unit_high=1.0,
+            single=self.model.tokenizer.options.single,
+        )
 
 
 def loaded(checkpoint: Path, weights: str, temperature: Temperature | None) -> OptFormer:

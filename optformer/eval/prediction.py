@@ -20,7 +20,7 @@ from jaxtyping import Bool, Float, Float64, Int64
 from optformer.data.problems import ObjectiveBlock, studies_of
 from optformer.errors import StudyError
 from optformer.eval.task import rng_of
-from optformer.files import whole
+from optformer.files import atomic_write
 from optformer.model import predictive
 from optformer.progress import Progress, silent
 from optformer.space import to_units
@@ -195,7 +195,7 @@ def save(predictions: Mapping[str, Predictions], path: Path) -> None:
 def save_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
     """Writes one NumPy file (.npz), whole or not at all."""
     # To an open file: to a path it would add its own suffix.
-    with whole(path, shared=True) as new, new.open("wb") as file:
+    with atomic_write(path, shared=True) as new, new.open("wb") as file:
         np.savez_compressed(file, **arrays)  # type: ignore[arg-type]  # not allow_pickle
 
 

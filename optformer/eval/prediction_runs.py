@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float, Int64
 
-from optformer.data.processes import each
+from optformer.data.processes import run_tasks
 from optformer.errors import ConfigError, SourceError, make_folder
 from optformer.eval.prediction import (
     Predictions,
@@ -28,7 +28,7 @@ from optformer.eval.prediction import (
 )
 from optformer.eval.prediction_sources import Source
 from optformer.eval.task import file_name
-from optformer.files import whole
+from optformer.files import atomic_write
 from optformer.model import checkpoint as checkpoints
 from optformer.model.config import Temperature
 from optformer.progress import Progress, silent
@@ -85,6 +85,13 @@ class CheckpointPredictor:
         model = loaded(self.checkpoint, self.weights, self.value_temperature)
         return ModelPredictor(model=model).predict(study, y_range, rows_N)
 
+    def predict_first(self, study: Study, y_range: tuple[float, float]) -> Float[np.ndarray, "N Q"]:
+        """See `ours.ModelPredictor.predict_first`."""
+        from optformer.eval.ours import ModelPredictor, loaded
+
+        model = loaded(self.checkpoint, self.weights, self.value_temperature)
+        return ModelPredictor(model=model).predict_first(study, y_range)
+
 
 def run(
     predictors: Mapping[str, Predictor],
@@ -116,7 +123,7 @@ def run(
     waiting = [job for job in jobs if not job.part.exists()]
     done = len(jobs) - len(waiting)
     progress(done, len(jobs))
-    for job, _ in each(_run_one, waiting, workers=min(workers, max(1, len(waiting)))):
+    for job, _ in run_tasks(_run_one, waiting, workers=min(workers, max(1, len(waiting)))):
         done += 1
         progress(done, len(jobs), job.study.name)
     return read(out)
@@ -217,7 +224,7 @@ def _write_plan(
     }
     path = _plan_path(out)
     make_folder(path.parent)
-    with whole(path, shared=True) as place:
+    with atomic_write(path, shared=True) as place:
         place.write_text(json.dumps(plan, indent=1), "utf-8")
 
 

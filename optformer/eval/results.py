@@ -12,7 +12,7 @@ larger better), seconds (the suggestion and the update that followed it), error.
 
 import dataclasses
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -21,22 +21,10 @@ import pyarrow.parquet as pq
 from jaxtyping import Bool, Float64, Int64
 
 from optformer.errors import ConfigError, SourceError, did_you_mean, make_folder
-from optformer.files import whole
+from optformer.eval.task import TaskRecord
+from optformer.files import atomic_write
 
 _FORMAT = 2
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class TaskRecord:
-    """What a results folder knows of a task; see `task.Task`."""
-
-    name: str
-    family: str
-    trials: int
-    parameters: int
-    low: float
-    high: float
-    fingerprint: str
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -108,6 +96,19 @@ class Results:
             scores_T = scores_OKST[run]
             scores_T[1:] = np.where(np.isnan(scores_T[1:]), 0.0, scores_T[1:])
         return scores_OKST
+
+    def on(self, tasks: Collection[str]) -> "Results":
+        """The results on these tasks only, in the order of the folder."""
+        rows = [place for place, task in enumerate(self.tasks) if task.name in tasks]
+        return dataclasses.replace(
+            self,
+            tasks=tuple(self.tasks[row] for row in rows),
+            best_OKST=self.best_OKST[:, rows],
+            exact_best_OKST=self.exact_best_OKST[:, rows],
+            seconds_OKST=self.seconds_OKST[:, rows],
+            ended_OKS=self.ended_OKS[:, rows],
+            failures=tuple(failure for failure in self.failures if failure.task in tasks),
+        )
 
     def of(self, optimizers: Sequence[str]) -> "Results":
         """The results of these optimizers only, in this order.
@@ -214,7 +215,8 @@ def merge(parts: Sequence[Results]) -> Results:
 
 def labels(folders: Sequence[Path]) -> list[str]:
     """What tells folders apart: their names, with as many of those above as it takes."""
-    for depth in range(1, 1 + max(len(folder.resolve().parts) for folder in folders)):
+    found: list[str] = []
+    for depth in range(1, 1 + max((len(folder.resolve().parts) for folder in folders), default=0)):
         found = ["/".join(folder.resolve().parts[-depth:]) for folder in folders]
         if len(set(found)) == len(found):
             break
@@ -284,7 +286,7 @@ def write_plan(
         "seeds": sorted({*plan.get("seeds", []), *map(int, seeds)}),
     }
     make_folder(folder)
-    with whole(path, shared=True) as new:
+    with atomic_write(path, shared=True) as new:
         new.write_text(json.dumps(plan, indent=1), "utf-8")
 
 
@@ -302,7 +304,7 @@ def read(folder: Path) -> Results:
     tables = [pq.ParquetFile(part).read() for part in parts]
     rows = pa.concat_tables(tables) if tables else None
     if rows is not None:
-        with whole(folder / "rows.parquet", shared=True) as path:
+        with atomic_write(folder / "rows.parquet", shared=True) as path:
             pq.write_table(rows, path)
     return _arrays(folder, plan["protocol"], optimizers, tasks, seeds, rows)
 

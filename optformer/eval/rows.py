@@ -22,11 +22,13 @@ from optformer.eval.task import (
     Pool,
     Start,
     Task,
+    filled_units,
     nearest,
     optimizer_seed,
+    without_inactive,
 )
-from optformer.files import whole
-from optformer.space import number_of_levels, to_units
+from optformer.files import atomic_write
+from optformer.space import number_of_levels
 from optformer.study import Parameter, ParameterType, Problem, State
 
 _SCHEMA = pa.schema(
@@ -120,9 +122,9 @@ class Rows:
         if isinstance(optimizer, Chooser):
             place = optimizer.choose(left_NP)
         else:
-            parameters = self.task.problem.parameters
-            wish_1P = to_units(parameters, optimizer.suggest(1))
-            place = nearest(to_units(parameters, left_NP), wish_1P[0])
+            problem = self.task.problem
+            wish_1P = filled_units(problem, optimizer.suggest(1))
+            place = nearest(filled_units(problem, left_NP), wish_1P[0])
         return self.left.pop(place)
 
     def _evaluate(
@@ -131,7 +133,7 @@ class Rows:
         """The measured metric in its own units, and the noiseless value, larger better; NaN if
         infeasible."""
         task = self.task
-        units_11P = to_units(task.problem.parameters, values_1P)[None]
+        units_11P = filled_units(task.problem, values_1P)[None]
         noise = np.random.default_rng([zlib.crc32(task.name.encode()), self.seed, trial])
         metric_1 = self.sign * task.block.evaluate(units_11P, noise)[0]
         exact = float(task.block.evaluate_exact(units_11P)[0, 0])
@@ -223,7 +225,7 @@ def fill_together(runs: Sequence[Rows], factory: LockstepFactory) -> bool:
 
 
 def _checked(problem: Problem, values_NP: Float64[np.ndarray, "N P"]) -> Float64[np.ndarray, "N P"]:
-    """The suggestion if it is one point of the search space.
+    """The suggestion if it is one point of the search space, NaN where a parameter is inactive.
 
     Raises:
       StudyError: names the parameter, the value and the rule.
@@ -233,9 +235,11 @@ def _checked(problem: Problem, values_NP: Float64[np.ndarray, "N P"]) -> Float64
             f"suggest(1) returned an array of shape {values_NP.shape}, but one point of "
             f"{len(problem.parameters)} parameters was asked for."
         )
+    values_P = without_inactive(problem, values_NP)[0]
+    inactive_P = np.isnan(values_P) & ~problem.active(values_NP)[0]
     legal = [
-        _legal(parameter, float(value))
-        for parameter, value in zip(problem.parameters, values_NP[0], strict=True)
+        float(value) if inactive else _legal(parameter, float(value))
+        for parameter, value, inactive in zip(problem.parameters, values_P, inactive_P, strict=True)
     ]
     return np.array([legal])
 
@@ -269,5 +273,5 @@ def write(path: Path, optimizer: str, run: Rows) -> None:
     }
     table = pa.Table.from_pylist([who | row for row in run.rows], schema=_SCHEMA)
     path.parent.mkdir(parents=True, exist_ok=True)
-    with whole(path, shared=True) as new:
+    with atomic_write(path, shared=True) as new:
         pq.write_table(table, new)

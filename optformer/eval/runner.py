@@ -21,6 +21,7 @@ from multiprocessing import get_context
 from pathlib import Path
 
 from optformer.errors import ConfigError, OptFormerError
+from optformer.eval import peers
 from optformer.eval.results import Results, read, write_plan
 from optformer.eval.rows import Rows, fill_together, write
 from optformer.eval.task import FreshFactory, LockstepFactory, OptimizerFactory, Task, file_name
@@ -35,6 +36,7 @@ def run(
     *,
     protocol: str,
     workers: int = 1,
+    cache: Path | None = None,
     progress: Progress = silent,
 ) -> Results:
     """Runs what is missing in `out` and returns all results there.
@@ -42,6 +44,8 @@ def run(
     Args:
       protocol: what kind of results these are, "bbob" or "hpob"; a folder holds one kind.
       workers: processes; 1 runs in this one.
+      cache: a folder from which runs of other results folders are taken, where the optimizer has
+        a version (`peers.Versioned`), and that keeps those of this one.
       progress: called after each run.
 
     With several workers, and for optimizers that want fresh processes (`FreshFactory`), factories
@@ -72,6 +76,8 @@ def run(
         for task in tasks
         for name, factory in optimizers.items()
     ]
+    if cache is not None:
+        _take_kept(jobs, cache)
     waiting = [job for job in jobs if not job.part.exists()]
     done = len(jobs) - len(waiting)
     shared = _groups([job for job in waiting if not _wants_fresh(job)])
@@ -82,6 +88,8 @@ def run(
         ended = _run_in_processes(shared, workers, fresh=False)
     for job in itertools.chain(ended, _run_in_processes(fresh, workers, fresh=True)):
         done += 1
+        if cache is not None and (place := _kept(job, cache)) is not None:
+            peers.copy(job.part, place)
         progress(done, len(jobs), f"{job.optimizer} on {job.task.name}, seed {job.seed}")
     return read(out)
 
@@ -96,6 +104,20 @@ class _Job:
 
 
 _Group = tuple[_Job, ...]
+
+
+def _kept(job: _Job, cache: Path) -> Path | None:
+    return peers.kept(cache, job.optimizer, job.factory, job.task, job.seed)
+
+
+def _take_kept(jobs: Sequence[_Job], cache: Path) -> None:
+    """Copies the runs that the cache has."""
+    for job in jobs:
+        if job.part.exists():
+            continue
+        place = _kept(job, cache)
+        if place is not None and place.exists():
+            peers.copy(place, job.part)
 
 
 def _wants_fresh(job: _Job) -> bool:

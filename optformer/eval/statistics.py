@@ -2,14 +2,18 @@
 
 Intervals are percentile bootstrap intervals over tasks, because tasks are what a claim generalizes
 over; seeds of a task are averaged first. All optimizers are resampled together (paired). A single
-task says nothing about others: its interval is NaN.
+task says nothing about others: its interval is NaN. Tasks that are not independent, such as
+learners on one data set, are of one group: whole groups are resampled, and tests see the groups'
+means.
+
+Array dimensions beside those of the package: G groups.
 """
 
 import dataclasses
 from collections.abc import Sequence
 
 import numpy as np
-from jaxtyping import Float, Float64
+from jaxtyping import Float, Float64, Int64
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -44,13 +48,21 @@ def mean_band(
     scores_OKST: Float64[np.ndarray, "O K S T"],
     rng: np.random.Generator,
     *,
+    groups_K: Int64[np.ndarray, " K"] | None = None,
     resamples: int = 1000,
     level: float = 0.95,
 ) -> Band:
-    """Means over seeds, then tasks. Runs that are NaN are left out of their task's mean."""
+    """Means over seeds, then tasks. Runs that are NaN are left out of their task's mean.
+
+    Args:
+      groups_K: the group of each task, from 0; each its own if None.
+    """
     by_task_OKT = over_seeds(scores_OKST)
-    tasks = by_task_OKT.shape[1]
-    weights_NK = rng.multinomial(tasks, np.full(tasks, 1 / tasks), size=resamples).astype(float)
+    if groups_K is None:
+        groups_K = np.arange(by_task_OKT.shape[1])
+    groups = int(groups_K.max()) + 1
+    weights_NG = rng.multinomial(groups, np.full(groups, 1 / groups), size=resamples)
+    weights_NK = weights_NG[:, groups_K].astype(float)
     known_OKT = ~np.isnan(by_task_OKT)
     filled_OKT = np.where(known_OKT, by_task_OKT, 0.0)
     with np.errstate(invalid="ignore"):
@@ -58,7 +70,8 @@ def mean_band(
             "NK,OKT->NOT", weights_NK, known_OKT.astype(float)
         )
         mean_OT = filled_OKT.sum(1) / known_OKT.sum(1)
-    means_NOT[:, known_OKT.sum(1) < 2] = np.nan
+    known_OGT = np.stack([known_OKT[:, groups_K == g].any(1) for g in range(groups)], axis=1)
+    means_NOT[:, known_OGT.sum(1) < 2] = np.nan
     low_OT, high_OT = _quantiles(means_NOT, level)
     return Band(mean_OT=mean_OT, low_OT=low_OT, high_OT=high_OT)
 
@@ -79,17 +92,26 @@ def paired_difference(
     second_N: Float64[np.ndarray, " N"],
     rng: np.random.Generator,
     *,
+    groups_N: Int64[np.ndarray, " N"] | None = None,
     resamples: int = 4000,
     level: float = 0.95,
 ) -> Difference:
-    """Compares two optimizers on the same N tasks; pairs with a NaN are left out."""
-    gaps_N = (first_N - second_N)[~np.isnan(first_N - second_N)]
+    """Compares two optimizers on the same N tasks; pairs with a NaN are left out.
+
+    Args:
+      groups_N: the group of each task; each its own if None.
+    """
+    known_N = ~np.isnan(first_N - second_N)
+    gaps_N = (first_N - second_N)[known_N]
     if not len(gaps_N):
         nothing = float("nan")
         return Difference(
             mean=nothing, low=nothing, high=nothing, wins=0, ties=0, losses=0, p_value=nothing
         )
-    mean, low, high = bootstrap_mean(gaps_N, rng, resamples=resamples, level=level)
+    groups_N = None if groups_N is None else groups_N[known_N]
+    mean, low, high = bootstrap_mean(
+        gaps_N, rng, groups_N=groups_N, resamples=resamples, level=level
+    )
     return Difference(
         mean=mean,
         low=low,
@@ -97,7 +119,7 @@ def paired_difference(
         wins=int((gaps_N > 0).sum()),
         ties=int((gaps_N == 0).sum()),
         losses=int((gaps_N < 0).sum()),
-        p_value=signed_rank(gaps_N),
+        p_value=signed_rank(over_groups(gaps_N, groups_N)),
     )
 
 
@@ -208,15 +230,38 @@ def bootstrap_mean(
     values_N: Float[np.ndarray, " N"],
     rng: np.random.Generator,
     *,
+    groups_N: Int64[np.ndarray, " N"] | None = None,
     resamples: int = 2000,
     level: float = 0.95,
 ) -> tuple[float, float, float]:
-    """Mean of the values with its interval, NaN of a single value: mean, low, high."""
-    if len(values_N) == 1:
-        return float(values_N[0]), float("nan"), float("nan")
-    means = rng.choice(values_N, size=(resamples, len(values_N))).mean(1)
+    """Mean of the values with its interval, NaN of a single value: mean, low, high.
+
+    Args:
+      groups_N: the group of each value, of which whole ones are resampled; each its own if None.
+    """
+    if len(values_N) == 1 or (groups_N is not None and len(np.unique(groups_N)) == 1):
+        return float(values_N.mean()), float("nan"), float("nan")
+    if groups_N is None:
+        means = rng.choice(values_N, size=(resamples, len(values_N))).mean(1)
+    else:
+        _, group_N = np.unique(groups_N, return_inverse=True)
+        count_G = np.bincount(group_N)
+        sum_G = np.bincount(group_N, weights=values_N)
+        drawn_RG = rng.integers(len(count_G), size=(resamples, len(count_G)))
+        means = sum_G[drawn_RG].sum(1) / count_G[drawn_RG].sum(1)
     low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
     return float(values_N.mean()), float(low), float(high)
+
+
+def over_groups(
+    values_K: Float64[np.ndarray, "*O K"], groups_K: Int64[np.ndarray, " K"] | None
+) -> Float64[np.ndarray, "*O G"]:
+    """Means over the tasks of each group; the values as they are without groups."""
+    if groups_K is None:
+        return values_K
+    return np.stack(
+        [values_K[..., groups_K == group].mean(axis=-1) for group in np.unique(groups_K)], axis=-1
+    )
 
 
 def over_seeds(scores_OKST: Float64[np.ndarray, "O K S T"]) -> Float64[np.ndarray, "O K T"]:

@@ -14,8 +14,7 @@ from jaxtyping import Float64, Int8, Int64
 
 from optformer.data.problems import ObjectiveBlock
 from optformer.errors import ConfigError
-from optformer.eval.results import TaskRecord
-from optformer.space import Spaces, to_natural
+from optformer.space import Spaces, to_natural, to_units
 from optformer.study import Problem
 
 
@@ -166,6 +165,20 @@ class Pool:
     started: Mapping[int, Int64[np.ndarray, " S"]]
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TaskRecord:
+    """What a results folder keeps of a task; see `Task`."""
+
+    name: str
+    family: str
+    trials: int
+    parameters: int
+    low: float
+    high: float
+    fingerprint: str
+    group: str = ""
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Task:
     """One function to optimize within a number of trials.
@@ -176,6 +189,8 @@ class Task:
       starts: starting trials by seed; they do not count as trials.
       low, high: the noiseless values, larger better, that score 0 and 1; NaN where unknown.
       pool: the only points that can be tried; all that are legal if None.
+      group: tasks of one group are not independent, such as learners on one data set: intervals
+        resample whole groups. The task is its own group if empty.
     """
 
     name: str
@@ -186,6 +201,7 @@ class Task:
     low: float = float("nan")
     high: float = float("nan")
     pool: Pool | None = None
+    group: str = ""
 
     def __post_init__(self) -> None:
         if len(self.block.problems) != 1:
@@ -215,7 +231,27 @@ class Task:
             low=self.low,
             high=self.high,
             fingerprint=f"{zlib.crc32(told.encode()):08x}",
+            group=self.group,
         )
+
+
+def filled_units(
+    problem: Problem, values_NP: Float64[np.ndarray, "N P"]
+) -> Float64[np.ndarray, "N P"]:
+    """Points in the unit cube; a parameter that is inactive, NaN, is in the middle."""
+    missing_NP = np.isnan(values_NP)
+    legal_P = np.array([parameter.placeholder for parameter in problem.parameters])
+    units_NP = to_units(problem.parameters, np.where(missing_NP, legal_P, values_NP))
+    return np.where(missing_NP, 0.5, units_NP)
+
+
+def without_inactive(
+    problem: Problem, values_NP: Float64[np.ndarray, "N P"]
+) -> Float64[np.ndarray, "N P"]:
+    """The points with NaN in place of inactive parameters, as in `Study.values_RP`."""
+    if not problem.is_conditional:
+        return values_NP
+    return np.where(problem.active(values_NP), values_NP, np.nan)
 
 
 def nearest(values_NP: Float64[np.ndarray, "N P"], to_P: Float64[np.ndarray, " P"]) -> int:
@@ -245,7 +281,7 @@ def random_start(task: Task, count: int, seed: int) -> Start:
     units_1NP = task.block.spaces.snap(rng.random((1, count, len(task.problem.parameters))))
     sign = task.problem.objectives[0].sign
     return Start(
-        values_NP=to_natural(task.problem.parameters, units_1NP[0]),
+        values_NP=without_inactive(task.problem, to_natural(task.problem.parameters, units_1NP[0])),
         metric_N=sign * task.block.evaluate(units_1NP, rng)[0],
         exact_N=task.block.evaluate_exact(units_1NP)[0],
     )

@@ -1,6 +1,6 @@
-"""The T5 encoder-decoder, the Gaussian processes beside it, decoding, checkpoints.
+"""The T5 encoder-decoder, its Gaussian-process experts, decoding, and checkpoints.
 
-Array dimensions in this folder, one key for all:
+Array dimensions in this folder:
 
     B studies      S encoder tokens    T decoder tokens    C new decoder tokens
     D width        H heads             K head size         F feed-forward size

@@ -3,10 +3,10 @@
     weights.safetensors   float32 arrays by path, e.g. decoder.layers.0.self.query; float16 where
                           they were saved in half precision, and float32 again once loaded
     text.model            the SentencePiece pieces
-    config.json           format version, shape, tokenizer options, fingerprints, how it was made
+    config.json           format version, shape, tokenizer options, fingerprints, description
 
-Loading one executes nothing. A vocabulary or a weight file that is not the one that was saved is
-refused.
+Loading executes no code from the files. A vocabulary or weight file that does not match the
+fingerprint in the configuration is rejected.
 """
 
 import hashlib
@@ -22,25 +22,27 @@ import safetensors
 import safetensors.numpy
 
 from optformer.errors import CheckpointError, ConfigError, did_you_mean
-from optformer.files import whole
-from optformer.model import experts
+from optformer.files import atomic_write
+from optformer.model import experts, prior
 from optformer.model.config import ModelConfig, Temperature
-from optformer.model.saved import T5X, Checkpoint, Tree, flatten, unflatten
+from optformer.model.prior import PriorConfig
+from optformer.model.saved import T5X, Checkpoint, SavedPrior, Tree, flatten, unflatten
 from optformer.settings import from_tree, to_tree
 from optformer.tokenization.tokenizer import StudyTokenizer, TokenizerOptions, vocabulary_of
 
 FORMAT = 2
 WEIGHTS, TEXT, CONFIG = "weights.safetensors", "text.model", "config.json"
-VALUE_TEMPERATURE, EXPERTS = "value_temperature", "experts"
+PRIOR_WEIGHTS = "prior.safetensors"
+VALUE_TEMPERATURE, EXPERTS, PRIOR = "value_temperature", "experts", "prior"
 
 SHIPPED = Path(__file__).parents[1] / "pretrained"
-"""The folders of the models that come with this package, each with a model card."""
+"""The folder of the models shipped with this package, each with a model card."""
 
 
 def save(checkpoint: Checkpoint, folder: Path, *, half: bool = False) -> None:
-    """Writes the directory whole, never half of it.
+    """Writes the checkpoint to a temporary folder, then renames it.
 
-    Replacing one takes two renames: for a moment between them there is none.
+    Replacing an existing folder takes two renames, between which the folder does not exist.
 
     Args:
       half: write the weights in half precision, in half of the space.
@@ -68,6 +70,8 @@ def save(checkpoint: Checkpoint, folder: Path, *, half: bool = False) -> None:
             VALUE_TEMPERATURE: to_tree(checkpoint.value_temperature),
             "about": dict(checkpoint.about),
         }
+        if checkpoint.prior is not None:
+            config[PRIOR] = _save_prior(checkpoint.prior, temporary)
         _write_config(config, temporary / CONFIG)
         temporary.chmod(0o755)
         if folder.exists():
@@ -82,31 +86,31 @@ def save(checkpoint: Checkpoint, folder: Path, *, half: bool = False) -> None:
 
 
 def shipped() -> tuple[str, ...]:
-    """The names of the models that come with this package."""
+    """The names of the models shipped with this package."""
     return tuple(sorted(path.parent.name for path in SHIPPED.glob(f"*/{CONFIG}")))
 
 
 def find(name_or_path: str | Path) -> Path:
-    """The folder of a checkpoint: a model's name stands for the one in this package.
+    """The folder of a checkpoint, given by its path or by the name of a shipped model.
 
-    A folder of that name in the working directory goes first.
+    A folder of that name in the working directory takes precedence.
     """
     path = Path(name_or_path)
     return SHIPPED / path if not path.exists() and str(path) in shipped() else path
 
 
 def load(folder: Path) -> Checkpoint:
-    """Reads a checkpoint directory of ours, or of T5X; or a model of this package by its name.
+    """Reads a checkpoint in our format or T5X's, or a shipped model by its name.
 
     Raises:
-      CheckpointError: it is missing, incomplete, damaged, of another version, or its vocabulary
-        is not the one that it was trained with.
+      CheckpointError: the checkpoint is missing, incomplete, damaged, of another version, or its
+        vocabulary is not the one of its training.
     """
     folder = find(folder)
     if not folder.is_dir():
         raise CheckpointError(
             f"there is no checkpoint folder {folder}, and no model in this package has that name "
-            f"({', '.join(shipped()) or 'there is none'}). Make one: optformer train."
+            f"({', '.join(shipped()) or 'there is none'}). Train one: optformer train."
         )
     if is_t5x(folder):
         from optformer.model import t5x
@@ -115,14 +119,14 @@ def load(folder: Path) -> Checkpoint:
     missing = [name for name in (CONFIG, WEIGHTS, TEXT) if not (folder / name).is_file()]
     if missing:
         raise CheckpointError(
-            f"{folder} is no checkpoint: {', '.join(missing)} is missing. A checkpoint folder "
-            f"holds {CONFIG}, {WEIGHTS} and {TEXT}, or is a checkpoint_<step> of T5X."
+            f"{folder} is not a checkpoint: {', '.join(missing)} is missing. A checkpoint folder "
+            f"contains {CONFIG}, {WEIGHTS} and {TEXT}, or is a checkpoint_<step> of T5X."
         )
     config = _read_config(folder)
     if _hash(folder / WEIGHTS) != config.get("weights"):
         raise CheckpointError(
-            f"{folder / WEIGHTS} is damaged or from another checkpoint: its hash is not the one in "
-            f"{CONFIG}. Copy the folder again."
+            f"{folder / WEIGHTS} is damaged or from another checkpoint: its hash differs from the "
+            f"one in {CONFIG}. Copy the folder again."
         )
     try:
         model = from_tree(ModelConfig, config["model"], "model.")
@@ -131,7 +135,9 @@ def load(folder: Path) -> Checkpoint:
         algorithms, tokens = tuple(config["algorithms"]), int(config["tokens"])
         value_temperature = _value_temperature(config, folder)
     except (ConfigError, KeyError, TypeError, ValueError) as error:
-        raise CheckpointError(f"{folder} does not fit this optformer: {error!r}") from error
+        raise CheckpointError(
+            f"this version of optformer cannot read {folder}: {error!r}"
+        ) from error
     if vocabulary.fingerprint != config.get("vocabulary"):
         raise CheckpointError(
             f"{folder / TEXT} is not the vocabulary that the weights were trained with: its "
@@ -140,9 +146,9 @@ def load(folder: Path) -> Checkpoint:
         )
     if model.experts and config.get(EXPERTS) != experts.fingerprint():
         raise CheckpointError(
-            f"{folder} weighs other Gaussian processes than this optformer has: their fingerprint "
-            f"is {config.get(EXPERTS)!r}, not {experts.fingerprint()!r}. Install the version of "
-            "optformer that wrote it."
+            f"{folder} was trained with other Gaussian-process experts than this version of "
+            f"optformer has: their fingerprint is {config.get(EXPERTS)!r}, not "
+            f"{experts.fingerprint()!r}. Install the version that wrote it."
         )
     try:
         arrays = safetensors.numpy.load_file(folder / WEIGHTS)
@@ -156,29 +162,67 @@ def load(folder: Path) -> Checkpoint:
         tokens=tokens,
         value_temperature=value_temperature,
         about=config.get("about", {}),
+        prior=_load_prior(config[PRIOR], folder) if PRIOR in config else None,
     )
 
 
-def check_prompt(name: str, algorithms: Sequence[str]) -> None:
-    """Checks that a model of these algorithms can be told to imitate this one.
+def _save_prior(saved: SavedPrior, folder: Path) -> Tree:
+    """Writes the prior network's weights; what the configuration says of them."""
+    # Half the size, and no prediction moves by what could be seen.
+    arrays = {
+        name: np.ascontiguousarray(array, np.float16)
+        for name, array in flatten(saved.weights).items()
+    }
+    safetensors.numpy.save_file(arrays, folder / PRIOR_WEIGHTS)
+    return {
+        "model": to_tree(saved.config),
+        "weights": _hash(folder / PRIOR_WEIGHTS),
+        "about": dict(saved.about),
+    }
+
+
+def _load_prior(said: Tree, folder: Path) -> SavedPrior:
+    """The prior network that a checkpoint's configuration speaks of.
 
     Raises:
-      ConfigError: it has not learned from it.
+      CheckpointError: it is missing, damaged, or of another version.
+    """
+    path = folder / PRIOR_WEIGHTS
+    if not path.is_file() or _hash(path) != said.get("weights"):
+        raise CheckpointError(
+            f"{path} is missing, damaged or from another checkpoint: its hash is not the one in "
+            f"{CONFIG}. Copy the folder again."
+        )
+    try:
+        shape = from_tree(PriorConfig, said["model"], "prior.")
+    except (ConfigError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{folder} does not fit this optformer: {error!r}") from error
+    arrays = safetensors.numpy.load_file(path)
+    weights = unflatten({name: array.astype(np.float32) for name, array in arrays.items()})
+    prior.check_weights(weights, shape)
+    return SavedPrior(config=shape, weights=weights, about=said.get("about", {}))
+
+
+def check_prompt(name: str, algorithms: Sequence[str]) -> None:
+    """Checks that the prompt names one of the algorithms in a model's training data.
+
+    Raises:
+      ConfigError: it does not.
     """
     if name not in algorithms:
         raise ConfigError(
-            f"the model has not learned from the algorithm {name!r}, but from "
+            f"the model was not trained on the algorithm {name!r}, but on "
             f"{', '.join(algorithms)}.{did_you_mean(name, algorithms)}"
         )
 
 
 def is_t5x(folder: Path) -> bool:
-    """Whether a folder is a checkpoint that T5X reads and writes."""
+    """Whether a folder is a T5X checkpoint."""
     return (folder / T5X).is_file() and not (folder / CONFIG).is_file()
 
 
 def fingerprint(folder: Path) -> str:
-    """What tells a checkpoint's weights from others: their hash, as its configuration has it.
+    """The hash of a checkpoint's weights, as its configuration records it.
 
     Raises:
       CheckpointError: there is no checkpoint, or its configuration is damaged.
@@ -188,11 +232,15 @@ def fingerprint(folder: Path) -> str:
         files = sorted(path for path in folder.glob("target.*/*") if path.is_file())
         hashes = [f"{path.relative_to(folder)} {_hash(path)}" for path in [folder / T5X, *files]]
         return hashlib.sha256("\n".join(hashes).encode()).hexdigest()
-    return str(_read_config(folder)["weights"])
+    config = _read_config(folder)
+    weights = str(config["weights"])
+    if PRIOR not in config:
+        return weights
+    return hashlib.sha256(f"{weights} {config[PRIOR]['weights']}".encode()).hexdigest()
 
 
 def value_temperature(folder: Path) -> Temperature:
-    """What `load` would find as the temperature of predicted metrics, without the weights.
+    """A checkpoint's temperature of predicted metrics, read without its weights.
 
     Raises:
       CheckpointError: there is no checkpoint, or its configuration is damaged.
@@ -204,73 +252,73 @@ def value_temperature(folder: Path) -> Temperature:
 
 
 def check_may_change(folder: Path) -> None:
-    """Refuses to change a model that comes with the package.
+    """Checks that a checkpoint is not a shipped model, which must not be changed.
 
     Raises:
-      CheckpointError: it is one.
+      CheckpointError: it is.
     """
     if find(folder).resolve().is_relative_to(SHIPPED.resolve()):
         raise CheckpointError(
-            f"{find(folder)} is a part of this package. Copy the folder, and change the copy's."
+            f"{find(folder)} is a part of this package. Copy the folder and change the copy."
         )
 
 
 def set_value_temperature(folder: Path, temperature: Temperature) -> None:
-    """Changes the temperature of predicted metrics of a checkpoint on disk, in one step.
+    """Changes the temperature of predicted metrics in a checkpoint on disk, atomically.
 
     Raises:
-      CheckpointError: there is no checkpoint, its configuration is damaged, or it is T5X's, which
-        has no place for one, or this package's.
+      CheckpointError: there is no checkpoint, its configuration is damaged, it is a T5X checkpoint,
+        which cannot store a temperature, or a shipped model.
     """
     folder = find(folder)
     if is_t5x(folder):
         raise CheckpointError(
-            f"{folder} is a checkpoint of T5X, which has no place for a temperature. Name one "
-            "where it is used: value_temperature in the policy's settings."
+            f"{folder} is a T5X checkpoint, which cannot store a temperature. Set "
+            "value_temperature in the policy's settings instead."
         )
     check_may_change(folder)
     config = _read_config(folder) | {VALUE_TEMPERATURE: to_tree(temperature)}
-    with whole(folder / CONFIG, shared=True) as path:
+    with atomic_write(folder / CONFIG, shared=True) as path:
         _write_config(config, path)
 
 
 def _value_temperature(config: Tree, folder: Path) -> Temperature:
-    # Older checkpoints have none, or one number.
-    said = config.get(VALUE_TEMPERATURE, {})
+    # Older checkpoints have no temperature, or a single number.
+    stored = config.get(VALUE_TEMPERATURE, {})
     try:
-        return from_tree(Temperature, said if isinstance(said, dict) else {"start": said})
+        return from_tree(Temperature, stored if isinstance(stored, dict) else {"start": stored})
     except ConfigError as error:
         raise CheckpointError(
-            f"{folder / CONFIG}: this version cannot read {VALUE_TEMPERATURE}={said!r}: {error}"
+            f"{folder / CONFIG}: this version cannot read {VALUE_TEMPERATURE}={stored!r}: {error}"
         ) from error
 
 
 def _read_config(folder: Path) -> Tree:
-    """What a checkpoint's configuration says, without its digest, which is checked."""
+    """A checkpoint's configuration. Its digest is checked and removed."""
     try:
         config = json.loads((folder / CONFIG).read_text("utf-8"))
         version = config["format"]
     except FileNotFoundError as error:
         raise CheckpointError(
-            f"there is no checkpoint folder {folder}. Make one: optformer train."
+            f"there is no checkpoint folder {folder}. Train one: optformer train."
         ) from error
     except (ValueError, KeyError, TypeError) as error:
         raise CheckpointError(f"{folder / CONFIG} is damaged: {error!r}. Copy it again.") from error
     if version != FORMAT:
         raise CheckpointError(
-            f"{folder} has checkpoint format {version}, but this optformer reads format {FORMAT}. "
-            "Install the version of optformer that wrote it."
+            f"{folder} has checkpoint format {version}, but this version of optformer reads format "
+            f"{FORMAT}. Install the version that wrote it."
         )
     if config.pop("digest", None) != _digest(config):
         raise CheckpointError(
-            f"{folder / CONFIG} was changed or is damaged: its digest does not fit what it says. "
+            f"{folder / CONFIG} was changed or is damaged: its digest does not match its contents. "
             "Copy the folder again."
         )
     return config
 
 
 def _write_config(config: Tree, path: Path) -> None:
-    """With its digest."""
+    """Writes the configuration with its digest."""
     signed = config | {"digest": _digest(config)}
     path.write_text(json.dumps(signed, indent=2) + "\n", "utf-8")
 

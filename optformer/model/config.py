@@ -1,4 +1,4 @@
-"""The shape of a model, the shapes that have names, what training minimizes, and how sure it is."""
+"""The shape of a model, named shapes, and the temperature of its predictions."""
 
 import dataclasses
 import math
@@ -15,24 +15,25 @@ Numbers = Literal["row", "value", "both"]
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ModelConfig:
-    """The shape of an encoder-decoder. T5 1.1's, with options that T5 does not have.
+    """The shape of a T5 1.1 encoder-decoder, with options that T5 does not have.
 
     Attributes:
-      number_embedding: how a bin becomes a vector: `row` has one learned row a bin, as in T5;
-        `value` computes it from the bin's value, so that near values look alike from the start;
-        `both` adds the two, so that a bin can be told from its neighbours, too, and copied.
-      number_output: the same for the output layer; one of metrics only (`value_head`) takes
-        `both` as `value`.
-      position: the distance that the decoder's relative position bias sees: in `token`s, as in
-        T5, or in `trial`s.
-      slots: how many slots (metrics and parameters) have embeddings; 0 switches them off, as in
-        T5. A study with more parameters than fit is refused.
-      trial_sum: whether each place also reads the sum of its trial's tokens so far, each times a
-        learned vector of its slot. So the first layer compares whole trials: attention's softmax
-        turns a sum over parameters into a product of one kernel a parameter. Needs slots.
-      value_head: whether metrics have an output layer of their own.
-      experts: whether the first metric's prediction is mixed with those of Gaussian processes of
-        fixed scales (`model/mixture.py`).
+      number_embedding: the embedding of a bin. `row` is one learned row for each bin, as in T5;
+        `value` is computed from the bin's value, so that near values are similar from the start;
+        `both` is the sum of the two, which can also distinguish a bin from its neighbours.
+      number_output: the same for the output layer. The separate output layer of metrics
+        (`value_head`) treats `both` as `value`.
+      position: the unit of distance of the decoder's relative position bias: `token`, as in T5, or
+        `trial`.
+      slots: the number of slots (of metrics and parameters) with embeddings; 0 disables slots, as
+        in T5. Studies with more parameters than fit are rejected.
+      trial_sum: whether the input at each position includes the sum of the trial's tokens so far,
+        each multiplied by a learned vector of its slot. The first layer can then compare whole
+        trials: the softmax of attention turns a sum over parameters into a product of one kernel
+        for each parameter. Needs slots.
+      value_head: whether metrics have a separate output layer.
+      experts: whether the prediction of the first metric is mixed with predictions of Gaussian
+        processes with fixed length scales (`model/mixture.py`).
     """
 
     NAMED: ClassVar[dict[str, "ModelConfig"]] = {}
@@ -74,12 +75,12 @@ class ModelConfig:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Temperature:
-    """Of predicted metrics: start · (1 + trials)^power, where trials with a metric count.
+    """The temperature of predicted metrics: start · (1 + trials)^power, for measured trials.
 
-    Above 1 predictions are less sure than the model gives them, below 1 surer.
+    Temperatures above 1 make predictions wider, temperatures below 1 narrower.
 
     Raises:
-      ConfigError: a start that is not above 0, or a power that is not finite.
+      ConfigError: `start` is not above 0, or `power` is not finite.
     """
 
     start: float = 1.0
@@ -93,7 +94,7 @@ class Temperature:
             )
 
     def after(self, trials: int | Int64[np.ndarray, " N"]) -> Float64[np.ndarray, "*N"]:
-        """After each of these numbers of trials."""
+        """The temperature after each of these numbers of trials."""
         return np.asarray(self.start * (1.0 + np.asarray(trials)) ** self.power)
 
     def __str__(self) -> str:
@@ -103,7 +104,7 @@ class Temperature:
 
 
 def most_parameters(config: ModelConfig) -> int:
-    """How many parameters a search space may have; with slots off there is no limit."""
+    """The largest number of parameters of a search space; without slots there is no limit."""
     return config.slots - METRIC_SLOTS - 1 if config.slots else 1 << 30
 
 

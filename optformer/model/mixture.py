@@ -4,8 +4,8 @@ Where `ModelConfig.experts` is on, the probability of a bin is
 
     w_0 p_own(bin) + sum_e w_e p_e(bin),    w = softmax(gate(hidden state) + b evidence),
 
-with the experts' predictions and evidence of `model/experts.py`. Untrained, the gates are flat and b
-is 1: Bayesian averaging of the experts, with a prior that leaves a little to the transformer.
+with the experts' predictions and evidence of `model/experts.py`. Untrained, the gates are flat and
+b is 1: Bayesian averaging of the experts, with a prior that leaves a little to the transformer.
 The chance that a trial has no value stays the transformer's.
 
 Array dimensions: see `optformer.model`; E experts, M those that count, G = 1 + E predictions.

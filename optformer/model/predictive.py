@@ -1,5 +1,7 @@
-"""How good predictions are. A predictive distribution is a row of probabilities over Q equal bins
-of [0, 1]; the truths are numbers there.
+"""Scores and calibration of predictions.
+
+A predictive distribution is a row of probabilities over Q equal bins of [0, 1]. A truth is the
+measured value, in [0, 1].
 
 Array dimensions: N predictions, Q bins, C levels, E edges.
 """
@@ -11,11 +13,11 @@ from jaxtyping import Bool, Float, Float64, Int64
 from optformer.model.config import Temperature
 
 TEMPERATURES = 0.25, 4.0
-"""The lowest and highest at which `best_temperature` looks, for no and for the most trials."""
+"""The range of temperatures that `fit_temperature` searches, at both ends of the history."""
 
 FLAT = 1e-3
-"""Penalty on the squared power of `best_temperature`, in nats: where predictions do not determine
-it, the temperature is the same after any number of trials."""
+"""Penalty on the squared power in `fit_temperature`, in nats. If the predictions do not determine
+the power, it stays near 0."""
 
 
 def log_density(
@@ -23,7 +25,7 @@ def log_density(
 ) -> Float64[np.ndarray, " N"]:
     """Log predictive density at the truth, per unit of [0, 1]: uniform predictions score 0.
 
-    −inf where the truth's bin was given no probability.
+    −inf if the bin of the truth has probability 0.
     """
     bins = probabilities_NQ.shape[1]
     with np.errstate(divide="ignore"):
@@ -37,48 +39,50 @@ def pit(
 ) -> Float64[np.ndarray, " N"]:
     """Probability integral transforms: the predicted probability of a value below the truth.
 
-    Sequential predictions that are right give independent uniform numbers (Rosenblatt 1952).
+    Correct sequential predictions give independent uniform numbers (Rosenblatt 1952).
 
     Args:
-      shares_N: uniform random numbers. How much of its own bin lies below a truth: values that
-        many trials have are then uniform, too (Smith 1985; Czado, Gneiting and Held 2009). If
-        None, as if the density were constant within a bin.
+      shares_N: uniform random numbers, taken as the share of each truth's bin that lies below the
+        truth. The result is then uniform even if many trials share a value (Smith 1985; Czado,
+        Gneiting and Held 2009). If None, the density is assumed constant within a bin.
     """
     return _cdf_at(probabilities_NQ, truth_N, shares_N)
 
 
 def tempered(
-    log_odds_NQ: Float[np.ndarray, "N Q"], temperature: float | Float64[np.ndarray, " N"]
+    logits_NQ: Float[np.ndarray, "N Q"], temperature: float | Float64[np.ndarray, " N"]
 ) -> Float64[np.ndarray, "N Q"]:
-    """The probabilities of these log-odds at a temperature: above 1 they are less sure.
+    """The softmax of logits at a temperature; above 1, the distribution is wider.
 
     Args:
-      temperature: of all predictions, or of each.
+      temperature: one for all predictions, or one for each.
     """
-    scaled_NQ = log_odds_NQ.astype(np.float64) / np.asarray(temperature)[..., None]
+    scaled_NQ = logits_NQ.astype(np.float64) / np.asarray(temperature)[..., None]
     shares_NQ = np.exp(scaled_NQ - scaled_NQ.max(axis=1, keepdims=True))
     return shares_NQ / shares_NQ.sum(axis=1, keepdims=True)
 
 
-def best_temperature(
-    log_odds_NQ: Float[np.ndarray, "N Q"],
+def fit_temperature(
+    logits_NQ: Float[np.ndarray, "N Q"],
     bin_N: Int64[np.ndarray, " N"],
     trials_N: Int64[np.ndarray, " N"],
 ) -> Temperature:
-    """The temperature of `tempered` that gives the truths' bins most probability, as Guo et al.
-    2017 calibrate.
+    """The temperature in `tempered` with the highest likelihood of the truths' bins.
+
+    This is the calibration of Guo et al. 2017, with a temperature that depends on the number of
+    trials.
 
     Args:
-      trials_N: after how many measured trials each prediction was made; beyond the most of them,
-        what is found is extrapolated.
+      trials_N: the number of measured trials before each prediction. Beyond the largest one, the
+        temperature is extrapolated.
     """
-    # Single precision does, and saves most of the time; no exponent is above 0.
-    below_NQ = (log_odds_NQ - log_odds_NQ.max(axis=1, keepdims=True)).astype(np.float32)
+    # Single precision suffices and is much faster; no exponent is above 0.
+    below_NQ = (logits_NQ - logits_NQ.max(axis=1, keepdims=True)).astype(np.float32)
     right_N = below_NQ[np.arange(len(bin_N)), bin_N]
     longest = np.log1p(trials_N.max(initial=1))
 
     def between(ends: Float64[np.ndarray, " 2"]) -> Temperature:
-        """With these logarithms after no and after the most trials."""
+        """The temperature with these logarithms after 0 and after the largest number of trials."""
         first, last = ends
         return Temperature(start=float(np.exp(first)), power=float((last - first) / longest))
 
@@ -91,16 +95,16 @@ def best_temperature(
     bounds = [tuple(np.log(TEMPERATURES))] * 2
     simplex = [[0.0, 0.0], [0.2, 0.0], [0.0, -0.2]]
     options = {"xatol": 1e-3, "fatol": 1e-7, "initial_simplex": simplex}
-    found = scipy.optimize.minimize(
+    result = scipy.optimize.minimize(
         nats, simplex[0], method="Nelder-Mead", bounds=bounds, options=options
     )
-    return between(found.x)
+    return between(result.x)
 
 
 def calibration_curve(
     pit_N: Float[np.ndarray, " N"], levels: int = 20
 ) -> tuple[Float64[np.ndarray, " C"], Float64[np.ndarray, " C"]]:
-    """How often the truth lay in the central interval of each probability: levels, frequencies.
+    """Levels, and how often the truth lay in the central interval of each level.
 
     Equal for calibrated predictions; frequencies below the levels mean overconfidence.
     """
@@ -125,8 +129,10 @@ def expected_calibration_error(
     intervals: int = 100,
     confidence_bins: int = 10,
 ) -> float:
-    """ECE of Guo et al. 2017 with OptFormer's numbers: [0, 1] is cut into 100 equal intervals,
-    which are the classes, and predictions are grouped into 10 bins; see `calibration_error`.
+    """ECE of Guo et al. 2017 with OptFormer's settings.
+
+    The classes are 100 equal intervals of [0, 1], and predictions are grouped into 10 bins of
+    confidence; see `calibration_error`.
     """
     confidence_N, right_N = likeliest(probabilities_NQ, truth_N, intervals=intervals)
     return calibration_error(confidence_N, right_N, bins=confidence_bins)
@@ -138,7 +144,7 @@ def likeliest(
     *,
     intervals: int = 100,
 ) -> tuple[Float64[np.ndarray, " N"], Bool[np.ndarray, " N"]]:
-    """The probability of the likeliest of equal intervals of [0, 1], and whether it was right."""
+    """The probability of the likeliest of equal intervals, and whether it contains the truth."""
     classes_NQ = np.diff(_cdf(probabilities_NQ, np.linspace(0.0, 1.0, intervals + 1)), axis=1)
     likeliest_N = classes_NQ.argmax(1)
     confidence_N = classes_NQ[np.arange(len(classes_NQ)), likeliest_N]
@@ -148,8 +154,10 @@ def likeliest(
 def calibration_error(
     confidence_N: Float64[np.ndarray, " N"], right_N: Bool[np.ndarray, " N"], *, bins: int = 10
 ) -> float:
-    """Predictions are grouped into equal bins of confidence; the mean gap between a group's
-    confidence and how often it was right, weighted by the groups' sizes."""
+    """The mean gap between confidence and accuracy.
+
+    Predictions are grouped into equal bins of confidence, weighted by their sizes.
+    """
     group_N = _bin(confidence_N, bins)
     error = 0.0
     for group in range(bins):
@@ -196,7 +204,7 @@ def _cdf(
     bins = probabilities_NQ.shape[1]
     below_NQ = np.pad(np.cumsum(probabilities_NQ, axis=1, dtype=np.float64), ((0, 0), (1, 0)))
     place_E = edges_E * bins
-    # Edges that are meant to be the same may differ by a rounding error.
+    # Remove rounding errors, so that an edge that falls on a bin's edge is exactly that edge.
     place_E = np.where(np.abs(place_E - np.round(place_E)) < 1e-9, np.round(place_E), place_E)
     left_E = np.minimum(place_E.astype(np.int64), bins - 1)
     share_E = place_E - left_E

@@ -1,4 +1,4 @@
-"""A cache of compiled programs in a folder, for the next process on the same machine."""
+"""A cache of compiled programs in a folder, for later processes on the same machine."""
 
 import contextlib
 import os
@@ -12,11 +12,12 @@ from optformer.errors import ConfigError, make_folder
 
 
 @contextlib.contextmanager
-def kept_programs(folder: Path) -> Iterator[None]:
-    """Within the block, programs that take longer than a second to compile are kept in the folder.
+def cached_programs(folder: Path) -> Iterator[None]:
+    """Within the block, JAX caches programs that compile for more than a second in this folder.
 
-    A resumed run then starts at once. The cache ends with the block: with it, other programs of the
-    same process have been seen to fail. A cache that the user configured in JAX stays.
+    A resumed run then starts without compiling again. The cache is switched off when the block
+    ends, because other programs of the same process were seen to fail with it. A cache that the
+    user has configured in JAX is used instead.
 
     Raises:
       ConfigError: the folder cannot be written to.
@@ -28,16 +29,16 @@ def kept_programs(folder: Path) -> Iterator[None]:
     make_folder(folder)
     try:
         if unfinished.exists() and jax.process_index() == 0:
-            # The last run was killed, and may have been while it wrote the newest.
+            # The last process was killed, perhaps while it wrote the newest entry.
             for newest in sorted(folder.glob("*-cache"), key=os.path.getmtime)[-1:]:
                 newest.unlink()
         unfinished.touch()
     except OSError as error:
         raise ConfigError(
-            f"compiled programs cannot be kept in {folder}: {error.strerror}. Make room there, or "
-            "name another folder."
+            f"compiled programs cannot be cached in {folder}: {error.strerror}. Free some space "
+            "there, or choose another folder."
         ) from error
-    # JAX looks at the setting once, until it is reset.
+    # JAX reads the setting once, until the cache is reset.
     compilation_cache.reset_cache()
     jax.config.update("jax_compilation_cache_dir", str(folder))  # type: ignore[no-untyped-call]
     try:

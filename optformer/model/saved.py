@@ -1,4 +1,4 @@
-"""A model and all that is needed to use it, in memory, whatever format it was read from."""
+"""A model in memory with everything needed to use it, independent of the file format."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -6,25 +6,40 @@ from collections.abc import Mapping
 import numpy as np
 
 from optformer.model.config import ModelConfig, Temperature
+from optformer.model.prior import PriorConfig
 from optformer.tokenization.tokenizer import StudyTokenizer
 
 T5X = "checkpoint"
-"""The file by which a folder is a checkpoint of T5X (`model/t5x.py`)."""
+"""The file that identifies a T5X checkpoint folder (`model/t5x.py`)."""
 
 Tree = dict
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class SavedPrior:
+    """A prior network (`model/prior.py`).
+
+    Attributes:
+      weights: nested dicts and lists of numpy arrays; float16 on disk.
+      about: how it was made, for people to read.
+    """
+
+    config: PriorConfig
+    weights: Tree
+    about: Mapping[str, object] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Checkpoint:
-    """A model and all that is needed to use it.
+    """A model with everything needed to use it.
 
     Attributes:
       weights: nested dicts and lists of numpy arrays.
-      algorithms: whose trajectories it has learned from: what a prompt may name.
-      tokens: the longest trajectory that it has learned from.
-      value_temperature: of predicted metrics after so many trials, where it was found to be
-        calibrated; 1 if nobody looked (`training/validation.py`).
-      about: how it was made: steps, studies, measured losses; for people to read.
+      algorithms: the algorithms in its training data, which a prompt may name.
+      tokens: the length in tokens of the longest trajectory in training.
+      value_temperature: the temperature at which predicted metrics are calibrated, fitted in
+        training (`training/validation.py`); 1 if it was not fitted.
+      about: a description for people: steps, studies, measured losses.
     """
 
     config: ModelConfig
@@ -34,6 +49,7 @@ class Checkpoint:
     tokens: int = 512
     value_temperature: Temperature = dataclasses.field(default_factory=Temperature)
     about: Mapping[str, object] = dataclasses.field(default_factory=dict)
+    prior: SavedPrior | None = None
 
 
 def flatten(tree: Tree | list, prefix: str = "") -> dict[str, np.ndarray]:

@@ -1,13 +1,14 @@
-"""T5X checkpoints in and out: T5 1.1 models, such as Google's released OptFormers.
+"""Reading and writing T5X checkpoints of T5 1.1 models, such as Google's released OptFormers.
 
     checkpoint_700000/
-      checkpoint                              msgpack: the step, and where each array lies
+      checkpoint                              msgpack: the step, and the location of each array
       target.decoder.layers_0.mlp.wo.kernel/  one of the model's arrays, zarr by TensorStore
-      state.param_states.…/                   the optimizer's, which nobody reads here
-      sentencepiece.model                     T5's vocabulary, which T5X keeps elsewhere: add it
+      state.param_states.…/                   the optimizer's state, which is not read
+      sentencepiece.model                     T5's vocabulary; T5X does not save it, so add it
 
-T5X's `examples.t5` network names arrays `decoder/layers_0/mlp/wo/kernel`. In its kernels heads are
-joined, [D, H·K], and one table holds the rows of all ids. Reading executes nothing.
+T5X's `examples.t5` network names arrays like `decoder/layers_0/mlp/wo/kernel`. Its kernels join
+the heads, [D, H·K], and one embedding table has rows for all ids. Reading executes no code from the
+files.
 """
 
 import contextlib
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
 VOCABULARY = "sentencepiece.model"
 
 VERSION = 3
-"""Of the format: T5X writes it since 2021."""
+"""The version of T5X's checkpoint format since 2021."""
 
 ALGORITHMS = (
     "designer_recursive_gp",
@@ -48,27 +49,28 @@ ALGORITHMS = (
     "designer_grid_search_shuffled",
     "designer_grid_search",
 )
-"""Whom the released models imitate [google-research/optformer, neurips22]; the first is GP-UCB."""
+"""The algorithms of the released models [google-research/optformer, neurips22]. The first is
+GP-UCB."""
 
 TOKENS = 1024
-"""How long trajectories may be: the HPO-B model's, which is the shorter of the released two."""
+"""The longest trajectory in tokens, of the HPO-B model. The other released model allows more."""
 
 EMBEDDING, HEAD = "token_embedder/embedding", "decoder/logits_dense/kernel"
 
 SHAPES = ("width", "heads", "head_size", "feed_forward", "encoder_layers", "decoder_layers")
-"""In these and in dropout T5 models may differ."""
+"""The fields that may differ between T5 models, besides dropout."""
 
 SELF = {"encoder": "attention", "decoder": "self_attention"}
-"""What a stack calls its self-attention."""
+"""The name of self-attention in each stack."""
 
 FEED_FORWARD = {"gate": "wi_0", "up": "wi_1", "down": "wo"}
 
 
 def load(folder: Path) -> Checkpoint:
-    """A model that T5X trained in the released format, with the vocabulary in its folder.
+    """A model in the released format, trained by T5X, with its vocabulary in the folder.
 
     Raises:
-      CheckpointError: something is missing, damaged, or not of such a model.
+      CheckpointError: a file is missing or damaged, or the model has another architecture.
     """
     path = folder / VOCABULARY
     if not path.is_file():
@@ -92,17 +94,17 @@ def load(folder: Path) -> Checkpoint:
 
 
 def save(saved: Checkpoint, folder: Path, step: int = 0) -> None:
-    """Writes a model in T5X's layout, so that T5X restores it and `load` reads it.
+    """Writes a model as a T5X checkpoint that T5X and `load` can read.
 
-    Algorithms and the longest trajectory are not written: T5X has no place for them.
+    The names of algorithms and the longest trajectory are lost, because T5X does not store them.
 
     Raises:
-      CheckpointError: its model or its tokens are not T5's, or the folder exists.
+      CheckpointError: the architecture or token format is not T5's, or the folder exists.
     """
     if saved.tokenizer.options != RELEASED:
         raise CheckpointError(
-            "the tokenizer's options are not the released format's, which is what a T5X checkpoint "
-            "is read with. Train with tokenizer=released."
+            "the tokenizer's options differ from the released format, with which T5X checkpoints "
+            "are read. Train with tokenizer=released."
         )
     vocabulary = saved.tokenizer.vocabulary
     write(saved.weights, saved.config, Ids.of(vocabulary), folder, step, vocabulary.text_model)
@@ -112,10 +114,11 @@ def read(folder: Path, ids: Ids) -> tuple[Weights, ModelConfig]:
     """The weights (numpy, float32) of a T5X checkpoint, and the model's shape.
 
     Args:
-      ids: how the rows of its table divide.
+      ids: the division of the rows of its embedding table.
 
     Raises:
-      CheckpointError: the first array that is missing, damaged, too many, or of another shape.
+      CheckpointError: names the first array that is missing, damaged, unexpected, or of another
+        shape.
     """
     arrays = _arrays(folder, _contents(folder)["target"])
     config = _config(folder, arrays)
@@ -126,13 +129,13 @@ def read(folder: Path, ids: Ids) -> tuple[Weights, ModelConfig]:
         if want.get(name) != got:
             hint = f" Is {VOCABULARY} the one of its training?" if name in (EMBEDDING, HEAD) else ""
             raise CheckpointError(
-                f"{folder} is no T5 1.1 model of {ids.text} pieces, {ids.bins} bins and "
+                f"{folder} is not a T5 1.1 model with {ids.text} pieces, {ids.bins} bins and "
                 f"{ids.statuses} rows of padding: {name} has shape {got}, but "
-                f"{want.get(name, 'nothing')} is called for.{hint}"
+                f"{want.get(name, 'nothing')} is expected.{hint}"
             )
     cuts = [ids.text, ids.text + ids.bins]
-    text_TD, bins_QD, unused = np.split(arrays[EMBEDDING], cuts)
-    head_text_TD, head_bins_QD, head_unused = np.split(arrays[HEAD].T, cuts)
+    text_TD, bins_QD, padding_ND = np.split(arrays[EMBEDDING], cuts)
+    head_text_TD, head_bins_QD, head_padding_ND = np.split(arrays[HEAD].T, cuts)
 
     def ours(path: tuple, leaf: jax.ShapeDtypeStruct) -> np.ndarray:
         name = _path(path)
@@ -142,8 +145,8 @@ def read(folder: Path, ids: Ids) -> tuple[Weights, ModelConfig]:
     stacks = {stack: empty[stack] for stack in SELF}
     return jax.tree_util.tree_map_with_path(ours, stacks) | {
         "text": text_TD,
-        "numbers": {"bins": bins_QD, "statuses": unused},
-        "token_head": {"text": head_text_TD, "bins": head_bins_QD, "statuses": head_unused},
+        "numbers": {"bins": bins_QD, "statuses": padding_ND},
+        "token_head": {"text": head_text_TD, "bins": head_bins_QD, "statuses": head_padding_ND},
     }, config
 
 
@@ -155,13 +158,13 @@ def write(
     step: int = 0,
     text_model: bytes | None = None,
 ) -> None:
-    """Writes the folder whole or not at all, without state of an optimizer.
+    """Writes the folder atomically, without an optimizer's state.
 
     Args:
-      text_model: the vocabulary's, to be put beside it.
+      text_model: the SentencePiece model to write into the folder.
 
     Raises:
-      CheckpointError: the model is not T5's, or the folder exists.
+      CheckpointError: the architecture is not T5's, or the folder exists.
     """
     import tensorstore
     from flax import serialization, traverse_util
@@ -170,12 +173,12 @@ def write(
     wrong = [f"model.{k}={v!r} (T5: {released[k]!r})" for k, v in given.items() if v != released[k]]
     if wrong or not ids.text_output:
         raise CheckpointError(
-            f"T5X has no model with {', '.join(wrong) or 'a decoder that writes no text'}. "
+            f"T5X has no model with {', '.join(wrong) or 'a decoder that outputs no text'}. "
             "Train with model=t5-base and tokenizer=released, in any width and depth."
         )
     transformer.check_weights(weights, config, ids)
     if folder.exists():
-        raise CheckpointError(f"{folder} exists. Remove it, or name another.")
+        raise CheckpointError(f"{folder} exists. Remove it, or choose another.")
     folder.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     try:
@@ -211,7 +214,7 @@ def write(
 
 
 def to_t5x(weights: Weights) -> dict[str, AnyArray]:
-    """Our arrays by their names in T5X, in its layout."""
+    """Our weights as T5X's arrays, by name."""
     rows = [
         [table[part] for part in ("text", "bins", "statuses")]
         for table in ({"text": weights["text"]} | weights["numbers"], weights["token_head"])
@@ -231,7 +234,7 @@ def to_t5x(weights: Weights) -> dict[str, AnyArray]:
 
 
 def _contents(folder: Path) -> dict:
-    """What the msgpack file says: `target`, the model's arrays or where they lie, and `state`."""
+    """The contents of the msgpack file: `target` with arrays or their locations, and `state`."""
     from flax import serialization
 
     path = folder / T5X
@@ -243,12 +246,12 @@ def _contents(folder: Path) -> dict:
         raise CheckpointError(f"there is no T5X checkpoint {path}.") from error
     except Exception as error:  # any, from a parser of damaged bytes
         raise CheckpointError(
-            f"{path} is damaged or no T5X checkpoint: {error!r}. Copy it again."
+            f"{path} is damaged or not a T5X checkpoint: {error!r}. Copy it again."
         ) from error
 
 
 def _arrays(folder: Path, target: dict) -> dict[str, np.ndarray]:
-    """The arrays by their names in T5X, float32."""
+    """T5X's arrays by name, float32."""
     from flax import traverse_util
 
     leaves = traverse_util.flatten_dict(  # type: ignore[no-untyped-call]
@@ -273,13 +276,13 @@ def _arrays(folder: Path, target: dict) -> dict[str, np.ndarray]:
 
 
 def _open(folder: Path, placeholder: Mapping) -> "tensorstore.TensorStore":
-    """The array that a placeholder stands for, whatever storage T5X had written it to."""
+    """The array of a placeholder, which may name the storage that T5X originally wrote to."""
     import tensorstore
 
     path = placeholder["kvstore"].get("path") or placeholder["path"]
     place = str(path).rstrip("/")
     if not re.fullmatch(r"\w[\w.]*", place):
-        raise ValueError(f"{path!r} is no folder of the checkpoint")
+        raise ValueError(f"{path!r} is not a folder of the checkpoint")
     kvstore = {"driver": "file", "path": str(folder.resolve() / place)}
     store = tensorstore.open({"driver": "zarr", "kvstore": kvstore}, open=True).result()
     # TensorStore reads a missing chunk as zeros.
@@ -300,7 +303,7 @@ def _reading(folder: Path, name: str) -> Iterator[None]:
 
 
 def _config(folder: Path, arrays: Mapping[str, np.ndarray]) -> ModelConfig:
-    """The shape of the model that has such arrays; `read` checks that each array has it."""
+    """The model's shape, inferred from some arrays; `read` checks all of them against it."""
     layers = {stack: {f"{stack}/layers_0"} for stack in SELF}
     for name in arrays:
         if match := re.match(r"(encoder|decoder)/layers_\d+", name):
@@ -311,7 +314,7 @@ def _config(folder: Path, arrays: Mapping[str, np.ndarray]) -> ModelConfig:
         _, feed_forward = arrays["decoder/layers_0/mlp/wi_0/kernel"].shape
     except (KeyError, ValueError) as error:
         raise CheckpointError(
-            f"{folder} is no T5 1.1 encoder-decoder: {error} is missing or has another shape."
+            f"{folder} is not a T5 1.1 encoder-decoder: {error} is missing or has another shape."
         ) from error
     return dataclasses.replace(
         T5_BASE,
@@ -325,7 +328,7 @@ def _config(folder: Path, arrays: Mapping[str, np.ndarray]) -> ModelConfig:
 
 
 def _like_t5(config: ModelConfig) -> ModelConfig:
-    """T5's model of this size."""
+    """The T5 model of this size."""
     sizes = {name: getattr(config, name) for name in (*SHAPES, "dropout")}
     return dataclasses.replace(T5_BASE, **sizes)
 

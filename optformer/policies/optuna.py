@@ -39,9 +39,11 @@ from optuna.distributions import (
 )
 from optuna.trial import FrozenTrial, TrialState
 
+from optformer.convert import conditions
 from optformer.convert import optuna as optuna_studies
 from optformer.errors import StudyError
-from optformer.policies.model import OptFormer, PolicyConfig, load
+from optformer.policies.config import PolicyConfig
+from optformer.policies.model import OptFormer, load
 from optformer.study import Parameter, Problem, State, Trial, Value, from_trials
 
 _CHOSEN = "optformer:chosen"  # a trial's system attribute: what was chosen for it, as JSON
@@ -176,7 +178,7 @@ def _placed(space: _Space, completed: Sequence[FrozenTrial]) -> dict[str, Parame
     drawn = [
         values for each in completed if (values := optuna_studies.values_of(flat, each.params))
     ]
-    return optuna_studies.with_conditions(flat, drawn)
+    return conditions.with_conditions(flat, drawn)
 
 
 def _history(
@@ -189,7 +191,7 @@ def _history(
         if each.state == TrialState.RUNNING:
             chosen = json.loads(each.system_attrs.get(_CHOSEN, "{}"))
             values = {name: chosen[name] for name in chosen if name in parameters} | values
-        if not optuna_studies.is_whole(problem, values) or not all(
+        if not conditions.is_complete(problem, values) or not all(
             _is_legal(parameters[name], value) for name, value in values.items()
         ):
             continue

@@ -1,27 +1,49 @@
 """What stands between the network and the service.
 
-Each request is held to the limits, counted, and written to the log as one line. An error goes to
-the client that caused it, in words that tell it what is wrong; what the fault of the service is
-stands in the log, under a number that the client gets.
+Each request is held to the limits, waits its turn, is counted, and is written to the log as one
+line. An error goes to the client that caused it, in words that tell it what is wrong. What is a
+fault of the service stands in the log, under a number that the client gets.
+
+All of this runs in one event loop, which computes nothing itself. Requests run on the threads of
+two queues: one for suggestions, and one for what takes milliseconds. So a client that sends slowly,
+reads slowly or is gone holds no thread.
 """
 
+import asyncio
 import contextlib
+import functools
 import itertools
 import logging
+import threading
 import time
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import grpc
 import sqlalchemy
-from google.protobuf.message import Message
-from vizier._src.service import custom_errors, grpc_util
+from google.protobuf import message_factory
+from google.protobuf.message import DecodeError, Message
+from vizier._src.service import custom_errors, vizier_service_pb2
 
 from optformer.errors import OptFormerError
-from optformer.service.limits import FullError, Limits
+from optformer.service.access import Access, ForbiddenError, UnknownClientError
+from optformer.service.fair import ClosedError, FairQueue
+from optformer.service.limits import FullError, Limits, RefusedError
 from optformer.service.observe import Metrics
 from optformer.service.servicer import StudyService
+from optformer.service.store import BusyError
+
+if TYPE_CHECKING:
+    from grpc.aio import ServicerContext
 
 SERVICE = "vizier.VizierService"
+
+UNREAD_OF_ONE = 64 << 20
+"""How many bytes of answers an owner's clients may leave unread before they get no more."""
+
+UNREAD_OF_ALL = 256 << 20
+"""And all together, before owners that have any unread get no more."""
 
 _LOG = logging.getLogger("optformer.requests")
 _MOST_DETAILS = 1000  # characters; gRPC sends them in a header, whose size is limited
@@ -33,101 +55,234 @@ _CODES: tuple[tuple[type[Exception], grpc.StatusCode], ...] = (
     (custom_errors.AlreadyExistsError, _Code.ALREADY_EXISTS),
     (custom_errors.ImmutableStudyError, _Code.FAILED_PRECONDITION),
     (custom_errors.ImmutableTrialError, _Code.FAILED_PRECONDITION),
+    (UnknownClientError, _Code.UNAUTHENTICATED),
+    (ForbiddenError, _Code.PERMISSION_DENIED),
+    (ClosedError, _Code.UNAVAILABLE),
 )
+# The database is away, full, read-only, or held by others. It may be back in a moment.
+_AWAY = (
+    BusyError,
+    sqlalchemy.exc.OperationalError,
+    sqlalchemy.exc.InterfaceError,
+    sqlalchemy.exc.InternalError,
+    sqlalchemy.exc.TimeoutError,
+)
+_REQUESTS = {
+    method.name: message_factory.GetMessageClass(method.input_type)
+    for method in vizier_service_pb2.DESCRIPTOR.services_by_name["VizierService"].methods
+}
 
 
-class Guard(grpc.ServerInterceptor):
-    """Answers Vizier's requests through the service, within the limits."""
+class Guard(grpc.GenericRpcHandler):
+    """Answers Vizier's requests through the service, within the limits.
 
-    def __init__(self, service: StudyService, limits: Limits, metrics: Metrics) -> None:
-        self._service = service
-        self._limits = limits
-        self._metrics = metrics
-        self._numbers = itertools.count(1)
+    Args:
+      cores: how many suggestions are computed at the same time.
+      access: who may use whose studies; None for everybody all.
+    """
 
-    def intercept_service(
+    def __init__(
         self,
-        continuation: Callable[[grpc.HandlerCallDetails], grpc.RpcMethodHandler | None],
-        handler_call_details: grpc.HandlerCallDetails,
-    ) -> grpc.RpcMethodHandler | None:
-        """The handler of a method, guarded if it is one of Vizier's."""
-        handler = continuation(handler_call_details)
-        service, _, method = handler_call_details.method.lstrip("/").rpartition("/")
-        if handler is None or service != SERVICE:
-            return handler
-        return grpc.unary_unary_rpc_method_handler(
-            lambda request, context: self._answer(method, handler.unary_unary, request, context),
-            request_deserializer=handler.request_deserializer,
-            response_serializer=handler.response_serializer,
+        service: StudyService,
+        limits: Limits,
+        metrics: Metrics,
+        *,
+        cores: int,
+        access: Access | None = None,
+    ) -> None:
+        self._service, self._limits, self._metrics = service, limits, metrics
+        self._access = access
+        self._numbers = itertools.count(1)
+        self._unread = _Unread()
+        # With one thread more than an owner may use, another owner's suggestion starts at once.
+        self._suggestions = FairQueue(
+            "suggest",
+            threads=cores + 1,
+            per_owner=cores,
+            waiting=limits.waiting,
+            one_per_study=True,
+        )
+        self._quick = FairQueue(
+            "quick", threads=8, per_owner=6, waiting=limits.waiting, one_per_study=False
         )
 
-    def _answer(
-        self,
-        method: str,
-        answer: Callable[[Message, None], Message],
-        request: Message,
-        context: grpc.ServicerContext,
-    ) -> Message | None:
+    def service(
+        self, handler_call_details: grpc.HandlerCallDetails
+    ) -> grpc.RpcMethodHandler | None:
+        """The handler of a method of Vizier's service."""
+        service, _, method = handler_call_details.method.lstrip("/").rpartition("/")
+        if service != SERVICE or method not in _REQUESTS:
+            return None
+
+        async def answer(message: bytes, context: "ServicerContext") -> bytes | None:
+            return await self._answer(method, message, context)
+
+        return grpc.unary_unary_rpc_method_handler(answer)
+
+    def close(self, wait: float) -> bool:
+        """Drops what waits, and waits so many seconds for what runs; whether it has ended."""
+        until = time.monotonic() + wait
+        ended = [
+            queue.close(max(0.0, until - time.monotonic()))
+            for queue in (self._quick, self._suggestions)
+        ]
+        return all(ended)
+
+    async def _answer(
+        self, method: str, message: bytes, context: "ServicerContext"
+    ) -> bytes | None:
         number = next(self._numbers)
         start = time.perf_counter()
         code, details = _Code.OK, ""
-        response: Message | None = None
+        request: Message = _REQUESTS[method]()
+        response: bytes | None = None
         with self._metrics.in_flight.track_inprogress():
             try:
-                self._limits.check(request)
-                if method in ("SuggestTrials", "CreateTrial"):
-                    more = request.suggestion_count if method == "SuggestTrials" else 1
-                    self._limits.check_room(self._service.trials(request.parent), more)
-                # Given a context, Vizier notes an error in it and goes on; without one, it raises.
-                response = answer(request, None)
+                _parse(request, message)
+                response = await self._respond(method, request, context)
+            except asyncio.CancelledError:
+                code, details = _Code.CANCELLED, "the client is gone, or its deadline has passed"
+                raise
             except Exception as error:  # the edge: whatever it is, only this request fails
+                response = None
                 code, details, ours = failure(error, number)
                 if ours:
-                    with contextlib.suppress(sqlalchemy.exc.SQLAlchemyError):
-                        self._service.recover()
-                    _LOG.exception("request %d failed", number, extra={"request": number})
-        seconds = time.perf_counter() - start
-        self._metrics.requests.labels(method, code.name).inc()
-        self._metrics.seconds.labels(method).observe(seconds)
-        if method == "SuggestTrials" and response is not None:
-            self._metrics.suggestions.inc(request.suggestion_count)
-        _log(number, method, request, context, code, details, seconds)
+                    _LOG.error(
+                        "request %d failed", number, exc_info=error, extra={"request": number}
+                    )
+            finally:
+                seconds = time.perf_counter() - start
+                self._metrics.requests.labels(method, code.name).inc()
+                self._metrics.seconds.labels(method).observe(seconds)
+                _log(number, method, request, context, code, details, seconds)
         if response is None:
-            context.abort(code, details)
+            await context.abort(code, details)
+        elif method == "SuggestTrials":
+            self._metrics.suggestions.inc(request.suggestion_count)
         return response
+
+    async def _respond(self, method: str, request: Message, context: "ServicerContext") -> bytes:
+        self._limits.check(request)
+        owner, study = _about(request)
+        if self._access is not None:
+            self._access.check(owner, _token(context), _certificate_names(context))
+        self._unread.check(owner)
+        if method == "SuggestTrials":
+            answer = await self._suggest(owner, study, request)
+        else:
+            job = functools.partial(self._call, method, request)
+            answer = await asyncio.wrap_future(self._quick.submit(owner, study, job))
+        self._unread.check(owner)
+        self._unread.add(owner, answer)
+        return answer
+
+    def _call(self, method: str, request: Message) -> bytes:
+        response = getattr(self._service, method)(request)
+        return response if isinstance(response, bytes) else response.SerializeToString()
+
+    async def _suggest(self, owner: str, study: str, request: Message) -> bytes:
+        gone = threading.Event()
+
+        def step() -> bytes | None:
+            operation = self._service.suggest(request, wanted=lambda: not gone.is_set())
+            return operation and operation.SerializeToString()
+
+        try:
+            # Each step waits its turn, so that a request for many holds nobody up.
+            while True:
+                done = await asyncio.wrap_future(self._suggestions.submit(owner, study, step))
+                if done is not None:
+                    return done
+        except asyncio.CancelledError:
+            gone.set()
+            raise
+
+
+class _Unread:
+    """The bytes of answers that clients have not read yet; used by the event loop only."""
+
+    def __init__(self) -> None:
+        self._of: Counter[str] = Counter()
+
+    def check(self, owner: str) -> None:
+        """Refuses requests of an owner whose clients do not read.
+
+        Raises:
+          FullError: too many answers are unread, of this owner or of all.
+        """
+        unread = self._of[owner]
+        if unread > UNREAD_OF_ONE:
+            raise FullError(
+                f"there are {unread:,} bytes of answers that clients of owner {owner!r} have not "
+                "read yet."
+            )
+        if unread and self._of.total() > UNREAD_OF_ALL:
+            raise FullError("the service has too many answers that its clients have not read yet.")
+
+    def add(self, owner: str, response: bytes) -> None:
+        """Counts an answer until it is read, or its connection ends."""
+        task, size = asyncio.current_task(), len(response)
+        assert task is not None
+        self._of[owner] += size
+
+        def read(_: object) -> None:
+            self._of[owner] -= size
+            if not self._of[owner]:
+                del self._of[owner]
+
+        task.add_done_callback(read)
 
 
 def failure(error: Exception, number: int) -> tuple[grpc.StatusCode, str, bool]:
     """The code and words for the client of a request, and whether the fault is the service's."""
-    chain = [error]
-    while (cause := chain[-1].__cause__) is not None and isinstance(cause, Exception):
-        chain.append(cause)
-    # What a policy says comes wrapped in a RuntimeError of Vizier's.
-    for each in reversed(chain):
-        for kind, code in _CODES:
-            if isinstance(each, kind):
-                return code, _words(each), False
-        if isinstance(each, grpc_util.LocalRpcError):
-            return _told(each), _shortened(str(each.details())), False
-        if isinstance(each, sqlalchemy.exc.SQLAlchemyError):
-            break
-    # Vizier raises ValueError for what cannot be parsed: names, search spaces, algorithms.
-    if isinstance(error, ValueError) and len(chain) == 1:
-        return _Code.INVALID_ARGUMENT, _words(error), False
-    return _Code.INTERNAL, f"the service failed; its log has more about request {number}.", True
+    for kind, code in _CODES:
+        if isinstance(error, kind):
+            return code, _words(error), False
+    more = f"its log has more about request {number}."
+    if isinstance(error, _AWAY):
+        return _Code.UNAVAILABLE, f"the database cannot be used just now; {more}", True
+    return _Code.INTERNAL, f"the service failed; {more}", True
 
 
-def _told(error: grpc_util.LocalRpcError) -> grpc.StatusCode:
-    # Vizier's code for any ValueError is UNKNOWN.
-    return _Code.INVALID_ARGUMENT if error.code() == _Code.UNKNOWN else error.code()
+def _parse(request: Message, message: bytes) -> None:
+    try:
+        request.ParseFromString(message)
+    except DecodeError as error:
+        kind = request.DESCRIPTOR.name
+        raise RefusedError(f"the message is no {kind}, or nested too deep.") from error
+
+
+def _about(request: Message) -> tuple[str, str]:
+    """The owner and the study that a request is about; of CreateStudy and ListStudies, none."""
+    parts = _resource(request).split("/")
+    return (parts[1] if len(parts) > 1 else ""), (parts[3] if len(parts) > 3 else "")
+
+
+def _resource(request: Message) -> str:
+    fields = request.DESCRIPTOR.fields_by_name
+    about = next((field for field in ("parent", "name", "trial_name") if field in fields), None)
+    return getattr(request, about) if about else ""
+
+
+def _token(context: "ServicerContext") -> str | None:
+    for key, value in context.invocation_metadata() or ():
+        if key == "authorization" and isinstance(value, str):
+            kind, _, token = value.partition(" ")
+            return token.strip() if kind.lower() == "bearer" else None
+    return None
+
+
+def _certificate_names(context: "ServicerContext") -> Iterator[str]:
+    said = context.auth_context()
+    for key in ("x509_common_name", "x509_subject_alternative_name"):
+        for name in said.get(key, ()):
+            with contextlib.suppress(UnicodeDecodeError):
+                yield name.decode()
 
 
 def _words(error: Exception) -> str:
     # A KeyError would quote its message.
-    return _shortened(" ".join(map(str, error.args)) or type(error).__name__)
-
-
-def _shortened(words: str) -> str:
+    words = " ".join(map(str, error.args)) or type(error).__name__
     return words if len(words) <= _MOST_DETAILS else words[: _MOST_DETAILS - 1] + "…"
 
 
@@ -135,17 +290,15 @@ def _log(
     number: int,
     method: str,
     request: Message,
-    context: grpc.ServicerContext,
+    context: "ServicerContext",
     code: grpc.StatusCode,
     details: str,
     seconds: float,
 ) -> None:
-    fields = request.DESCRIPTOR.fields_by_name
-    about = next((field for field in ("parent", "name", "trial_name") if field in fields), None)
     what = {
         "request": number,
         "method": method,
-        "about": getattr(request, about)[:256] if about else "",
+        "about": _resource(request)[:256],
         "peer": context.peer(),
         "code": code.name,
         "ms": round(1e3 * seconds, 1),

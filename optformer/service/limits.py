@@ -1,6 +1,7 @@
-"""What a request may ask for. What goes beyond is refused, to that client only."""
+"""The most that a request may ask for. What exceeds a limit is refused, to that client only."""
 
 import dataclasses
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from optformer.errors import ConfigError
@@ -24,17 +25,27 @@ class Limits:
 
     Attributes:
       message: bytes of a request.
-      name: characters of an owner's, a study's or a client's name.
+      name: characters of the name of an owner, study, client, parameter or metric.
       parameters: of a search space, conditional ones included.
+      values: of all categorical and discrete parameters of a search space together.
+      metrics: of a study.
       trials: of a study.
+      study: bytes of a study with its trials, metadata and measurements, and of an answer.
+      studies: of an owner.
       count: suggestions in one request.
+      waiting: requests of one owner that wait or run at the same time.
     """
 
     message: int = 4 << 20
     name: int = 256
     parameters: int = 1000
+    values: int = 10_000
+    metrics: int = 100
     trials: int = 10_000
+    study: int = 16 << 20
+    studies: int = 10_000
     count: int = 100
+    waiting: int = 256
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
@@ -59,12 +70,7 @@ class Limits:
             self._check_name("client_id", request.client_id)
         if "study" in fields:
             self._check_name("display_name", request.study.display_name)
-            count = _parameters(request.study.study_spec.parameters)
-            if count > self.parameters:
-                raise FullError(
-                    f"the search space has {count} parameters; this service takes "
-                    f"{self.parameters}."
-                )
+            self._check_spec(request.study.study_spec)
         if "suggestion_count" in fields:
             count = request.suggestion_count
             if count < 1:
@@ -74,23 +80,37 @@ class Limits:
                     f"count={count} suggestions at once; this service gives {self.count}."
                 )
 
-    def check_room(self, trials: int, more: int) -> None:
-        """Checks that a study with so many trials can have more.
+    def _check_spec(self, spec: "study_pb2.StudySpec") -> None:
+        self._check_most(len(spec.metrics), self.metrics, "the study has", "metrics")
+        for metric in spec.metrics:
+            self._check_name("a metric's name", metric.metric_id)
+        parameters, values = len(spec.parameters), 0
+        # Lengths before contents: a message can hold millions of either.
+        self._check_most(parameters, self.parameters, "the search space has", "parameters")
+        for parameter in every_parameter(spec.parameters):
+            self._check_size("a parameter's name", parameter.parameter_id)
+            parameters += len(parameter.conditional_parameter_specs)
+            self._check_most(parameters, self.parameters, "the search space has", "parameters")
+            values += len(parameter.categorical_value_spec.values)
+            values += len(parameter.discrete_value_spec.values)
+            for child in parameter.conditional_parameter_specs:
+                values += len(child.parent_categorical_values.values)
+                values += len(child.parent_discrete_values.values)
+                values += len(child.parent_int_values.values)
+            self._check_most(values, self.values, "the search space has", "values to choose from")
 
-        Raises:
-          FullError: it cannot.
-        """
-        if trials + more > self.trials:
-            raise FullError(
-                f"the study has {trials} trials; this service takes {self.trials} in one. Start "
-                "another study."
-            )
+    def _check_most(self, count: int, most: int, owner: str, what: str) -> None:
+        if count > most:
+            raise FullError(f"{owner} {count:,} {what} or more; this service takes {most:,}.")
 
-    def _check_name(self, field: str, name: str) -> None:
+    def _check_size(self, field: str, name: str) -> None:
         if len(name) > self.name:
             raise RefusedError(
                 f"{field} has a part of {len(name):,} characters; this service takes {self.name}."
             )
+
+    def _check_name(self, field: str, name: str) -> None:
+        self._check_size(field, name)
         if not name or not name.isprintable() or "/" in name:
             raise RefusedError(
                 f"{field} has the part {name!r}: it must not be empty, and have only printable "
@@ -98,11 +118,12 @@ class Limits:
             )
 
 
-def _parameters(specs: "list[study_pb2.StudySpec.ParameterSpec]") -> int:
-    """How many parameters there are, counted with a list of our own: nesting is the client's."""
-    waiting, count = list(specs), 0
+def every_parameter(
+    specs: "list[study_pb2.StudySpec.ParameterSpec]",
+) -> "Iterator[study_pb2.StudySpec.ParameterSpec]":
+    """All parameters of a search space. No recursion: clients choose the depth."""
+    waiting = list(specs)
     while waiting:
         spec = waiting.pop()
-        count += 1
+        yield spec
         waiting += [child.parameter_spec for child in spec.conditional_parameter_specs]
-    return count

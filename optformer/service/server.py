@@ -3,12 +3,12 @@
 import contextlib
 import dataclasses
 import logging
+import os
 import signal
 import threading
 import time
 import types
 from collections.abc import Iterator
-from concurrent import futures
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,10 +16,10 @@ from optformer.errors import ConfigError
 from optformer.service.limits import Limits
 
 if TYPE_CHECKING:
-    import grpc
     from vizier import pythia
 
     from optformer.policies.model import OptFormer
+    from optformer.service.access import Access
     from optformer.service.observe import LogFormat, Metrics
     from optformer.service.servicer import StudyService
     from optformer.service.tls import Certificates
@@ -27,9 +27,6 @@ if TYPE_CHECKING:
 MEMORY = "sqlite:///:memory:"
 GRACE_SECONDS = 25.0
 """How long requests in flight may take when the service stops. Most clusters kill after 30."""
-
-THREADS = 30
-"""How many requests are answered at the same time; more wait in line."""
 
 _LOCAL = ("localhost", "127.0.0.1", "[::1]")
 
@@ -43,91 +40,67 @@ def running(
     policy_factory: "pythia.PolicyFactory | None" = None,
     limits: Limits | None = None,
     tls: "Certificates | None" = None,
+    access: "Access | None" = None,
     metrics: "Metrics | None" = None,
 ) -> Iterator[str]:
     """A Vizier service in this process while the block runs; yields its `host:port`.
 
-    It also answers gRPC's standard health checks. At the end it takes no new requests and waits
-    for those in flight.
+    It also answers gRPC's standard health checks: SERVING while the database can be written. At the
+    end it takes no new requests, and those in flight have `GRACE_SECONDS`.
 
     Args:
       port: None for a free one.
       database_url: SQLAlchemy's; studies in it are there again after a restart.
       policy_factory: whose algorithms it offers; None for Vizier's own.
       tls: its certificate; None for plain text.
+      access: who may use whose studies; None for everybody all.
       metrics: where requests are counted.
 
     Raises:
-      ConfigError: the port is taken, or the database cannot be opened.
+      ConfigError: the port is taken, or the database cannot be opened or written.
     """
-    import jax
+    from optformer.policies.vizier import VizierPolicyFactory
+    from optformer.service import guard, listening, observe
+
+    limits = limits or Limits()
+    service = _open(database_url, policy_factory or VizierPolicyFactory(), limits)
+    with contextlib.closing(service):
+        door = guard.Guard(
+            service, limits, metrics or observe.Metrics(), cores=_cores(), access=access
+        )
+        try:
+            listener = listening.start(service, door, f"{host}:{port or 0}", limits, tls)
+        except BaseException:
+            door.close(0.0)
+            raise
+        try:
+            yield f"{host}:{listener.port}"
+        finally:
+            until = time.monotonic() + GRACE_SECONDS
+            listener.stop(GRACE_SECONDS)
+            door.close(max(0.0, until - time.monotonic()))
+
+
+def _open(
+    database_url: str, policy_factory: "pythia.PolicyFactory", limits: Limits
+) -> "StudyService":
     import sqlalchemy
 
-    from optformer.policies.vizier import VizierPolicyFactory
     from optformer.service.servicer import StudyService
 
-    # Starting a service turns JAX to 64 bits in the whole process, for Vizier's own algorithms.
-    # `VizierPolicyFactory` gives them that; training in this process must not change.
-    wide = jax.config.read("jax_enable_x64")  # type: ignore[no-untyped-call]
     try:
-        service = StudyService(database_url, policy_factory or VizierPolicyFactory())
+        return StudyService(database_url, policy_factory, limits)
     except (sqlalchemy.exc.SQLAlchemyError, ImportError) as error:
         raise ConfigError(
-            f"the database {_shown(database_url)} cannot be opened: "
+            f"the database {_shown(database_url)} cannot be opened and written: "
             f"{str(error).splitlines()[0]}. Give a file or an SQLAlchemy URL, like "
             "sqlite:///studies.db."
         ) from error
-    finally:
-        jax.config.update("jax_enable_x64", wide)  # type: ignore[no-untyped-call]
-    with contextlib.closing(service):
-        server, port = _listening(service, host, port or 0, limits or Limits(), tls, metrics)
-        try:
-            yield f"{host}:{port}"
-        finally:
-            server.stop(grace=GRACE_SECONDS).wait()
 
 
-def _listening(
-    service: "StudyService",
-    host: str,
-    port: int,
-    limits: Limits,
-    tls: "Certificates | None",
-    metrics: "Metrics | None",
-) -> "tuple[grpc.Server, int]":
-    import grpc
-    from grpc_health.v1 import health, health_pb2, health_pb2_grpc
-    from vizier._src.service import vizier_service_pb2_grpc
-
-    from optformer.service import guard, observe
-
-    server = grpc.server(
-        futures.ThreadPoolExecutor(THREADS, "requests"),
-        interceptors=[guard.Guard(service, limits, metrics or observe.Metrics())],
-        options=[
-            ("grpc.max_receive_message_length", limits.message),
-            # Otherwise gRPC shares a taken port silently, and a client may reach the other server.
-            ("grpc.so_reuseport", 0),
-        ],
-    )
-    vizier_service_pb2_grpc.add_VizierServiceServicer_to_server(service, server)
-    checks = health.HealthServicer()
-    for name in ("", guard.SERVICE):
-        checks.set(name, health_pb2.HealthCheckResponse.SERVING)
-    health_pb2_grpc.add_HealthServicer_to_server(checks, server)
-    address = f"{host}:{port}"
-    try:
-        if tls is None:
-            port = server.add_insecure_port(address)
-        else:
-            port = server.add_secure_port(address, tls.of_server())
-    except RuntimeError as error:
-        raise ConfigError(
-            f"cannot listen on {address}: is the port taken, or the host another machine's? "
-            "Choose another --port or --host."
-        ) from error
-    server.start()
-    return server, port
+def _cores() -> int:
+    """How many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @contextlib.contextmanager
@@ -186,7 +159,12 @@ class Serving:
 
     Attributes:
       tls: the service's certificate; None for plain text.
-      metrics_port: where Prometheus reads, over HTTP at the same host; None for nowhere.
+      access: who may use whose studies; None for everybody all.
+      open: whether everybody who reaches the service may use it. Without this or `access`, it only
+        listens on this machine.
+      metrics_port: where Prometheus reads: over HTTPS at the same host if there is a certificate,
+        otherwise over HTTP on this machine, or at the same host if the service is open; None for
+        nowhere.
       warm_up: numbers of parameters; what studies with so many take is compiled before the service
         listens, and so before it is healthy.
       compiled: where that is kept for the next start; None for nowhere.
@@ -197,10 +175,24 @@ class Serving:
     database_url: str = MEMORY
     limits: Limits = dataclasses.field(default_factory=Limits)
     tls: "Certificates | None" = None
+    access: "Access | None" = None
+    open: bool = False
     metrics_port: int | None = None
     log_format: "LogFormat" = "text"
     warm_up: tuple[int, ...] = ()
     compiled: Path | None = None
+
+    def __post_init__(self) -> None:
+        if self.host not in _LOCAL and self.access is None and not self.open:
+            raise ConfigError(
+                f"on {self.host}, everybody who reaches it could read and delete all studies. Name "
+                "the clients with --access FILE, or say --open."
+            )
+
+    @property
+    def metrics_host(self) -> str:
+        """Where Prometheus reads."""
+        return self.host if self.tls is not None or self.open else _LOCAL[0]
 
 
 def serve(checkpoint: Path, serving: Serving) -> None:
@@ -212,6 +204,9 @@ def serve(checkpoint: Path, serving: Serving) -> None:
       CheckpointError: the model cannot be loaded.
       ConfigError: a port is taken, or the database cannot be opened.
     """
+    # Read when numpy is first imported. Suggestions run side by side, one on each core: the threads
+    # of one would only be in the way of the others.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     import optformer
     from optformer.policies.vizier import ALGORITHMS, OptFormerPolicyFactory
     from optformer.service.observe import Metrics, start_log
@@ -219,8 +214,9 @@ def serve(checkpoint: Path, serving: Serving) -> None:
     start_log(serving.log_format)
     log = logging.getLogger("optformer.server")
     model = optformer.load(checkpoint)
-    _warm_up(model, serving)
     factory = OptFormerPolicyFactory(model)
+    _open(serving.database_url, factory, serving.limits).close()  # fails before the long part
+    _warm_up(model, serving)
     stop = threading.Event()
 
     def told(number: int, frame: types.FrameType | None) -> None:
@@ -231,7 +227,7 @@ def serve(checkpoint: Path, serving: Serving) -> None:
         signal.signal(number, told)
     metrics = Metrics()
     with (
-        _exported(metrics, serving.host, serving.metrics_port),
+        _exported(metrics, serving),
         running(
             host=serving.host,
             port=serving.port,
@@ -239,17 +235,24 @@ def serve(checkpoint: Path, serving: Serving) -> None:
             policy_factory=factory,
             limits=serving.limits,
             tls=serving.tls,
+            access=serving.access,
             metrics=metrics,
         ) as endpoint,
     ):
         log.info("serving %s on %s", checkpoint, endpoint)
         log.info("studies are kept in %s", _shown(serving.database_url))
         log.info("algorithms: %s, and Vizier's own", ", ".join(ALGORITHMS))
+        if serving.open and serving.access is None:
+            log.warning("everybody who reaches %s can use all studies (--open)", endpoint)
         if serving.tls is None and serving.host not in _LOCAL:
-            log.warning("everybody who reaches %s can use it: there is no --tls-cert", endpoint)
+            log.warning("%s takes plain text, tokens included: there is no --tls-cert", endpoint)
         stop.wait()
         log.info("stopping: no new requests; those in flight have %.0f s", GRACE_SECONDS)
     log.info("stopped")
+    if any(thread.name.startswith("suggest") for thread in threading.enumerate()):
+        # One that computes is not waited for; its request was told to try again.
+        logging.shutdown()
+        os._exit(0)
 
 
 def _warm_up(model: "OptFormer", serving: Serving) -> None:
@@ -265,22 +268,32 @@ def _warm_up(model: "OptFormer", serving: Serving) -> None:
 
 
 @contextlib.contextmanager
-def _exported(metrics: "Metrics", host: str, port: int | None) -> Iterator[None]:
-    """The numbers on an HTTP port while the block runs, if there is one."""
+def _exported(metrics: "Metrics", serving: Serving) -> Iterator[None]:
+    """The numbers on a port of their own while the block runs, if there is one."""
     import prometheus_client
 
+    host, port, tls = serving.metrics_host, serving.metrics_port, serving.tls
     if port is None:
         yield
         return
+    authority = None if tls is None else tls.authority
     try:
         server, thread = prometheus_client.start_http_server(
-            port, addr=host, registry=metrics.registry
+            port,
+            addr=host,
+            registry=metrics.registry,
+            certfile=None if tls is None else str(tls.certificate),
+            keyfile=None if tls is None else str(tls.key),
+            client_cafile=None if authority is None else str(authority),
+            client_auth_required=authority is not None,
         )
     except OSError as error:
         raise ConfigError(
             f"cannot listen on {host}:{port}: {error.strerror}. Choose another --metrics-port."
         ) from error
-    logging.getLogger("optformer.server").info("metrics on http://%s:%d/metrics", host, port)
+    scheme = "http" if tls is None else "https"
+    log = logging.getLogger("optformer.server")
+    log.info("metrics on %s://%s:%d/metrics", scheme, host, port)
     try:
         yield
     finally:

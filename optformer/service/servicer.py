@@ -1,252 +1,516 @@
-"""Vizier's service with our policies, and what it needs to hold under load and faults.
+"""Vizier's service with our policies: what each of its methods does to studies and trials.
 
-What differs from Vizier's own:
+Where it differs from Vizier's own:
 
-- A suggestion is computed within its request, so an operation is finished when a client first hears
-  of it. Operations live in memory and not in the database. A server that is killed leaves none
-  behind that its client would wait for, and a suggestion is one commit and not four.
-- SQLite writes ahead (WAL) and waits for the disk at each commit: what was acknowledged is there
-  after kill -9 and after a power cut. Look-ups by study have an index.
-- A trial is completed only with a finite value of every objective, and only once. (Vizier writes
-  the second value over the first, and a NaN would stop the study's later suggestions.)
+- Several servers can share a database (`service/store.py`). A suggestion is computed without a lock
+  and stored in one transaction, which first looks whether its client got a trial elsewhere.
+- A suggestion is computed within its request: an operation is finished when a client first hears of
+  it, so that a server that is killed leaves none behind that its client would wait for.
+- What would stop a study's later suggestions is refused before it is stored (`service/checks.py`).
+- Trials that wait to be evaluated (REQUESTED) are given out in the order in which they were added.
 - A study cannot name another server to ask for suggestions.
-- Bytes are stored as bytes, so that PostgreSQL takes them, and several servers can share it.
+- No trial is told to stop, unless someone called StopTrial. (Vizier's default stops random ones.)
 """
 
-import collections
-import contextlib
-import math
-import threading
-from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING
+import itertools
+from collections.abc import Callable
+from typing import TYPE_CHECKING, TypeVar
 
-import sqlalchemy
+import numpy as np
 from google.longrunning import operations_pb2
+from google.protobuf import empty_pb2, timestamp_pb2
+from vizier import pythia
+from vizier import pyvizier as vz
 from vizier._src.service import (
     custom_errors,
-    pythia_service,
     resources,
-    sql_datastore,
-    study_pb2,
-    types,
-    vizier_service,
+    service_policy_supporter,
     vizier_service_pb2,
+    vizier_service_pb2_grpc,
 )
+from vizier._src.service.study_pb2 import Study, Trial
+from vizier.service import pyvizier as service_vz
 
-from optformer.errors import StudyError
+from optformer.policies.vizier import ALGORITHMS
+from optformer.service.checks import (
+    State,
+    check_measurement,
+    check_parameters,
+    study_config,
+    usable,
+)
+from optformer.service.limits import FullError, Limits, RefusedError
+from optformer.service.store import Records, Store, repeated
 
 if TYPE_CHECKING:
-    import sqlite3
+    from jaxtyping import Float64
 
-    import grpc
-    from vizier import pythia
+pb = vizier_service_pb2
 
-_OPERATIONS = 1000  # how many finished ones can still be asked for
-_ATTEMPTS = 20  # to give a trial a number that no other server gives
-_WAIT_SECONDS = 30.0  # for another process to let go of an SQLite file
+_Resource = TypeVar("_Resource")
+
+_ATTEMPTS = 2  # to suggest without holding up the other servers that add trials
+_MUTABLE = (State.ACTIVE, State.STOPPING)
 
 
-class StudyService(vizier_service.VizierServicer):
-    """Answers the requests of Vizier's clients.
+class UnwantedError(Exception):
+    """Nobody waits for the answer any more."""
+
+
+class StudyService(vizier_service_pb2_grpc.VizierServiceServicer):
+    """Answers the requests of Vizier's clients. Safe to use from several threads.
 
     Args:
       database_url: SQLAlchemy's.
       policy_factory: whose algorithms it offers.
     """
 
-    def __init__(self, database_url: str, policy_factory: "pythia.PolicyFactory") -> None:
-        super().__init__(database_url=None)
-        self.datastore = Datastore(database_url)
-        self.default_pythia_service = pythia_service.PythiaServicer(
-            self, policy_factory=policy_factory
+    def __init__(
+        self,
+        database_url: str,
+        policy_factory: Callable[..., pythia.Policy],
+        limits: Limits | None = None,
+    ) -> None:
+        self._limits = limits or Limits()
+        self._policy_factory = policy_factory
+        self._store = Store(database_url, self._limits)
+        self._operations = itertools.count(1)
+
+    def close(self) -> None:
+        """Closes the database."""
+        self._store.close()
+
+    def probe(self) -> None:
+        """Writes something to the database.
+
+        Raises:
+          sqlalchemy.exc.SQLAlchemyError, BusyError: it cannot be written.
+        """
+        self._store.probe()
+
+    def CreateStudy(self, request: pb.CreateStudyRequest, context: object = None) -> Study:
+        """Adds the study, or returns the one that its owner has under this name."""
+        owner = _named(resources.OwnerResource, request.parent)
+        if request.study.name:
+            raise RefusedError(f"the service names studies: leave out name={request.study.name!r}.")
+        study_config(request.study.study_spec)
+        study = Study()
+        study.CopyFrom(request.study)
+        study.name = resources.StudyResource(owner.owner_id, study.display_name).name
+        try:
+            with self._store.reading() as records:
+                return records.study(study.name)
+        except custom_errors.NotFoundError:
+            pass
+        try:
+            with self._store.writing() as records:
+                if records.count_studies(owner.owner_id) >= self._limits.studies:
+                    raise FullError(
+                        f"owner {owner.owner_id!r} has {self._limits.studies} studies, as many as "
+                        "this service takes. Delete some."
+                    )
+                records.add_study(study)
+        except custom_errors.AlreadyExistsError:  # by another client, in this moment
+            with self._store.reading() as records:
+                return records.study(study.name)
+        return study
+
+    def GetStudy(self, request: pb.GetStudyRequest, context: object = None) -> Study:
+        """The study."""
+        with self._store.reading() as records:
+            return records.study(request.name)
+
+    def ListStudies(self, request: pb.ListStudiesRequest, context: object = None) -> bytes:
+        """All studies of an owner, as a serialized `ListStudiesResponse`."""
+        owner = _named(resources.OwnerResource, request.parent)
+        with self._store.reading() as records:
+            return repeated(1, records.studies(owner.owner_id))
+
+    def DeleteStudy(
+        self, request: pb.DeleteStudyRequest, context: object = None
+    ) -> empty_pb2.Empty:
+        """Deletes a study with its trials."""
+        with self._store.writing() as records:
+            records.remove_study(request.name)
+        return empty_pb2.Empty()
+
+    def SetStudyState(self, request: pb.SetStudyStateRequest, context: object = None) -> Study:
+        """Stops a study, or lets it resume."""
+        if request.state not in Study.State.values():
+            raise RefusedError(f"there is no study state {request.state}.")
+        with self._store.writing() as records:
+            study = records.study(request.parent)
+            study.state = request.state
+            records.put_study(study)
+        return study
+
+    def SuggestTrials(
+        self, request: pb.SuggestTrialsRequest, context: object = None
+    ) -> operations_pb2.Operation:
+        """As many trials as asked for, all steps of `suggest` at once."""
+        while (operation := self.suggest(request)) is None:
+            pass
+        return operation
+
+    def suggest(
+        self, request: pb.SuggestTrialsRequest, wanted: Callable[[], bool] = lambda: True
+    ) -> operations_pb2.Operation | None:
+        """A step of work for the request; None if more steps are needed.
+
+        A client's active trials are given to it again, then trials that were requested, and then
+        new ones. A step adds one new trial, or all at once for Vizier's algorithms, some of which
+        choose batches.
+
+        Args:
+          wanted: whether the client still waits.
+
+        Raises:
+          UnwantedError: it does not; nothing was added.
+        """
+        name, client, count = request.parent, request.client_id, request.suggestion_count
+        with self._store.reading() as records:
+            study, trials = _active(records.study(name)), records.trials(name)
+        given = _of_client(trials, client)
+        if len(given) < count and any(trial.state == State.REQUESTED for trial in trials):
+            with self._store.writing() as records:
+                study, trials = _active(records.study(name)), records.trials(name)
+                given = _give_requested(records, name, trials, client, count)
+        for _ in range(_ATTEMPTS):
+            if len(given) >= count:
+                return self._done(name, client, given[:count])
+            decision = self._decide(study, trials, count - len(given))
+            with self._store.writing() as records:
+                seen = {trial.name for trial in trials}
+                study, trials = _active(records.study(name)), records.trials(name)
+                given = _of_client(trials, client)
+                if len(given) < count and all(trial.name in seen for trial in trials):
+                    return self._add(records, study, decision, given, request, wanted)
+        # Other servers were faster each time. Now they wait.
+        with self._store.writing() as records:
+            study, trials = _active(records.study(name)), records.trials(name)
+            given = _of_client(trials, client)
+            if len(given) >= count:
+                return self._done(name, client, given[:count])
+            decision = self._decide(study, trials, count - len(given))
+            return self._add(records, study, decision, given, request, wanted)
+
+    def _add(
+        self,
+        records: Records,
+        study: Study,
+        decision: pythia.SuggestDecision,
+        given: list[Trial],
+        request: pb.SuggestTrialsRequest,
+        wanted: Callable[[], bool],
+    ) -> operations_pb2.Operation | None:
+        """Stores a decision for a client that has been given trials; None if it wants still more.
+
+        What an algorithm suggests beyond that waits for the next request.
+        """
+        if not wanted():
+            raise UnwantedError(f"the client of {study.name} is gone.")
+        new = service_vz.TrialConverter.to_protos(
+            [each.to_trial() for each in decision.suggestions]
+        )
+        most = request.suggestion_count - len(given)
+        for index, trial in enumerate(new):
+            trial.start_time.CopyFrom(_now())
+            trial.state = State.ACTIVE if index < most else State.REQUESTED
+            trial.client_id = request.client_id if index < most else ""
+        records.add_trials(study.name, new)
+        on_study = service_vz.metadata_util.make_key_value_list(decision.metadata.on_study)
+        delta = [pb.UnitMetadataUpdate(metadatum=each) for each in on_study]
+        delta += service_vz.metadata_util.trial_metadata_to_update_list(decision.metadata.on_trials)
+        _put_metadata(records, study, delta)
+        if _takes_steps(study) and 0 < len(new) < most:
+            return None
+        return self._done(study.name, request.client_id, given + new[:most])
+
+    def _done(self, study: str, client: str, trials: list[Trial]) -> operations_pb2.Operation:
+        key = resources.StudyResource.from_name(study)
+        number = next(self._operations)
+        operation = operations_pb2.Operation(
+            name=resources.SuggestionOperationResource(
+                key.owner_id, key.study_id, client, number
+            ).name,
+            done=True,
+        )
+        operation.response.value = pb.SuggestTrialsResponse(
+            trials=trials, start_time=_now()
+        ).SerializeToString()
+        return operation
+
+    def _decide(self, study: Study, trials: list[Trial], count: int) -> pythia.SuggestDecision:
+        """What the study's algorithm suggests next: so many trials, or a first of them."""
+        count = 1 if _takes_steps(study) else count
+        if len(trials) + count > self._limits.trials:
+            raise FullError(
+                f"the study has {len(trials)} trials; this service takes {self._limits.trials} in "
+                "one. Start another study."
+            )
+        config = study_config(study.study_spec)
+        if config.pythia_endpoint is not None:
+            raise RefusedError(
+                f"the study asks for suggestions from the server {config.pythia_endpoint!r}. This "
+                "one computes its own: leave out pythia_endpoint."
+            )
+        view = _View(study, usable(study.study_spec, trials))
+        supporter = service_policy_supporter.ServicePolicySupporter(study.name, view)
+        descriptor = vz.StudyDescriptor(
+            config=config,
+            guid=study.name,
+            max_trial_id=max((int(trial.id) for trial in trials), default=0),
+        )
+        algorithm = study.study_spec.algorithm
+        try:
+            policy = self._policy_factory(config, algorithm, supporter, study.name)
+            return policy.suggest(pythia.SuggestRequest(study_descriptor=descriptor, count=count))
+        except (ValueError, NotImplementedError) as error:
+            if algorithm in ALGORITHMS:
+                raise
+            # How Vizier's algorithms refuse a search space, and its factory an unknown name.
+            raise RefusedError(f"algorithm {algorithm!r}: {error}") from error
+
+    def GetOperation(
+        self, request: operations_pb2.GetOperationRequest, context: object = None
+    ) -> operations_pb2.Operation:
+        """None is kept.
+
+        Raises:
+          NotFoundError: always.
+        """
+        raise custom_errors.NotFoundError(
+            f"there is no operation {request.name!r}: SuggestTrials returns finished ones."
         )
 
-    def close(self) -> None:
-        """Lets go of the database."""
-        self.datastore.close()
+    def CreateTrial(self, request: pb.CreateTrialRequest, context: object = None) -> Trial:
+        """Adds a trial: a completed one, or one for the next client that asks for a suggestion."""
+        trial = Trial()
+        trial.CopyFrom(request.trial)
+        if trial.state != State.SUCCEEDED:
+            trial.state = State.REQUESTED
+        trial.ClearField("client_id")
+        trial.start_time.CopyFrom(_now())
+        with self._store.writing() as records:
+            study = _active(records.study(request.parent))
+            check_parameters(study.study_spec, trial)
+            for measurement in trial.measurements:
+                check_measurement("trial", study.study_spec, measurement, final=False)
+            done = trial.state == State.SUCCEEDED
+            check_measurement("trial", study.study_spec, trial.final_measurement, final=done)
+            records.add_trials(study.name, [trial])
+        return trial
 
-    def recover(self) -> None:
-        """Makes the database usable again after an error in it."""
-        self.datastore.recover()
+    def GetTrial(self, request: pb.GetTrialRequest, context: object = None) -> Trial:
+        """The trial."""
+        with self._store.reading() as records:
+            return records.trial(request.name)
 
-    def trials(self, study_name: str) -> int:
-        """The highest trial number of the study.
+    def ListTrials(self, request: pb.ListTrialsRequest, context: object = None) -> bytes:
+        """All trials of a study by number, as a serialized `ListTrialsResponse`."""
+        with self._store.reading() as records:
+            records.study(request.parent)
+            return repeated(1, records.serialized_trials(request.parent))
 
-        Raises:
-          NotFoundError: there is no such study.
-        """
-        return self.datastore.max_trial_id(study_name)
+    def AddTrialMeasurement(
+        self, request: pb.AddTrialMeasurementRequest, context: object = None
+    ) -> Trial:
+        """Adds an intermediate measurement."""
+        with self._store.writing() as records:
+            study, trial = _of_trial(records, request.trial_name)
+            if trial.state == State.INFEASIBLE:
+                return trial
+            _check_mutable(trial)
+            check_measurement(trial.name, study.study_spec, request.measurement, final=False)
+            trial.measurements.append(request.measurement)
+            records.put_trial(study.name, trial)
+        return trial
 
-    def CompleteTrial(
-        self,
-        request: vizier_service_pb2.CompleteTrialRequest,
-        context: "grpc.ServicerContext | None" = None,
-    ) -> study_pb2.Trial:
-        """As Vizier's, if the measurement is one that suggestions can go on with.
-
-        Raises:
-          StudyError: an objective is missing, or a value is not finite.
-        """
-        measured = {each.metric_id: each.value for each in request.final_measurement.metrics}
-        if not request.trial_infeasible and measured:
-            _check_measured(request.name, measured, self._objectives(request.name))
-        return super().CompleteTrial(request, context)
-
-    def _objectives(self, trial_name: str) -> list[str]:
-        study = resources.TrialResource.from_name(trial_name).study_resource.name
-        metrics = self.datastore.load_study(study).study_spec.metrics
-        return [each.metric_id for each in metrics if not each.HasField("safety_config")]
-
-    def _select_pythia_service(self, endpoint: str | None = None) -> types.PythiaService:
-        if endpoint is not None:
-            raise StudyError(
-                f"the study asks for suggestions from the server {endpoint!r}. This one computes "
-                "its own: leave out pythia_endpoint."
+    def CompleteTrial(self, request: pb.CompleteTrialRequest, context: object = None) -> Trial:
+        """Completes a trial, once: with this measurement, its newest one, or as infeasible."""
+        with self._store.writing() as records:
+            study, trial = _of_trial(records, request.name)
+            _check_mutable(trial)
+            measurement = request.final_measurement
+            if not measurement.metrics and trial.measurements and not request.trial_infeasible:
+                measurement = trial.measurements[-1]
+            check_measurement(
+                trial.name, study.study_spec, measurement, final=not request.trial_infeasible
             )
-        return self.default_pythia_service
+            trial.state = State.INFEASIBLE if request.trial_infeasible else State.SUCCEEDED
+            trial.infeasible_reason = request.infeasible_reason
+            if measurement.metrics:
+                trial.final_measurement.CopyFrom(measurement)
+            records.put_trial(study.name, trial)
+        return trial
+
+    def DeleteTrial(
+        self, request: pb.DeleteTrialRequest, context: object = None
+    ) -> empty_pb2.Empty:
+        """Deletes a trial."""
+        with self._store.writing() as records:
+            study, trial = _of_trial(records, request.name)
+            records.remove_trial(study.name, trial.name)
+        return empty_pb2.Empty()
+
+    def CheckTrialEarlyStoppingState(
+        self, request: pb.CheckTrialEarlyStoppingStateRequest, context: object = None
+    ) -> pb.CheckTrialEarlyStoppingStateResponse:
+        """Whether someone called StopTrial for this trial."""
+        with self._store.reading() as records:
+            _, trial = _of_trial(records, request.trial_name)
+        _check_mutable(trial)
+        return pb.CheckTrialEarlyStoppingStateResponse(should_stop=trial.state == State.STOPPING)
+
+    def StopTrial(self, request: pb.StopTrialRequest, context: object = None) -> Trial:
+        """Asks whoever evaluates a trial to stop."""
+        with self._store.writing() as records:
+            study, trial = _of_trial(records, request.name)
+            if trial.state == State.ACTIVE:
+                trial.state = State.STOPPING
+                records.put_trial(study.name, trial)
+            elif trial.state != State.SUCCEEDED:
+                _check_mutable(trial)
+        return trial
+
+    def ListOptimalTrials(
+        self, request: pb.ListOptimalTrialsRequest, context: object = None
+    ) -> pb.ListOptimalTrialsResponse:
+        """The completed trials that no other is better than in all metrics."""
+        with self._store.reading() as records:
+            study, trials = records.study(request.parent), records.trials(request.parent)
+        metrics = study.study_spec.metrics
+        rows, values = [], []
+        for trial in trials:
+            measured = {each.metric_id: each.value for each in trial.final_measurement.metrics}
+            done = trial.state == State.SUCCEEDED
+            if done and all(metric.metric_id in measured for metric in metrics):
+                signs = [-1.0 if each.goal == each.MINIMIZE else 1.0 for each in metrics]
+                ids = [each.metric_id for each in metrics]
+                vector = [sign * measured[name] for sign, name in zip(signs, ids, strict=True)]
+                if np.all(np.isfinite(vector)):
+                    rows.append(trial)
+                    values.append(vector)
+        optimal = _pareto(np.array(values).reshape(len(rows), len(metrics)))
+        return pb.ListOptimalTrialsResponse(optimal_trials=[rows[row] for row in optimal])
+
+    def UpdateMetadata(
+        self, request: pb.UpdateMetadataRequest, context: object = None
+    ) -> pb.UpdateMetadataResponse:
+        """Writes metadata of a study and its trials, all or nothing."""
+        with self._store.writing() as records:
+            study = _active(records.study(request.name))
+            _put_metadata(records, study, list(request.delta))
+        return pb.UpdateMetadataResponse()
 
 
-class Datastore(sql_datastore.SQLDataStore):
-    """Studies and trials in an SQL database; operations in memory."""
+class _View:
+    """One study for an algorithm that asks for it."""
 
-    def __init__(self, database_url: str) -> None:
-        engine = _engine(database_url)
-        # Vizier declares its columns of bytes as text, which only SQLite lets pass.
-        tables = sql_datastore.SQLDataStore(sqlalchemy.create_engine("sqlite://"))._root_metadata
-        _declare_bytes(tables)
-        tables.create_all(engine)
-        super().__init__(engine)
-        _declare_bytes(self._root_metadata)
-        self._operations: collections.OrderedDict[str, bytes] = collections.OrderedDict()
-        self._started = 0
-        self._operations_lock = threading.Lock()
-        trials, studies = self._trials_table.c, self._studies_table.c
-        for index in (
-            sqlalchemy.Index("trials_by_study", trials.owner_id, trials.study_id, trials.trial_id),
-            sqlalchemy.Index("studies_by_owner", studies.owner_id),
-        ):
-            index.create(self._engine, checkfirst=True)
+    def __init__(self, study: Study, trials: list[Trial]) -> None:
+        self._study, self._trials = study, trials
 
-    def recover(self) -> None:
-        """Ends a transaction that failed, and connects again if the connection is lost."""
-        with self._lock:
-            self._connection.rollback()
+    def GetStudy(self, request: pb.GetStudyRequest) -> Study:
+        self._check(request.name)
+        return self._study
 
-    def create_trial(self, trial: study_pb2.Trial) -> resources.TrialResource:
-        """As Vizier's; where another server on the database took its number, it gets the next.
+    def ListTrials(self, request: pb.ListTrialsRequest) -> pb.ListTrialsResponse:
+        self._check(request.parent)
+        return pb.ListTrialsResponse(trials=self._trials)
 
-        Raises:
-          AlreadyExistsError: others were faster each time.
-        """
-        for _ in range(_ATTEMPTS):
-            try:
-                return super().create_trial(trial)
-            except custom_errors.AlreadyExistsError:
-                study = resources.TrialResource.from_name(trial.name).study_resource
-                trial.id = str(self.max_trial_id(study.name) + 1)
-                trial.name = study.trial_resource(trial.id).name
-        return super().create_trial(trial)
-
-    def close(self) -> None:
-        """Lets go of the database, and of SQLite's log beside it."""
-        with self._lock:
-            self._connection.rollback()
-            if self._engine.dialect.name == "sqlite":
-                # A file that nobody writes any more can be read where nothing can be written.
-                with contextlib.suppress(sqlalchemy.exc.OperationalError):  # others still do
-                    self._connection.exec_driver_sql("PRAGMA busy_timeout = 0")
-                    self._connection.exec_driver_sql("PRAGMA journal_mode = DELETE")
-            self._connection.close()
-            self._engine.dispose()
-
-    def create_suggestion_operation(
-        self, operation: operations_pb2.Operation
-    ) -> resources.SuggestionOperationResource:
-        """Keeps the operation, in memory."""
-        with self._operations_lock:
-            self._operations[operation.name] = operation.SerializeToString()
-            while len(self._operations) > _OPERATIONS:
-                self._operations.popitem(last=False)
-        return resources.SuggestionOperationResource.from_name(operation.name)
-
-    def update_suggestion_operation(
-        self, operation: operations_pb2.Operation
-    ) -> resources.SuggestionOperationResource:
-        """Keeps the operation as it is now."""
-        return self.create_suggestion_operation(operation)
-
-    def get_suggestion_operation(self, operation_name: str) -> operations_pb2.Operation:
-        """A recent operation.
-
-        Raises:
-          NotFoundError: there is none of that name.
-        """
-        with self._operations_lock:
-            found = self._operations.get(operation_name)
-        if found is None:
-            raise custom_errors.NotFoundError(f"there is no operation {operation_name!r}.")
-        return operations_pb2.Operation.FromString(found)
-
-    def list_suggestion_operations(
-        self,
-        study_name: str,
-        client_id: str,
-        filter_fn: Callable[[operations_pb2.Operation], bool] | None = None,
-    ) -> list[operations_pb2.Operation]:
-        """None: while one is under way, nobody else may ask, and a finished one is of no use."""
-        return []
-
-    def max_suggestion_operation_number(self, study_name: str, client_id: str) -> int:
-        """A number that grows: how many there have been since the start, of any study."""
-        with self._operations_lock:
-            self._started += 1
-            return self._started
-
-    def update_metadata(
-        self, study_name: str, study_metadata: Iterable, trial_metadata: Iterable
-    ) -> None:
-        """As Vizier's, but writes nothing where there is nothing to write."""
-        on_study, on_trials = list(study_metadata), list(trial_metadata)
-        if on_study or on_trials:
-            super().update_metadata(study_name, on_study, on_trials)
+    def _check(self, name: str) -> None:
+        assert name == self._study.name, "an algorithm reads its own study only"
 
 
-def _engine(database_url: str) -> sqlalchemy.Engine:
-    """One connection for all threads: the datastore lets one of them use it at a time."""
-    url = sqlalchemy.make_url(database_url)
-    if url.get_backend_name() != "sqlite":
-        return sqlalchemy.create_engine(url, poolclass=sqlalchemy.StaticPool, pool_pre_ping=True)
-    engine = sqlalchemy.create_engine(
-        url,
-        poolclass=sqlalchemy.StaticPool,
-        connect_args={"check_same_thread": False, "timeout": _WAIT_SECONDS},
-    )
-    sqlalchemy.event.listen(engine, "connect", _make_durable)
-    return engine
+def _named(kind: type[_Resource], name: str) -> _Resource:
+    """The parts of a resource name.
+
+    Raises:
+      RefusedError: it is none of this kind.
+    """
+    try:
+        return kind.from_name(name)  # type: ignore[attr-defined]
+    except ValueError as error:
+        raise RefusedError(str(error)) from error
 
 
-def _declare_bytes(tables: sqlalchemy.MetaData) -> None:
-    for table in tables.tables.values():
-        for column in table.columns:
-            if column.name.startswith("serialized_"):
-                column.type = sqlalchemy.LargeBinary()
+def _now() -> timestamp_pb2.Timestamp:
+    now = timestamp_pb2.Timestamp()
+    now.GetCurrentTime()
+    return now
 
 
-def _make_durable(connection: "sqlite3.Connection", record: object) -> None:
-    connection.execute("PRAGMA journal_mode = WAL")
-    connection.execute("PRAGMA synchronous = FULL")
+def _active(study: Study) -> Study:
+    if study.state not in (Study.State.ACTIVE, Study.State.STATE_UNSPECIFIED):
+        raise custom_errors.ImmutableStudyError(
+            f"study {study.name} is {Study.State.Name(study.state)}. Set its state to ACTIVE first."
+        )
+    return study
 
 
-def _check_measured(trial: str, measured: dict[str, float], objectives: list[str]) -> None:
-    for name, value in measured.items():
-        if not math.isfinite(value):
-            raise StudyError(
-                f"{trial}: metric {name!r} is {value}, but must be a finite number. Complete a "
-                "failed trial with infeasible_reason."
-            )
-    for name in objectives:
-        if name not in measured:
-            raise StudyError(
-                f"{trial}: metric {name!r} was not measured (measured: {sorted(measured)}). "
-                "Complete the trial with it, or with infeasible_reason."
-            )
+def _of_trial(records: Records, name: str) -> tuple[Study, Trial]:
+    """A trial and its study, which comes first as it is what is locked."""
+    key = _named(resources.TrialResource, name)
+    return _active(records.study(key.study_resource.name)), records.trial(key.name)
+
+
+def _check_mutable(trial: Trial) -> None:
+    if trial.state not in _MUTABLE:
+        raise custom_errors.ImmutableTrialError(
+            f"trial {trial.name} is {State.Name(trial.state)}, and must be ACTIVE or STOPPING."
+        )
+
+
+def _takes_steps(study: Study) -> bool:
+    """Whether suggestions are computed one at a time: ours take as long together."""
+    return study.study_spec.algorithm in ALGORITHMS
+
+
+def _of_client(trials: list[Trial], client: str) -> list[Trial]:
+    return [each for each in trials if each.state == State.ACTIVE and each.client_id == client]
+
+
+def _give_requested(
+    records: Records, study: str, trials: list[Trial], client: str, count: int
+) -> list[Trial]:
+    """The client's trials, with requested ones up to `count` in all."""
+    given = _of_client(trials, client)
+    requested = [trial for trial in trials if trial.state == State.REQUESTED]
+    for trial in requested[: max(0, count - len(given))]:
+        trial.state = State.ACTIVE
+        trial.client_id = client
+        trial.start_time.CopyFrom(_now())
+        records.put_trial(study, trial)
+        given.append(trial)
+    return given
+
+
+def _put_metadata(records: Records, study: Study, delta: "list[pb.UnitMetadataUpdate]") -> None:
+    """Merges metadata of a study that the transaction has read, and of its trials."""
+    of_trials: dict[str, list] = {}
+    of_study = []
+    for update in delta:
+        if update.HasField("trial_id"):
+            of_trials.setdefault(update.trial_id, []).append(update)
+        else:
+            of_study.append(update.metadatum)
+    if of_study:
+        service_vz.metadata_util.merge_study_metadata(study.study_spec, of_study)
+        records.put_study(study)
+    for number, updates in of_trials.items():
+        name = _named(resources.TrialResource, f"{study.name}/trials/{number}").name
+        trial = records.trial(name)
+        service_vz.metadata_util.merge_trial_metadata(trial, updates)
+        records.put_trial(study.name, trial)
+
+
+def _pareto(values_RM: "Float64[np.ndarray, 'R M']") -> list[int]:
+    """The rows that no other row is as good as everywhere and better than somewhere."""
+    front: list[int] = []
+    # A row comes after those that it may be worse than.
+    for row in np.lexsort(-values_RM.T):
+        better = values_RM[front]
+        at_least = (better >= values_RM[row]).all(axis=1)
+        if not (at_least & (better > values_RM[row]).any(axis=1)).any():
+            front.append(int(row))
+    return sorted(front)

@@ -15,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from optformer.data import store
-from optformer.data.importers import Skipped, read
+from optformer.data.importers import Remark, read
 from optformer.errors import StudyError, did_you_mean
 from optformer.eval import results
 from optformer.model import checkpoint
@@ -29,6 +29,12 @@ _STATE_STYLES = {State.COMPLETED: "green", State.INFEASIBLE: "red", State.ACTIVE
 _MOST_ROWS = 12  # in a table of counts
 _BARS = "▏▎▍▌▋▊▉█"
 _BAR_WIDTH = 24
+_FATES = {
+    "skipped": "skipped because of",
+    "left out": "trials left out for",
+    "infeasible": "trials infeasible for",
+    "assumed": "assumed",
+}
 
 
 def describe(
@@ -151,14 +157,14 @@ def _of_log(path: str, name: str | None) -> tuple[RenderableType, Study]:
     algorithms: Counter[str] = Counter()
     dimensions: Counter[int] = Counter()
     states: Counter[str] = Counter()
-    faults: Counter[str] = Counter()
+    faults: Counter[tuple[str, str]] = Counter()
     names: list[str] = []
     examples: dict[str, str] = {}
     shown: Study | None = None
     for record in read(path):
-        if isinstance(record, Skipped):
-            faults[record.kind] += 1
-            examples.setdefault(record.kind, str(record))
+        if isinstance(record, Remark):
+            faults[record.fate, record.kind] += record.trials or 1
+            examples.setdefault(record.kind, f"{record.fate}: {record}")
             continue
         names.append(record.name)
         algorithms[record.algorithm] += 1
@@ -169,7 +175,7 @@ def _of_log(path: str, name: str | None) -> tuple[RenderableType, Study]:
             shown = record
     if shown is None:
         raise _unknown(name, names, examples.values())
-    skipped = Text("".join(f"\nskipped: {text}" for text in examples.values()), style="yellow")
+    remarks = Text("".join(f"\n{text}" for text in examples.values()), style="yellow")
     counts = _counts(
         f"{path}: a study log, not imported yet",
         {"studies": len(names), "trials": states.total()},
@@ -177,10 +183,13 @@ def _of_log(path: str, name: str | None) -> tuple[RenderableType, Study]:
         [
             ("algorithm", dict(algorithms.most_common())),
             ("parameters", {str(k): n for k, n in sorted(dimensions.items())}),
-            ("skipped because of", dict(faults.most_common())),
+            *(
+                (title, {kind: n for (fate, kind), n in faults.most_common() if fate == wanted})
+                for wanted, title in _FATES.items()
+            ),
         ],
     )
-    return (Group(counts, skipped) if examples else counts), shown
+    return (Group(counts, remarks) if examples else counts), shown
 
 
 def _find(studies: Iterable[Study], name: str | None) -> Study:
@@ -192,9 +201,9 @@ def _find(studies: Iterable[Study], name: str | None) -> Study:
     raise _unknown(name, names)
 
 
-def _unknown(name: str | None, names: list[str], skipped: Iterable[str] = ()) -> StudyError:
+def _unknown(name: str | None, names: list[str], remarks: Iterable[str] = ()) -> StudyError:
     if name is None or not names:
-        reasons = "".join(f" Skipped: {text.rstrip('.')}." for text in skipped)
+        reasons = "".join(f" {text[:1].upper()}{text[1:].rstrip('.')}." for text in remarks)
         return StudyError(f"no study could be read.{reasons}")
     some = ", ".join(names[:3]) + (f" and {len(names) - 3:,} more" if len(names) > 3 else "")
     return StudyError(f"there is no study {name!r}, but {some}.{did_you_mean(name, names)}")

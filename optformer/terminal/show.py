@@ -21,7 +21,7 @@ from optformer.study import Problem
 
 if TYPE_CHECKING:
     from optformer.data import importers
-    from optformer.eval.suite import Evaluated
+    from optformer.eval.benchmark import Evaluated
     from optformer.service.client import Tried
     from optformer.training.calibration import Calibrated
     from optformer.training.reports import Report
@@ -157,6 +157,8 @@ def imported(report: "importers.ImportReport", folder: Path) -> None:
         "by algorithm": counted(report.algorithms),
         "skipped studies": counted(report.skipped),
         "trials left out": counted(report.left_out),
+        "trials infeasible": counted(report.infeasible),
+        "assumed": counted(report.assumed),
     }
     if report.resumed_at:
         pairs["imported before"] = plural(report.resumed_at, "study")

@@ -1,6 +1,6 @@
-"""A study's text and trials beside their tokens, as something that rich prints.
+"""A study's text and trials next to their tokens, as a renderable of rich.
 
-A parameter has one colour in the text, in the table and in the row of tokens.
+A parameter has the same colour in the text, in the table and in the row of tokens.
 """
 
 import math
@@ -32,7 +32,7 @@ _METRIC, _SEPARATOR = Style(color="green", bold=True), Style(dim=True)
 def tokens(
     study: Study, tokenizer: StudyTokenizer | None = None, trials: int = 3
 ) -> RenderableType:
-    """The study as `tokenizer` (ours, by default) encodes it, with its first trials."""
+    """The tokens of the study and its first trials, in our format by default."""
     tokenizer = tokenizer or StudyTokenizer()
     try:
         problem = tokenizer.encode_problem(study.problem, study.algorithm)
@@ -59,13 +59,13 @@ def tokens(
 
 
 def in_format(preset: str) -> Callable[[Study], RenderableType]:
-    """Shows a study as the preset of this name (`TokenizerOptions.NAMED`) encodes it."""
+    """A function that shows a study's tokens in a named format (`TokenizerOptions.NAMED`)."""
     tokenizer = StudyTokenizer(TokenizerOptions.NAMED[preset])
     return lambda study: tokens(study, tokenizer)
 
 
 def _text(problem: EncodedProblem, tokenizer: StudyTokenizer) -> Text:
-    """The encoder's tokens, those that stand side by side told apart by underlining."""
+    """The encoder's tokens; every other one is underlined to show where tokens end."""
     text = Text()
     words = tokenizer.vocabulary.words(problem.ids_S.tolist())
     for index, (word, slot) in enumerate(zip(words, problem.slots_S, strict=True)):
@@ -81,7 +81,7 @@ def _side_by_side(
     tokenizer: StudyTokenizer,
     rows: Int64[np.ndarray, " R"],
 ) -> Table:
-    """A line for each token of a trial, in their order; each trial's value and token."""
+    """A table with a row for each token of a trial, and each trial's value and token."""
     layout = problem.layout
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), header_style="dim")
     table.add_column("token of", no_wrap=True, max_width=14)
@@ -89,7 +89,7 @@ def _side_by_side(
     for row in rows:
         table.add_column(f"trial {row + 1}", justify="right", no_wrap=True, max_width=9)
         table.add_column("", no_wrap=True, min_width=5)
-    words = tokenizer.vocabulary.words(whole.ids_T[: len(rows) * layout.length].tolist())
+    ids_RL = layout.rows_of(whole.ids_T)[: len(rows)]
     parameters = [study.problem.parameters[index] for index in problem.order_P]
     for place, (role, slot) in enumerate(zip(layout.roles(), layout.slots(), strict=True)):
         style = _style(int(slot)) if slot else _SEPARATOR
@@ -112,13 +112,14 @@ def _side_by_side(
             ]
         cells = [Text(name, style), Text(legal, "dim")]
         for trial, value in enumerate(values):
-            cells += [Text(value), Text(words[trial * layout.length + place], style)]
+            [word] = tokenizer.vocabulary.words([int(ids_RL[trial, place])])
+            cells += [Text(value), Text(word, style)]
         table.add_row(*cells)
     return table
 
 
 def _scalings(study: Study, whole: EncodedTrials) -> list[Text]:
-    """What of each metric's axis the bins stand for."""
+    """The range of each metric that the bins cover."""
     lines = []
     for metric, scaling in zip(study.problem.metrics, whole.scalings, strict=True):
         first, last = map(_value, scaling.from_units(np.array([0.0, 1.0])).tolist())
@@ -131,7 +132,7 @@ def _scalings(study: Study, whole: EncodedTrials) -> list[Text]:
 def _row(
     problem: EncodedProblem, whole: EncodedTrials, tokenizer: StudyTokenizer, count: int
 ) -> Text:
-    """The decoder's tokens as it writes them."""
+    """The decoder's tokens in their order."""
     text = Text()
     words = tokenizer.vocabulary.words(whole.ids_T[:count].tolist())
     for index, (word, slot) in enumerate(zip(words, whole.slots_T, strict=False)):

@@ -1,9 +1,9 @@
-"""The metadata corpus from which the shipped text pieces are trained.
+"""The synthetic corpus on which the shipped text model is trained.
 
     python -m optformer.tokenization.corpus     # writes text.model beside this file
 
-It is made, not collected: search spaces with the names that people give to hyperparameters, in
-the grammar of `metadata.py`. Text in other languages falls back to bytes.
+The corpus describes random search spaces in the grammar of `metadata.py`, with common names of
+hyperparameters. Text that the pieces do not cover, such as other alphabets, is encoded as bytes.
 """
 
 from collections.abc import Iterator
@@ -106,7 +106,7 @@ def _parameter(name: str, rng: np.random.Generator) -> Parameter:
 
 
 def main() -> None:
-    """Trains the shipped pieces anew; the same pieces come out each time."""
+    """Trains the shipped text model again. Training is deterministic: the result is the same."""
     path = Path(__file__).with_name("text.model")
     path.write_bytes(train_text_model(lines(), PIECES))
     print(f"{path}: {PIECES} pieces, {path.stat().st_size:,} bytes")

@@ -1,22 +1,24 @@
-"""A problem statement as text for the encoder, in one of two grammars.
+"""A problem as text for the encoder, in one of two grammars.
 
-`words`, ours; every part after an ampersand describes one parameter, and the encoder is told
-which, by slot:
+`words` is our own. Each part that begins with an ampersand describes one parameter; the slots of
+its tokens tell the encoder which one:
 
     title="svc on wine",algorithm=eagle_strategy,metric="accuracy",MAXIMIZE
     &name="C",DOUBLE,LOG,0.01,100
     &name="kernel",CATEGORICAL,2,"linear","rbf"
 
-`letters`, the released OptFormer's. Enumerations are numbers, parameters with a single value
-stand between the ampersands, and the bounds of a logarithmic scale are their logarithms:
+`letters` is the grammar of the released OptFormer models. Types and scales are numbers,
+parameters with a single value stand between the two ampersands, and for a logarithmic scale the
+logarithms of the bounds are written:
 
     N:"svc on wine",A:"eagle_strategy",O:"accuracy",G:<1>&&
     N:"C",S:<2>,P:<1>,m:-4.61,M:4.61
     *N:"kernel",P:<3>,L:<2>,C:["linear","rbf"]
 
-(both without the line breaks). Names, bounds and values can be left out, as they are at random
-in training: the algorithm, goals, types and numbers of values always stand. In `letters` scales
-go with the values, and with neither names nor values it is the released minimum metadata.
+(both without the line breaks). `MetadataOptions` can leave out names, and bounds and values;
+training leaves them out at random. The algorithm, goals, types and numbers of values are always
+written. In `letters`, scales are left out together with the values. Without both names and values,
+`letters` gives the minimal metadata of the OptFormer paper.
 """
 
 import dataclasses
@@ -29,27 +31,27 @@ from optformer.study import Parameter, ParameterType, Problem, Scale, Value
 from optformer.tokenization.vocabulary import Bin, Chunk
 
 UNKNOWN = "unknown"
-"""Stands for the algorithm where the text does not say who chose the trials."""
+"""The algorithm name for trials whose algorithm is not known."""
 
 OPTIMUM = "optimum"
-"""Stands for an algorithm whose last trial is the best that is known."""
+"""The algorithm name for studies whose last trial is the known optimum."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class MetadataOptions:
-    """What the text says besides the structure of the search space."""
+    """The optional parts of the text, and its limits."""
 
     grammar: Literal["words", "letters"] = "words"
-    names: bool = True  # names of parameters and metrics, the title and metadata
+    names: bool = True  # of parameters and metrics, and the title and metadata
     values: bool = True  # bounds, discrete values, categories, parents, defaults
-    most_values: int = 8  # values and categories beyond these are left out
-    most_letters: int = 60  # of any one name
+    most_values: int = 8  # of one parameter; the text leaves out the others
+    most_letters: int = 60  # of one name; longer ones are cut
 
 
 def describe(
     problem: Problem, algorithm: str, order: tuple[int, ...], options: MetadataOptions
 ) -> list[list[Chunk]]:
-    """The text of the study, then of each parameter in this order."""
+    """The text of the study, followed by the texts of its parameters in the given order."""
     parameters = [problem.parameters[index] for index in order]
     if options.grammar == "words":
         return [
@@ -127,10 +129,10 @@ def _letters_of_study(problem: Problem, algorithm: str, options: MetadataOptions
         "N": problem.name if options.names else "",
         "A": algorithm,
         "O": problem.metrics[0].name if options.names else "",
-        "G": 1,  # MAXIMIZE: a better metric has a higher bin, whatever the study's goal
+        "G": 1,  # always MAXIMIZE: better metric values have higher bins, whatever the goal
     }
     fixed: dict[str, _Field] = {
-        parameter.name: parameter.from_number(parameter.some_number)
+        parameter.name: parameter.from_number(parameter.placeholder)
         for parameter in problem.parameters
         if options.names and options.values and space.is_fixed(parameter)
     }
@@ -179,7 +181,7 @@ def _letters(fields: dict[str, _Field], options: MetadataOptions) -> list[Chunk]
 def _all_numbers(
     values: tuple[str, ...] | tuple[float, ...],
 ) -> tuple[str, ...] | tuple[float, ...]:
-    """Categories that are all numbers, shortened like other numbers; others as they are."""
+    """The values, shortened to three digits if they are numbers or all look like numbers."""
     if not all(isinstance(value, str) for value in values):
         return tuple(float(value) for value in values)
     try:

@@ -1,4 +1,4 @@
-"""Numbers to bins and back: a parameter's value under its scale, a metric's under its y range.
+"""Numbers to bins and back: parameter values under their scale, metric values under a y-range.
 
 Array dimensions: R trials, Q bins.
 """
@@ -27,8 +27,9 @@ def to_parameter_bins(
 ) -> Int64[np.ndarray, "*R"]:
     """The bin of each number in a column of `Study.values_RP`.
 
-    Not `centred`, it is the released format's: value k of a discrete parameter or a category is
-    bin k, matched in single precision.
+    Args:
+      centred: see `TokenizerOptions`. If False, as in the released format, value k of a discrete
+        or categorical parameter is bin k; values are matched in single precision.
     """
     if parameter.bounds is None and not centred:
         with np.errstate(over="ignore"):
@@ -46,7 +47,10 @@ def from_parameter_bins(
     centred: bool = True,
     rng: np.random.Generator | None = None,
 ) -> Float64[np.ndarray, "*R"]:
-    """The values of bins: a continuous one is the middle of its bin or, given `rng`, anywhere."""
+    """The parameter values of bins.
+
+    A continuous value is the centre of its bin, or with `rng` a random point of the bin.
+    """
     if parameter.bounds is None and not centred:
         return space.choices(parameter)[bins_R]
     units_R = from_bins(bins_R, bins)
@@ -56,9 +60,9 @@ def from_parameter_bins(
 
 
 def value_bins(parameter: Parameter, bins: int, *, centred: bool = True) -> Bool[np.ndarray, " Q"]:
-    """The bins that stand for a value of the parameter: all of them for a continuous one.
+    """The bins that represent a legal value of the parameter; all bins for a continuous one.
 
-    Not `centred`, integers have all bins too: the released format rounds what they stand for.
+    Without `centred`, all bins are legal for integers too: the released format rounds their values.
     """
     if parameter.type == ParameterType.DOUBLE:
         return np.ones(bins, dtype=bool)
@@ -75,11 +79,11 @@ def value_bins(parameter: Parameter, bins: int, *, centred: bool = True) -> Bool
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ValueScaling:
-    """How one metric of one study maps to [0, 1], larger better.
+    """A linear map from one metric of one study to [0, 1], larger better.
 
-    `low` and `high`, in units of sign x metric, go to `unit_low` and `unit_high`. Encoding a
-    study returns it and decoding takes it back. `single` computes in the released format's
-    precision and order, which decide into which bin the ends of the range fall.
+    `low` and `high`, in units of sign x metric, map to `unit_low` and `unit_high`. Encoding a
+    study returns its scalings, and decoding takes them as an argument. `single` computes in the
+    precision and order of the released format, which decide the bins of the ends of the range.
     """
 
     sign: float
@@ -91,16 +95,16 @@ class ValueScaling:
 
     @property
     def slope(self) -> float:
-        """How far one unit of the metric is on [0, 1]."""
+        """The length on [0, 1] of one unit of the metric."""
         width = self.high - self.low
         return (self.unit_high - self.unit_low) / float(np.float32(width) if self.single else width)
 
     def to_units(self, values_R: Float64[np.ndarray, "*R"]) -> Float64[np.ndarray, "*R"]:
-        """Metric values in [0, 1]; what lies outside the interval is clipped to its ends."""
-        return np.clip(self.to_line(values_R), 0.0, 1.0)
+        """Metric values mapped to [0, 1]; values outside the interval are clipped to its ends."""
+        return np.clip(self.to_unclipped_units(values_R), 0.0, 1.0)
 
-    def to_line(self, values_R: Float64[np.ndarray, "*R"]) -> Float64[np.ndarray, "*R"]:
-        """Metric values on the line of which [0, 1] is the part that has bins."""
+    def to_unclipped_units(self, values_R: Float64[np.ndarray, "*R"]) -> Float64[np.ndarray, "*R"]:
+        """Metric values mapped like `to_units`, without clipping to [0, 1]."""
         if self.single:
             offset = self.unit_low - self.slope * self.low
             return _to_single(self.sign * values_R) * self.slope + offset
@@ -120,22 +124,22 @@ def fit_scaling(
     single: bool = False,
     imputed: bool = False,
 ) -> ValueScaling:
-    """The scaling that takes the finite values' range to [unit_low, unit_high].
+    """The scaling that maps the range of the finite values to [unit_low, unit_high].
 
-    The defaults leave room for values better and worse than all seen so far, as in OptFormer at
-    inference. A constant history c gets the range [c-1, c+1], or [c-1, c] where trials without a
-    value are `imputed` and count as c-1; an empty one [-1, 1].
+    The defaults leave room for values better or worse than all so far, as OptFormer does at
+    inference. If all values equal c, the range is [c-1, c+1]; with `imputed`, where trials without
+    a value count as c-1, it is [c-1, c]. Without any value, the range is [-1, 1].
     """
     finite_R = sign * values_R[np.isfinite(values_R)]
     if single:
         finite_R = _to_single(finite_R)
     low, high = (finite_R.min(), finite_R.max()) if len(finite_R) else (0.0, 0.0)
-    # Narrower than floats resolve is constant: the slope would overflow.
+    # A range below the resolution of floats counts as constant: its slope would overflow.
     if high - low <= 1e-12 * max(abs(low), abs(high)) or high - low < 1e-290:
-        # One unit, or where that vanishes in rounding, a small part.
+        # One unit, or a small part of the value if adding one unit would be rounded away.
         margin = max(1.0, (1e-12 if single else 1e-6) * abs(low))
         low, high = low - margin, high + (0.0 if imputed else margin)
-        if single and imputed:  # the imputed trials' value is a single too, and another one
+        if single and imputed:  # the imputed value must differ from c in single precision, too
             low = min(np.float32(low), np.nextafter(np.float32(high), np.float32(-np.inf)))
     return ValueScaling(
         sign=sign,

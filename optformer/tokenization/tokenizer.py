@@ -1,7 +1,7 @@
-"""StudyTokenizer: a study as arrays of token ids, and token ids as values again.
+"""StudyTokenizer: a study as arrays of token ids, and token ids back to values.
 
-Array dimensions: S encoder tokens, T decoder tokens, R trials, P parameters, K of them that have
-tokens, M metrics, Q bins.
+Array dimensions: S encoder tokens, T decoder tokens, R trials, P parameters, K parameters that
+have tokens, M metrics, Q bins.
 """
 
 import dataclasses
@@ -22,18 +22,20 @@ from optformer.tokenization.vocabulary import Vocabulary, default_text_model
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TokenizerOptions:
-    """How studies become tokens; saved in the checkpoint.
+    """The token format of studies; saved in the checkpoint.
 
     Attributes:
-      separators: `*` and `|` stand between tokens. They are text, so the decoder writes text.
-      statuses: there are tokens for infeasible, pending and missing metrics and for inactive
-        parameters. Without, an infeasible trial has the worst metric of its study, pending trials
-        are left out, and conditional parameters and second metrics are refused.
-      centred: whole values stand in the middle of their share of [0, 1]. Otherwise integers are
-        scaled like other numbers and rounded when decoded, and the index of a discrete value or
-        category is its bin.
-      fixed: parameters with a single value have tokens too.
-      single: metrics are rounded to single precision.
+      bins: the number of bins of a parameter or metric.
+      separators: whether `*` and `|` separate the tokens of a trial. They are text pieces, so the
+        decoder then outputs text.
+      statuses: whether there are tokens for infeasible, pending and missing metrics and for
+        inactive parameters. Without them, an infeasible trial gets the worst metric of its study,
+        pending trials are left out, and conditional parameters and second metrics are refused.
+      centred: whether each of L discrete values maps to the centre of its L-th part of [0, 1]. If
+        not, integers are scaled like continuous values and rounded when decoded, and the index of
+        a discrete value or category is its bin.
+      fixed: whether parameters with a single value have tokens.
+      single: whether metrics are rounded to single precision.
     """
 
     NAMED: ClassVar[dict[str, "TokenizerOptions"]] = {}
@@ -57,13 +59,13 @@ RELEASED = TokenizerOptions(
     single=True,
     metadata=MetadataOptions(grammar="letters", most_values=1000, most_letters=100_000),
 )
-"""The format of Google's released checkpoints, to the token where the vocabulary is T5's."""
+"""The format of Google's released checkpoints; with T5's vocabulary, the same tokens."""
 
 TokenizerOptions.NAMED.update(default=DEFAULT, released=RELEASED)
 
 
 def vocabulary_of(options: TokenizerOptions, text_model: bytes | None = None) -> Vocabulary:
-    """The vocabulary that these options ask for, with the shipped text pieces if none are given."""
+    """The vocabulary for these options; `text_model` is the shipped one by default."""
     return Vocabulary(
         text_model or default_text_model(),
         options.bins,
@@ -74,13 +76,13 @@ def vocabulary_of(options: TokenizerOptions, text_model: bytes | None = None) ->
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class EncodedProblem:
-    """A problem as the encoder reads it, and what its decoder tokens will mean.
+    """A problem as encoder tokens, and the meaning of its decoder tokens.
 
     Attributes:
       ids_S: token ids of the text.
-      slots_S: the slot of the parameter that a token describes; 0 for the study itself, and
-        where the text is split as a whole.
-      order_P: which parameter of the problem stands at each place of a trial.
+      slots_S: the slot of the parameter that a token describes; 0 for the study itself, and for
+        all tokens of the released format.
+      order_P: the index in the problem of the parameter at each position of a trial.
     """
 
     problem: Problem
@@ -91,23 +93,23 @@ class EncodedProblem:
 
     @property
     def ordered_P(self) -> Bool[np.ndarray, " P"]:
-        """Whether the values of the parameter at each place have an order."""
+        """Whether the values of the parameter at each position have an order."""
         types = [self.problem.parameters[index].type for index in self.order_P]
         return np.array([kind != ParameterType.CATEGORICAL for kind in types])
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class EncodedTrials:
-    """Trials in a row as the decoder writes them.
+    """A study's trials as one sequence of decoder tokens.
 
     Attributes:
       ids_T: token ids.
-      roles_T, slots_T: what each token says, and of which parameter or metric (`trajectory`).
+      roles_T, slots_T: the role and slot of each token (`trajectory`).
       trials_T: the index of the trial in the study, from 0.
-      weights_T: how much a token counts in the loss.
-      predictive_T2: where the generator knows a metric's exact distribution, its mean and standard
-        deviation on the axis of the bins, [0, 1]; elsewhere zeros.
-      scalings: how each metric was mapped to [0, 1]; decoding needs it.
+      weights_T: the weight of each token in the loss.
+      predictive_T2: mean and standard deviation, on the scale of [0, 1], of a metric whose exact
+        distribution the generator provides; otherwise zeros.
+      scalings: the map of each metric to [0, 1], which decoding needs.
     """
 
     ids_T: Int32[np.ndarray, " T"]
@@ -120,7 +122,7 @@ class EncodedTrials:
 
 
 class StudyTokenizer:
-    """Turns problems and trials into tokens and back, under one vocabulary and its options."""
+    """Converts problems and trials to tokens and back, with one vocabulary and its options."""
 
     def __init__(
         self, options: TokenizerOptions | None = None, vocabulary: Vocabulary | None = None
@@ -132,12 +134,12 @@ class StudyTokenizer:
         if wanted != (given.bins, bool(given.statuses), given.text_output):
             raise ConfigError(
                 f"the vocabulary has bins={given.bins}, statuses={bool(given.statuses)}, "
-                f"text_output={given.text_output}; these options ask for bins={wanted[0]}, "
-                f"statuses={wanted[1]}, text_output={wanted[2]}. Make it with vocabulary_of."
+                f"text_output={given.text_output}, but these options need bins={wanted[0]}, "
+                f"statuses={wanted[1]}, text_output={wanted[2]}. Build it with vocabulary_of."
             )
 
     def layout(self, problem: Problem) -> TrialLayout:
-        """Where the tokens of this problem's trials stand."""
+        """The layout of this problem's trials."""
         return TrialLayout(
             parameters=len(self._with_tokens(problem)),
             metrics=len(problem.metrics),
@@ -153,10 +155,10 @@ class StudyTokenizer:
         order_P: Int64[np.ndarray, " P"] | None = None,
         text: MetadataOptions | None = None,
     ) -> EncodedProblem:
-        """The problem's text, with its parameters in this order (their own, by default).
+        """The problem's text, with its parameters in this order (by default, the problem's).
 
         Raises:
-          StudyError: when the vocabulary cannot express the problem.
+          StudyError: the vocabulary cannot express the problem.
         """
         with_tokens = self._with_tokens(problem)
         reason = trajectory.check_problem(
@@ -190,14 +192,14 @@ class StudyTokenizer:
     def fit_scalings(
         self, study: Study, unit_low: float = 0.2, unit_high: float = 0.8
     ) -> tuple[ValueScaling, ...]:
-        """`fit_scaling` of each metric; by default for continuing this history."""
+        """`fit_scaling` for each metric. The defaults suit predictions after this history."""
         columns = range(study.metrics_RM.shape[1])
         return tuple(self.fit_scaling(study, column, unit_low, unit_high) for column in columns)
 
     def fit_scaling(
         self, study: Study, column: int, unit_low: float = 0.2, unit_high: float = 0.8
     ) -> ValueScaling:
-        """The scaling that takes a metric's range in completed trials to these units."""
+        """The scaling that maps a metric's range in completed trials to [unit_low, unit_high]."""
         return quantize.fit_scaling(
             study.metrics_RM[study.states_R == State.COMPLETED, column],
             study.problem.metrics[column].sign,
@@ -213,10 +215,10 @@ class StudyTokenizer:
         encoded: EncodedProblem,
         scalings: tuple[ValueScaling, ...] | None = None,
     ) -> EncodedTrials:
-        """The study's trials as tokens, metrics under these scalings (fitted, by default).
+        """The study's trials as tokens; by default, the scalings are fitted to the study.
 
         Raises:
-          StudyError: a metric is infinite in single precision, where the options ask for that.
+          StudyError: a metric overflows single precision, and the options have `single`.
         """
         if scalings is None:
             scalings = self.fit_scalings(study)
@@ -233,13 +235,13 @@ class StudyTokenizer:
             self.vocabulary,
         ).ravel()
         roles_T = np.tile(layout.roles(), trials)
-        # Nobody predicts a separator, nor that a trial is pending.
+        # Separators and pending statuses are never predicted, so they have no loss.
         counts_T = (roles_T != Role.SEPARATOR) & (ids_T != self.vocabulary.pending)
         predictive_T2 = np.zeros((len(ids_T), 2), dtype=np.float32)
         if study.predictive_R2 is not None:
-            predictive_T2[layout.first_value :: layout.length] = np.stack(
+            layout.values_of(predictive_T2)[:] = np.stack(
                 [
-                    scalings[0].to_line(study.predictive_R2[:, 0]),
+                    scalings[0].to_unclipped_units(study.predictive_R2[:, 0]),
                     scalings[0].slope * study.predictive_R2[:, 1],
                 ],
                 axis=1,
@@ -248,7 +250,7 @@ class StudyTokenizer:
             ids_T=ids_T,
             roles_T=roles_T,
             slots_T=np.tile(layout.slots(), trials),
-            trials_T=np.repeat(numbers_R, layout.length),
+            trials_T=numbers_R[layout.trials_along(len(ids_T))],
             weights_T=counts_T.astype(np.float32),
             predictive_T2=predictive_T2,
             scalings=scalings,
@@ -257,14 +259,14 @@ class StudyTokenizer:
     def parameter_ids(
         self, problem: Problem, values_RP: Float64[np.ndarray, "R P"]
     ) -> Int64[np.ndarray, "R P"]:
-        """The token of each parameter value; of NaN, the token of an inactive parameter."""
+        """The token of each parameter value; for NaN, the token of an inactive parameter."""
         bins, centred = self.vocabulary.bins, self.options.centred
         ids_RP = np.empty(values_RP.shape, dtype=np.int64)
         for column, parameter in enumerate(problem.parameters):
             values_R = values_RP[:, column]
             inactive_R = np.isnan(values_R)
             if inactive_R.any():
-                values_R = np.where(inactive_R, parameter.some_number, values_R)
+                values_R = np.where(inactive_R, parameter.placeholder, values_R)
             bins_R = quantize.to_parameter_bins(parameter, values_R, bins, centred=centred)
             ids_RP[:, column] = np.where(
                 inactive_R, self.vocabulary.inactive, self.vocabulary.first_bin + bins_R
@@ -274,9 +276,9 @@ class StudyTokenizer:
     def metric_ids(
         self, study: Study, scalings: tuple[ValueScaling, ...]
     ) -> Int64[np.ndarray, "R M"]:
-        """The token of each metric: its bin, or why there is none.
+        """The token of each metric: its bin, or the status that explains its absence.
 
-        Without statuses, what was not measured has the worst metric that the scaling knows.
+        Without statuses, a trial that was not measured gets the worst value of the scaling's range.
         """
         ids_RM = np.empty(study.metrics_RM.shape, dtype=np.int64)
         for column, scaling in enumerate(scalings):
@@ -301,16 +303,16 @@ class StudyTokenizer:
         ids_RK: Int64[np.ndarray, "R K"],
         rng: np.random.Generator | None = None,
     ) -> Float64[np.ndarray, "R P"]:
-        """Parameter tokens, in the order of `encoded`, as `Study.values_RP`.
+        """Parameter tokens, in the order of `encoded`, as rows of `Study.values_RP`.
 
-        A continuous value is the middle of its bin or, given `rng`, a random point in it: so the
-        same tokens twice are not the same trial twice.
+        A continuous value is the centre of its bin, or with `rng` a random point of the bin, so
+        that equal tokens give different trials.
         """
         parameters = encoded.problem.parameters
         values_RP = np.full((len(ids_RK), len(parameters)), np.nan)
         for column, parameter in enumerate(parameters):
             if not self.options.fixed and space.is_fixed(parameter):
-                values_RP[:, column] = parameter.some_number
+                values_RP[:, column] = parameter.placeholder
         for place, column in enumerate(encoded.order_P):
             bins_R = ids_RK[:, place] - self.vocabulary.first_bin
             active_R = ids_RK[:, place] != self.vocabulary.inactive
@@ -327,7 +329,7 @@ class StudyTokenizer:
     def decode_metrics(
         self, ids_RM: Int64[np.ndarray, "R M"], scalings: tuple[ValueScaling, ...]
     ) -> Float64[np.ndarray, "R M"]:
-        """Metric tokens in the metrics' own units; NaN where a token says there is none."""
+        """Metric tokens in the metrics' own units; NaN for statuses."""
         is_bin_RM = self.vocabulary.is_bin(ids_RM)
         bins_RM = ids_RM - self.vocabulary.first_bin
         values_RM = np.stack(
@@ -340,11 +342,11 @@ class StudyTokenizer:
         return np.where(is_bin_RM, values_RM, np.nan)
 
     def value_bins(self, parameter: Parameter) -> Bool[np.ndarray, " Q"]:
-        """The bins that stand for a value of the parameter."""
+        """The bins that represent a legal value of the parameter."""
         return quantize.value_bins(parameter, self.vocabulary.bins, centred=self.options.centred)
 
     def legal_tokens(self, encoded: EncodedProblem) -> LegalTokens:
-        """Which tokens may stand at each step of a trial of this problem."""
+        """The legal tokens at each step of a trial of this problem."""
         return trajectory.legal_tokens(
             encoded.problem,
             encoded.order_P,
@@ -354,7 +356,7 @@ class StudyTokenizer:
         )
 
     def _with_tokens(self, problem: Problem) -> Int64[np.ndarray, " P"]:
-        """The parameters that have tokens."""
+        """The indices of the parameters that have tokens."""
         return np.flatnonzero(
             [self.options.fixed or not space.is_fixed(p) for p in problem.parameters]
         )
@@ -368,5 +370,5 @@ class StudyTokenizer:
             raise StudyError(
                 f"study {study.name!r}, trial {row + 1}: {study.problem.metrics[0].name}="
                 f"{study.metrics_RM[row, 0]} is not finite in single precision, which these "
-                "options ask for. Leave the study out, or rescale the metric."
+                "options need. Leave the study out, or rescale the metric."
             )

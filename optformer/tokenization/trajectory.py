@@ -1,6 +1,7 @@
-"""The order of tokens in a trial, and which may come next. No other module knows either.
+"""The order of tokens in a trial, and the legal tokens at each step. No other module defines them.
 
-Our own layout, D + M tokens a trial, needs no separators: the model is told each token's slot.
+Our own layout has D + M tokens a trial. It needs no separators, because the model receives each
+token's slot:
 
     x=0.5, opt=adam, y=0.9  ->  <500> <250> <900>
 
@@ -8,7 +9,7 @@ The released layout, D + 3 tokens a trial [OptFormer, section 4.1]:
 
     x=0.5, opt=adam, y=0.9  ->  <500> <0> * <900> |
 
-and, before the first trial, what T5's text model puts before every text.
+preceded, before the first trial, by the prefix that T5's text model adds to every text.
 
 Array dimensions: P parameters, M metrics, L tokens of one trial, C conditions, O output tokens.
 """
@@ -17,7 +18,7 @@ import dataclasses
 import enum
 
 import numpy as np
-from jaxtyping import Bool, Int8, Int32, Int64
+from jaxtyping import Bool, Int, Int8, Int32, Int64, Shaped
 
 from optformer.study import Problem
 from optformer.tokenization import quantize
@@ -25,7 +26,7 @@ from optformer.tokenization.vocabulary import NO_ID, Vocabulary
 
 
 class Role(enum.IntEnum):
-    """What a token of a trajectory says."""
+    """The kind of a token in a trajectory."""
 
     NOTHING = 0  # padding
     PARAMETER = 1
@@ -39,11 +40,11 @@ METRIC_SLOTS = 4
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TrialLayout:
-    """Where the tokens of a trial stand.
+    """The positions of a trial's tokens.
 
     Attributes:
-      parameters, metrics: how many of them a trial has.
-      separators: whether `*` stands before the metrics and `|` after them.
+      parameters, metrics: numbers of tokens of each kind in a trial.
+      separators: whether `*` precedes the metrics and `|` follows them.
       prefix: ids before the first trial.
     """
 
@@ -54,20 +55,48 @@ class TrialLayout:
 
     @property
     def length(self) -> int:
-        """Tokens in a trial."""
+        """The number of tokens in a trial."""
         return self.parameters + self.metrics + 2 * self.separators
 
     @property
     def first_value(self) -> int:
-        """Where the first metric's token stands."""
+        """The position of the first metric's token."""
         return self.parameters + self.separators
 
     def trials_in(self, tokens: int) -> int:
-        """How many trials fit into so many tokens, with what comes before the first."""
+        """The number of trials that fit into `tokens` tokens, prefix included."""
         return max(0, (tokens // self.length * self.length - len(self.prefix)) // self.length)
 
+    def tokens_of(self, trials: int) -> int:
+        """How many tokens so many trials take, with what comes before the first."""
+        return len(self.prefix) + trials * self.length
+
+    def whole(self, tokens: int) -> int:
+        """So many tokens, rounded up to those of whole trials."""
+        return -(-tokens // self.length) * self.length
+
+    def trial_of(self, place_N: Int64[np.ndarray, "*N"]) -> Int64[np.ndarray, "*N"]:
+        """The trial, counted from 0, of each place of a trajectory; below 0 before the first."""
+        return (place_N - len(self.prefix)) // self.length
+
+    def trials_along(self, tokens: int) -> Int64[np.ndarray, " T"]:
+        """The trial, counted from 0, of each of so many tokens of trials."""
+        return self.trial_of(len(self.prefix) + np.arange(tokens))
+
+    def rows_of(self, ids_T: Int[np.ndarray, " T"]) -> Int[np.ndarray, "R L"]:
+        """The tokens of whole trials as a row for each."""
+        return ids_T.reshape(-1, self.length)
+
+    def parameters_of(self, ids_T: Int[np.ndarray, " T"]) -> Int[np.ndarray, "R P"]:
+        """Of the tokens of whole trials, those of parameters."""
+        return self.rows_of(ids_T)[:, : self.parameters]
+
+    def values_of(self, array_T: Shaped[np.ndarray, "T ..."]) -> Shaped[np.ndarray, "R ..."]:
+        """Of what belongs to the tokens of trials, what belongs to the first metrics; a view."""
+        return array_T[self.first_value :: self.length]
+
     def roles(self) -> Int8[np.ndarray, " L"]:
-        """What each token of a trial says."""
+        """The role of each token of a trial."""
         separator = [Role.SEPARATOR] * self.separators
         roles = [
             *([Role.PARAMETER] * self.parameters),
@@ -78,7 +107,7 @@ class TrialLayout:
         return np.array(roles, dtype=np.int8)
 
     def slots(self) -> Int32[np.ndarray, " L"]:
-        """Which parameter or metric each token of a trial belongs to."""
+        """The slot of each token of a trial: the parameter or metric that it belongs to."""
         separator = [0] * self.separators
         slots = [
             *range(METRIC_SLOTS + 1, METRIC_SLOTS + 1 + self.parameters),
@@ -105,14 +134,14 @@ class TrialLayout:
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class LegalTokens:
-    """Which output tokens may stand at each step of a trial up to its first metric.
+    """The legal output tokens at each step of a trial before its first metric.
 
-    The steps are the parameters in the study's order and then, where the layout has one, the
-    separator: a step with one legal token.
+    The steps are the parameters in the study's order and, if the layout has separators, one more
+    step with the separator as its only legal token.
 
     Attributes:
-      tokens_PO: the tokens of an active parameter, or of the separator.
-      parent_PC: the place in the order of each condition's parent, -1 where there is none.
+      tokens_PO: the legal tokens while the parameter is active.
+      parent_PC: the step of each condition's parent; -1 for no condition.
       parent_tokens_PCO: the parent's tokens that meet the condition.
       inactive: the output token of an inactive parameter; -1 if there is none.
     """
@@ -131,14 +160,14 @@ def legal_tokens(
     *,
     centred: bool = True,
 ) -> LegalTokens:
-    """The legal tokens of a problem whose parameters stand in this order, parents first."""
+    """The legal tokens of a problem with its parameters in this order, parents first."""
     parameters = [problem.parameters[index] for index in order_P]
-    place = {parameter.name: index for index, parameter in enumerate(parameters)}
-    most = max(1, *(len(parameter.conditions) for parameter in parameters))
+    step_of = {parameter.name: index for index, parameter in enumerate(parameters)}
+    most_conditions = max(1, *(len(parameter.conditions) for parameter in parameters))
     count, outputs = layout.first_value, vocabulary.outputs
     tokens_PO = np.zeros((count, outputs), dtype=bool)
-    parent_PC = np.full((count, most), -1, dtype=np.int32)
-    parent_tokens_PCO = np.zeros((count, most, outputs), dtype=bool)
+    parent_PC = np.full((count, most_conditions), -1, dtype=np.int32)
+    parent_tokens_PCO = np.zeros((count, most_conditions, outputs), dtype=bool)
     first = vocabulary.first_bin - vocabulary.first_output
     for index, parameter in enumerate(parameters):
         legal_Q = quantize.value_bins(parameter, vocabulary.bins, centred=centred)
@@ -148,9 +177,9 @@ def legal_tokens(
                 [p.name for p in problem.parameters].index(condition.parent)
             ]
             numbers = np.array([parent.to_number(value) for value in condition.values], np.float64)
-            met = quantize.to_parameter_bins(parent, numbers, vocabulary.bins, centred=centred)
-            parent_PC[index, column] = place[condition.parent]
-            parent_tokens_PCO[index, column, first + met] = True
+            bins = quantize.to_parameter_bins(parent, numbers, vocabulary.bins, centred=centred)
+            parent_PC[index, column] = step_of[condition.parent]
+            parent_tokens_PCO[index, column, first + bins] = True
     if layout.separators:
         tokens_PO[-1, vocabulary.separators[0] - vocabulary.first_output] = True
     has_inactive = vocabulary.inactive != NO_ID
@@ -167,19 +196,20 @@ def random_order(problem: Problem, rng: np.random.Generator) -> Int64[np.ndarray
     rank_P = rng.random(len(problem.parameters))
     if not problem.is_conditional:
         return np.argsort(rank_P)
-    # A child's rank is at least its parents': Problem lists parents first.
-    place = {parameter.name: index for index, parameter in enumerate(problem.parameters)}
+    # A child gets at least the rank of its parents, which come first in Problem.
+    column = {parameter.name: index for index, parameter in enumerate(problem.parameters)}
     for index, parameter in enumerate(problem.parameters):
         for condition in parameter.conditions:
-            rank_P[index] = max(rank_P[index], rank_P[place[condition.parent]])
+            rank_P[index] = max(rank_P[index], rank_P[column[condition.parent]])
     return np.argsort(rank_P, kind="stable")
 
 
 def check_problem(problem: Problem, bins: int, *, plain: bool = False) -> str:
-    """Why a problem cannot be said in tokens, or an empty string.
+    """The reason that a problem cannot be expressed in tokens, or an empty string.
 
     Args:
-      plain: there are no tokens for what is inactive or missing, nor for a second metric.
+      plain: the vocabulary has no statuses: no token for an inactive or missing value, and no
+        place for a second metric.
     """
     if plain and problem.is_conditional:
         return "conditional parameters have no tokens without options.statuses"

@@ -1,11 +1,11 @@
-"""Text pieces, bins and statuses <-> token ids. No other module knows an id.
+"""Token ids of text pieces, bins and statuses. No other module depends on their numbers.
 
     0 … first_bin-1        text pieces of a SentencePiece model (0 pads, 1 ends, 2 is unknown)
     first_bin … +Q-1       bins <0> … <Q-1>
     then                   <INFEASIBLE> <PENDING> <MISSING> <INACTIVE>
 
-The decoder of our own layout writes only bins and statuses: its outputs start at the first bin.
-The released layout has no statuses, and its decoder writes every id. Of T5's vocabulary:
+In our own layout the decoder outputs only bins and statuses, so its outputs start at the first
+bin. The released layout has no statuses, and its decoder outputs every id. With T5's vocabulary:
 
     0 … 32,099 text pieces, 32,100 … 33,099 bins, then padding up to 33,151
 """
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from sentencepiece import SentencePieceProcessor
 
 SEPARATORS = ("*", "|")
-"""What the released layout puts before a trial's metric and after it."""
+"""The tokens before and after a trial's metric in the released layout."""
 
 STATUSES = ("INFEASIBLE", "PENDING", "MISSING", "INACTIVE")
 
@@ -36,15 +36,15 @@ PAD = 0
 """Fills arrays, and starts the decoder, as in T5."""
 
 NO_ID = -1
-"""Stands for the ids that a vocabulary does not have."""
+"""Stands for a token that the vocabulary does not have."""
 
 OUTPUT_MULTIPLE = 128
-"""Where the decoder writes every id, their number is padded to a multiple of this, as in T5X."""
+"""If the decoder outputs every id, their number is padded to a multiple of this, as in T5X."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Bin:
-    """A number in a text: one token, whatever the text around it."""
+    """A number inside a text, encoded as the single token of a bin."""
 
     index: int
 
@@ -53,7 +53,7 @@ class Bin:
 
 
 Chunk = str | Bin
-"""Metadata text is a list of these, so that a name that looks like a bin stays text."""
+"""Metadata text is a list of chunks, so that a name that looks like a bin remains text."""
 
 
 class Vocabulary:
@@ -62,9 +62,9 @@ class Vocabulary:
     Args:
       text_model: a serialized SentencePiece model.
       bins: Q, the number of bins.
-      statuses: whether there are tokens for what is not a number.
-      text_output: whether the decoder writes text too, as T5's does. Then bins are pieces of the
-        text model: a text is split as a whole, and `<17>` in it is a bin wherever it stands.
+      statuses: whether there are tokens for infeasible, pending, missing and inactive values.
+      text_output: whether the decoder outputs text too, as T5's does. Bins are then pieces of
+        the text model, so any `<17>` in a text is encoded as a bin.
     """
 
     def __init__(
@@ -104,43 +104,43 @@ class Vocabulary:
 
     @property
     def first_output(self) -> int:
-        """The first id that the decoder can write."""
+        """The first id that the decoder can output."""
         return 0 if self.text_output else self.first_bin
 
     @property
     def outputs(self) -> int:
-        """How many ids the decoder can write, from `first_output` on."""
+        """The number of ids that the decoder can output, beginning with `first_output`."""
         return self.size - self.first_output
 
     @property
     def infeasible(self) -> int:
-        """In place of a metric: the trial could not be measured."""
+        """Stands for the metric of a trial that could not be measured."""
         return self._status("INFEASIBLE")
 
     @property
     def pending(self) -> int:
-        """In place of a metric: the trial is not measured yet."""
+        """Stands for the metric of a trial that is not measured yet."""
         return self._status("PENDING")
 
     @property
     def missing(self) -> int:
-        """In place of a metric: the trial is completed without it."""
+        """Stands for a metric that a completed trial does not have."""
         return self._status("MISSING")
 
     @property
     def inactive(self) -> int:
-        """In place of a parameter: its parent switches it off."""
+        """Stands for the value of a parameter that its parent disables."""
         return self._status("INACTIVE")
 
     @functools.cached_property
     def separators(self) -> tuple[int, int]:
-        """The ids of `*` and `|`, which the released layout puts between tokens."""
+        """The ids of `*` and `|`, the separators of the released layout."""
         star, bar = (self._text.piece_to_id(piece) for piece in SEPARATORS)
         return star, bar
 
     @functools.cached_property
     def prefix(self) -> tuple[int, ...]:
-        """The ids that the text model puts before a text that starts with a bin: T5's a space."""
+        """The ids that the text model inserts before a leading bin; with T5's model, a space."""
         return tuple(self._text.encode("<0>")[:-1]) if self.text_output else ()
 
     @functools.cached_property
@@ -156,12 +156,12 @@ class Vocabulary:
         return (ids >= self.first_bin) & (ids < self.first_bin + self.bins)
 
     def to_units(self, ids: Int[np.ndarray, "*T"], other: float) -> Float64[np.ndarray, "*T"]:
-        """The middle of each bin, in [0, 1]; `other` for ids that are no bins."""
+        """The centre of each bin, in [0, 1]; `other` for ids that are not bins."""
         units = from_bins(np.asarray(ids - self.first_bin, np.int64), self.bins)
         return np.where(self.is_bin(ids), units, other)
 
     def encode(self, chunks: Sequence[Chunk]) -> Int32[np.ndarray, " S"]:
-        """The ids of a text with numbers in it; a number that is no bin is text."""
+        """The ids of a text; a number outside the range of bins is encoded as text."""
         if self.text_output:
             return np.array(self._text.encode("".join(map(str, chunks))), dtype=np.int32)
         ids: list[int] = []
@@ -173,7 +173,7 @@ class Vocabulary:
         return np.array(ids, dtype=np.int32)
 
     def words(self, ids: Iterable[int]) -> list[str]:
-        """Each id as people read it: a piece of text, `<17>`, or `<PENDING>`."""
+        """A readable name of each id: a piece of text, `<17>`, or `<PENDING>`."""
         names = []
         for token in ids:
             number = int(token) - self.first_bin
@@ -186,10 +186,10 @@ class Vocabulary:
         return names
 
     def text(self, ids: Sequence[int]) -> str:
-        """The text that `encode` turned into these ids, with bins as `<17>`.
+        """The text of these ids, the inverse of `encode`, with bins as `<17>`.
 
-        Where bins are pieces of a text model like T5's, it is what that model makes of them:
-        pieces that it does not know are lost.
+        If `text_output`, the text model decodes the ids, and characters that it does not cover
+        are lost.
         """
         if self.text_output:
             known = self.first_bin + self.bins
@@ -210,9 +210,9 @@ class Vocabulary:
 
 
 def train_text_model(lines: Iterable[str], pieces: int) -> bytes:
-    """A SentencePiece model of `pieces` pieces with byte fallback: no text is lost.
+    """A SentencePiece model with `pieces` pieces and byte fallback.
 
-    Spaces and letters are kept as they are, so that text decodes to itself.
+    Without normalization, any text decodes to itself.
     """
     import sentencepiece
 
@@ -229,7 +229,7 @@ def train_text_model(lines: Iterable[str], pieces: int) -> bytes:
         split_digits=True,
         character_coverage=1.0,
         max_sentence_length=1 << 16,
-        num_threads=1,  # more threads give another model each time
+        num_threads=1,  # with more threads, each run gives a different model
         pad_id=0,
         eos_id=1,
         unk_id=2,
@@ -240,7 +240,7 @@ def train_text_model(lines: Iterable[str], pieces: int) -> bytes:
 
 
 def _with_bins(text: "SentencePieceProcessor", text_model: bytes, bins: int) -> bytes:
-    """The model with the separators and bins as pieces that nothing splits or joins."""
+    """The model with separators and bins as user-defined pieces, which are never split."""
     from sentencepiece import sentencepiece_model_pb2
 
     model = sentencepiece_model_pb2.ModelProto.FromString(text_model)
@@ -252,5 +252,5 @@ def _with_bins(text: "SentencePieceProcessor", text_model: bytes, bins: int) -> 
 
 @functools.cache
 def default_text_model() -> bytes:
-    """The SentencePiece model that ships with the package; `corpus.py` made it."""
+    """The SentencePiece model that ships with the package; `corpus.py` trains it."""
     return resources.files("optformer.tokenization").joinpath("text.model").read_bytes()

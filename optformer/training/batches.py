@@ -251,8 +251,7 @@ def pack(
             predictive_BT2[row, here] = trials.predictive_T2
             smooth_BT[row, here] = is_smooth(problem, trials, tokenizer)
             if ask_experts:
-                length = problem.layout.length
-                value_places = np.arange(here.start + problem.layout.first_value, here.stop, length)
+                value_places = problem.layout.values_of(np.arange(here.start, here.stop))
                 at = slice(first_trial, first_trial + len(value_places))
                 value_places_BR[row, at] = value_places
                 followed = follow(problem, trials, tokenizer)
@@ -318,13 +317,12 @@ def follow(
 def places(tokens: int, layout: TrialLayout) -> int:
     """How many places a study of so many tokens takes in a row: those of whole trials, so that all
     rows line up."""
-    return -(-(len(layout.prefix) + tokens) // layout.length) * layout.length
+    return layout.whole(layout.tokens_of(0) + tokens)
 
 
 def trials_along(tokens: int, layout: TrialLayout) -> Int32[np.ndarray, " T"]:
     """The trial, counted from 1, of each place's input token; place 0 reads the start token."""
-    first = 1 + len(layout.prefix)
-    return ((np.arange(tokens) - first) // layout.length + 1).astype(np.int32)
+    return (layout.trial_of(np.arange(tokens) - 1) + 1).astype(np.int32)
 
 
 def is_smooth(

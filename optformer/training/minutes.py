@@ -14,9 +14,9 @@ import numpy as np
 
 from optformer.data import store
 from optformer.errors import OptFormerError, make_folder, plural
-from optformer.files import whole
+from optformer.files import atomic_write
 from optformer.model import checkpoint
-from optformer.model.programs import kept_programs
+from optformer.model.programs import cached_programs
 from optformer.model.saved import Checkpoint, flatten
 from optformer.training import accelerator, prepared
 from optformer.training.config import Compute
@@ -110,11 +110,11 @@ def _train(
 
     def note(**news: object) -> None:
         facts.update(news)
-        with whole(out / REPORT) as path:
+        with atomic_write(out / REPORT) as path:
             path.write_text(json.dumps(facts, indent=2) + "\n", "utf-8")
 
     say(f"{device.device_kind} ({device.platform}), {os.cpu_count()} cores, jax {jax.__version__}")
-    with kept_programs(run_folder / "programs"):
+    with cached_programs(run_folder / "programs"):
         losses = prepared.first_losses(given.config, prepared.first_batches(folder))
         (run_folder / accelerator.FIRST_STEP).touch()
         alike = bool(np.allclose(losses, given.losses, rtol=ALIKE))

@@ -20,7 +20,7 @@ import numpy as np
 
 from optformer.data import store
 from optformer.errors import ConfigError, SourceError, make_folder
-from optformer.files import whole
+from optformer.files import atomic_write
 from optformer.model import checkpoint
 from optformer.model.transformer import Ids
 from optformer.study import Study
@@ -103,7 +103,7 @@ def prepare(
         folder / CONFIG,
     )
     manifest = {"studies": len(studies), "skipped": dict(skipped), "losses": losses}
-    with whole(folder / MANIFEST) as path:
+    with atomic_write(folder / MANIFEST) as path:
         path.write_text(json.dumps(manifest, indent=2) + "\n", "utf-8")
     _check_size(folder, most_bytes)
     return open_prepared(folder)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from optformer.files import whole
+from optformer.files import atomic_write
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -111,7 +111,7 @@ class Log:
         self._path = path
         lines = path.read_text("utf-8").splitlines() if path.is_file() else []
         kept = [line for line in lines if _step_of(line) <= step]
-        with whole(path) as new:
+        with atomic_write(path) as new:
             new.write_text("".join(f"{line}\n" for line in kept), "utf-8")
 
     def write(self, report: Report) -> None:

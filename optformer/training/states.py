@@ -24,7 +24,7 @@ import safetensors
 from jaxtyping import Array, UInt32
 
 from optformer.errors import CheckpointError, OptFormerError
-from optformer.files import whole
+from optformer.files import atomic_write
 from optformer.training import sharding
 from optformer.training.step import State
 
@@ -125,7 +125,7 @@ class States:
         if sharding.is_first():
             steps = {str(step) for step in self._manager.all_steps()}
             kept = {step: found for step, found in self._read().items() if step in steps}
-            with whole(self._fingerprints) as path:
+            with atomic_write(self._fingerprints) as path:
                 path.write_text(json.dumps(kept | new) + "\n", "utf-8")
 
     def _set_aside(self, step: int) -> None:

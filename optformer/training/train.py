@@ -28,10 +28,10 @@ import numpy as np
 
 from optformer.data.mixture import GeneratedSource
 from optformer.errors import ConfigError, OptFormerError, StudyError, make_folder
-from optformer.files import whole
+from optformer.files import atomic_write
 from optformer.model import checkpoint
 from optformer.model.config import Numbers, Temperature, most_parameters
-from optformer.model.programs import kept_programs
+from optformer.model.programs import cached_programs
 from optformer.model.saved import Checkpoint
 from optformer.model.transformer import Ids
 from optformer.settings import flat_tree
@@ -168,6 +168,7 @@ def train(
             tokens=max(config.batch.tokens, init.tokens if init else 0),
             value_temperature=temperature,
             about=about,
+            prior=init.prior if init else None,
         )
         if sharding.is_first():
             with writing(f"the model {name!r}", folder):
@@ -175,7 +176,7 @@ def train(
             saved(name, model)
 
     with contextlib.ExitStack() as around:
-        around.enter_context(kept_programs(folder / "programs"))
+        around.enter_context(cached_programs(folder / "programs"))
         states = around.enter_context(States(folder))
         state = states.restore(state, say)
         first = int(state["step"])
@@ -396,7 +397,7 @@ def claim(folder: Path, config: RunConfig) -> None:
             )
     make_folder(folder)
     with writing("the configuration", folder):
-        with whole(path) as new:
+        with atomic_write(path) as new:
             save_config(config, new)
         # Of models that were being written when a run was killed.
         for leftover in itertools.chain(folder.glob(".checkpoint-*"), folder.glob(".best-*")):

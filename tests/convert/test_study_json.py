@@ -1,4 +1,4 @@
-"""A problem written as JSON is the problem that is read back."""
+"""Problems and trials as JSON."""
 
 import json
 
@@ -11,13 +11,13 @@ def test_problems_survive_json() -> None:
         assert problem_from_json(json.loads(json.dumps(problem_to_json(problem)))) == problem
 
 
-def test_bools_stand_for_their_categories() -> None:
+def test_bools_are_read_as_categories() -> None:
     document = problem_to_json(odd().problem)
     written = json.dumps(document).replace('["False", "True"]', "[false, true]")
     assert problem_from_json(json.loads(written)) == odd().problem
 
 
-def test_notes_that_are_no_text_do_not_cost_the_study() -> None:
+def test_notes_of_other_types_are_dropped() -> None:
     problem = plain("x").problem
     trial = {"parameters": {"x": 0.5}, "metrics": {"y": 1.0}}
     for notes, kept in (

@@ -1,4 +1,4 @@
-"""Vizier's types become ours and back without loss, and what cannot become ours says why."""
+"""Vizier's types convert to ours and back without loss, or an error gives the reason."""
 
 from collections.abc import Callable
 
@@ -83,13 +83,13 @@ def test_every_part_of_a_problem_is_kept() -> None:
     assert problem.metadata == (("team", "vision"),)
 
 
-def test_problem_survives_the_way_to_vizier_and_back() -> None:
+def test_a_problem_converts_to_vizier_and_back() -> None:
     problem = convert.problem_from_vizier(everything(), name="study-1")
     again = convert.problem_from_vizier(convert.problem_to_vizier(problem), name="study-1")
     assert again == problem
 
 
-def test_statement_survives_the_way_to_ours_and_back() -> None:
+def test_a_statement_converts_to_ours_and_back() -> None:
     statement = everything()
     again = convert.problem_to_vizier(convert.problem_from_vizier(statement))
     assert again.search_space == statement.search_space
@@ -97,8 +97,8 @@ def test_statement_survives_the_way_to_ours_and_back() -> None:
     assert again.metadata == statement.metadata
 
 
-def test_problem_survives_vizier_protos() -> None:
-    """What the service stores; Vizier 0.1.24 loses UNIFORM_DISCRETE and grandchildren there."""
+def test_a_problem_converts_to_protos_and_back() -> None:
+    """Vizier's service stores protos; 0.1.24 loses UNIFORM_DISCRETE and grandchildren in them."""
     statement = everything()
     statement.search_space.pop("ratio")
     statement.search_space.get("model").subspace("svm").get("shrinking").subspace("True").pop(
@@ -207,7 +207,7 @@ def test_study_survives_the_way_to_vizier_and_back() -> None:
     assert to_trials(study) == list(TRIALS)
 
 
-def test_trial_states_are_told_apart() -> None:
+def test_trials_have_the_state_of_their_status() -> None:
     problem = convert.problem_from_vizier(everything())
     parameters = dict(TRIALS[0].parameters)
     good = vz.Measurement(metrics={"accuracy": 0.5, "extra": 1.0})
@@ -232,7 +232,7 @@ def test_trial_states_are_told_apart() -> None:
 
 
 @pytest.mark.parametrize("value", [True, 1.0, 1, "True"])
-def test_bool_is_read_however_it_was_stored(value: object) -> None:
+def test_a_bool_is_read_from_each_of_its_encodings(value: object) -> None:
     statement = vz.ProblemStatement(
         metric_information=[vz.MetricInformation("y", goal=vz.ObjectiveMetricGoal.MAXIMIZE)]
     )
@@ -267,7 +267,7 @@ def test_bad_trial_is_named(
         convert.study_from_vizier(problem, [convert.trial_to_vizier(problem, TRIALS[0]), bad])
 
 
-def test_suggestions_have_the_types_that_vizier_gives() -> None:
+def test_suggestions_have_viziers_types() -> None:
     problem = convert.problem_from_vizier(everything())
     study = from_trials(problem, TRIALS)
     suggestion = convert.suggestion_to_vizier(problem, study.values_RP[1])

@@ -1,4 +1,4 @@
-"""A checkpoint gives back what was saved, or says what is wrong with it."""
+"""A checkpoint loads back equal, or an error names the damage."""
 
 import json
 from pathlib import Path
@@ -25,13 +25,13 @@ def folder(tmp_path: Path) -> Path:
         config=MICRO, tokenizer=tokenizer, weights=to_numpy(weights), about={"step": 3}
     )
     checkpoint.save(saved, tmp_path / "model")
-    # Saving over one replaces it.
+    # Saving replaces an existing folder.
     checkpoint.save(saved, tmp_path / "model")
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
     return tmp_path / "model"
 
 
-def test_everything_comes_back(folder: Path) -> None:
+def test_a_saved_checkpoint_loads_back_equal(folder: Path) -> None:
     loaded = checkpoint.load(folder)
     tokenizer = StudyTokenizer()
     weights = transformer.init(MICRO, Ids.of(tokenizer.vocabulary), jax.random.key(0))
@@ -55,28 +55,28 @@ def test_the_temperature_of_values_can_be_changed_in_place(folder: Path) -> None
 
 
 @pytest.mark.parametrize(
-    ("said", "meant"),
+    ("stored", "expected"),
     [({}, Temperature()), ({"value_temperature": 1.5}, Temperature(start=1.5))],
 )
-def test_older_checkpoints_have_no_temperature_or_the_same_after_any_number_of_trials(
-    folder: Path, said: dict, meant: Temperature
+def test_older_checkpoints_have_no_temperature_or_a_constant_one(
+    folder: Path, stored: dict, expected: Temperature
 ) -> None:
     path = folder / "config.json"
     config = json.loads(path.read_text())
     del config["value_temperature"], config["digest"]
-    config |= said
+    config |= stored
     config["digest"] = checkpoint._digest(config)
     path.write_text(json.dumps(config))
-    assert checkpoint.load(folder).value_temperature == meant
-    assert checkpoint.value_temperature(folder) == meant
+    assert checkpoint.load(folder).value_temperature == expected
+    assert checkpoint.value_temperature(folder) == expected
     checkpoint.set_value_temperature(folder, Temperature(start=0.8))
     assert checkpoint.load(folder).value_temperature == Temperature(start=0.8)
 
 
-@pytest.mark.parametrize("said", [{"start": 0.0}, {"start": 1.0, "slope": 2.0}, None, "warm"])
-def test_a_temperature_of_another_kind_is_named(folder: Path, said: object) -> None:
+@pytest.mark.parametrize("stored", [{"start": 0.0}, {"start": 1.0, "slope": 2.0}, None, "warm"])
+def test_an_invalid_temperature_is_named(folder: Path, stored: object) -> None:
     path = folder / "config.json"
-    config = json.loads(path.read_text()) | {"value_temperature": said}
+    config = json.loads(path.read_text()) | {"value_temperature": stored}
     del config["digest"]
     path.write_text(json.dumps(config | {"digest": checkpoint._digest(config)}))
     for read in (checkpoint.load, checkpoint.value_temperature):
@@ -84,12 +84,12 @@ def test_a_temperature_of_another_kind_is_named(folder: Path, said: object) -> N
             read(folder)
 
 
-def test_a_model_of_other_gaussian_processes_is_refused(
+def test_a_model_with_other_experts_is_rejected(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its weights would count for the wrong ones."""
+    """Its gates would apply to the wrong processes."""
     monkeypatch.setattr(experts, "KERNELS", experts.KERNELS[::-1])
-    with pytest.raises(CheckpointError, match="weighs other Gaussian processes"):
+    with pytest.raises(CheckpointError, match="trained with other Gaussian-process experts"):
         checkpoint.load(folder)
 
 
@@ -115,19 +115,19 @@ def _other_format(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("damage", "says"),
+    ("damage", "message"),
     [
         (lambda f: _flip(f / "weights.safetensors"), "weights.safetensors is damaged"),
         (lambda f: (f / "weights.safetensors").unlink(), "weights.safetensors is missing"),
         (lambda f: (f / "config.json").write_text("{"), "config.json is damaged"),
         (_other_shape, "config.json was changed or is damaged"),
         (_other_vocabulary, "not the vocabulary that the weights were trained with"),
-        (_other_format, "format 99, but this optformer reads format 2"),
+        (_other_format, "format 99, but this version of optformer reads format 2"),
     ],
 )
-def test_damage_is_named(folder: Path, damage: object, says: str) -> None:
+def test_damage_is_named(folder: Path, damage: object, message: str) -> None:
     damage(folder)  # type: ignore[operator]
-    with pytest.raises(CheckpointError, match=says):
+    with pytest.raises(CheckpointError, match=message):
         checkpoint.load(folder)
 
 
@@ -139,7 +139,7 @@ def test_a_missing_folder_is_named(tmp_path: Path) -> None:
 def test_a_shipped_model_loads_by_its_name(
     folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """But a folder of that name in the working directory goes first."""
+    """A folder of that name in the working directory takes precedence."""
     monkeypatch.setattr(checkpoint, "SHIPPED", folder.parent)
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
@@ -149,7 +149,7 @@ def test_a_shipped_model_loads_by_its_name(
     with pytest.raises(CheckpointError, match="is a part of this package"):
         checkpoint.set_value_temperature(Path("model"), Temperature())
     Path("model").mkdir()
-    with pytest.raises(CheckpointError, match="model is no checkpoint"):
+    with pytest.raises(CheckpointError, match="model is not a checkpoint"):
         checkpoint.load(Path("model"))
     with pytest.raises(CheckpointError, match=r"no model in this package has that name \(model\)"):
         checkpoint.load(Path("another"))

@@ -8,7 +8,7 @@ RNG = np.random.default_rng
 
 
 def predictions(rng, count=6000, bins=200):
-    """Bell-shaped distributions of many widths, and a truth drawn from each."""
+    """Bell-shaped distributions of many widths, and a truth sampled from each."""
     centre_N1, width_N1 = rng.random((count, 1)), rng.uniform(0.01, 0.3, (count, 1))
     middle_Q = (np.arange(bins) + 0.5) / bins
     weights_NQ = np.exp(-(((middle_Q - centre_N1) / width_N1) ** 2) / 2)
@@ -17,7 +17,7 @@ def predictions(rng, count=6000, bins=200):
     return probabilities_NQ, (np.minimum(bin_N, bins - 1) + rng.random(count)) / bins
 
 
-def test_right_predictions_are_calibrated():
+def test_correct_predictions_are_calibrated():
     probabilities_NQ, truth_N = predictions(RNG(0))
     assert predictive.expected_calibration_error(probabilities_NQ, truth_N) < 0.015
     pit_N = predictive.pit(probabilities_NQ, truth_N)
@@ -28,7 +28,7 @@ def test_right_predictions_are_calibrated():
     assert predictive.quantile_error(pit_N) < 0.01
 
 
-def test_too_sure_predictions_are_found_out():
+def test_overconfident_predictions_are_detected():
     probabilities_NQ, truth_N = predictions(RNG(0))
     sharp_NQ = probabilities_NQ**4
     sharp_NQ /= sharp_NQ.sum(1, keepdims=True)
@@ -36,7 +36,7 @@ def test_too_sure_predictions_are_found_out():
     levels_C, observed_C = predictive.calibration_curve(predictive.pit(sharp_NQ, truth_N))
     assert (observed_C[1:-1] < levels_C[1:-1]).all()
     assert predictive.quantile_error(predictive.pit(sharp_NQ, truth_N)) > 0.03
-    # A proper score: the truth's own distribution beats any other.
+    # A proper score: the true distribution beats any other.
     sharp = predictive.log_density(sharp_NQ, truth_N).mean()
     assert sharp < predictive.log_density(probabilities_NQ, truth_N).mean()
 
@@ -45,33 +45,31 @@ def test_too_sure_predictions_are_found_out():
     "temperature",
     [Temperature(start=start, power=power) for start, power in [(0.5, 0), (1, 0), (2, -0.3)]],
 )
-def test_the_best_temperature_undoes_another(temperature):
+def test_the_fitted_temperature_undoes_another(temperature):
     rng = RNG(2)
     probabilities_NQ, truth_N = predictions(rng)
     trials_N = rng.integers(50, size=len(truth_N))
     other_N = temperature.after(trials_N)
     with np.errstate(divide="ignore"):
-        log_odds_NQ = np.maximum(np.log(probabilities_NQ), -500) * other_N[:, None] + 7.0
+        logits_NQ = np.maximum(np.log(probabilities_NQ), -500) * other_N[:, None] + 7.0
     bin_N = (truth_N * probabilities_NQ.shape[1]).astype(np.int64)
-    found = predictive.best_temperature(log_odds_NQ, bin_N, trials_N)
+    fitted = predictive.fit_temperature(logits_NQ, bin_N, trials_N)
     # 6,000 predictions: 0.018 at one sigma in the middle.
-    np.testing.assert_allclose(found.after(trials_N), other_N, rtol=0.12)
-    assert found.after(15) == pytest.approx(temperature.after(15), rel=0.05)
-    np.testing.assert_allclose(
-        predictive.tempered(log_odds_NQ, other_N), probabilities_NQ, atol=1e-9
-    )
+    np.testing.assert_allclose(fitted.after(trials_N), other_N, rtol=0.12)
+    assert fitted.after(15) == pytest.approx(temperature.after(15), rel=0.05)
+    np.testing.assert_allclose(predictive.tempered(logits_NQ, other_N), probabilities_NQ, atol=1e-9)
 
 
-def test_where_all_predictions_are_after_as_many_trials_the_best_temperature_is_flat():
+def test_with_equal_numbers_of_trials_the_fitted_temperature_is_constant():
     probabilities_NQ, truth_N = predictions(RNG(3))
     bin_N = (truth_N * probabilities_NQ.shape[1]).astype(np.int64)
-    log_odds_NQ = 1.5 * np.log(np.maximum(probabilities_NQ, 1e-200))
-    found = predictive.best_temperature(log_odds_NQ, bin_N, np.full(len(bin_N), 8))
-    assert found.power == pytest.approx(0.0, abs=0.02)
-    assert found.after(8) == pytest.approx(1.5, rel=0.05)
+    logits_NQ = 1.5 * np.log(np.maximum(probabilities_NQ, 1e-200))
+    fitted = predictive.fit_temperature(logits_NQ, bin_N, np.full(len(bin_N), 8))
+    assert fitted.power == pytest.approx(0.0, abs=0.02)
+    assert fitted.after(8) == pytest.approx(1.5, rel=0.05)
 
 
-def test_a_value_that_many_trials_have_is_calibrated_where_its_share_is_right():
+def test_a_repeated_value_is_calibrated_with_random_shares():
     rng = np.random.default_rng(0)
     right_Q = np.array([0.1] * 7 + [0.0, 0.0, 0.3])
     truth_N = np.where(rng.random(4000) < 0.3, 1.0, 0.7 * rng.random(4000))
@@ -92,7 +90,7 @@ def test_uniform_predictions_have_log_density_zero_and_the_truth_as_pit(bins):
     np.testing.assert_allclose(predictive.pit(uniform_NQ, truth_N), truth_N, atol=1e-9)
 
 
-def test_log_density_does_not_depend_on_how_finely_a_density_is_cut():
+def test_log_density_does_not_depend_on_the_number_of_bins():
     coarse_NQ, truth_N = predictions(RNG(1), count=200, bins=100)
     fine_NQ = np.repeat(coarse_NQ, 10, axis=1) / 10
     for measure in (predictive.log_density, predictive.pit):

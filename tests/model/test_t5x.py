@@ -1,4 +1,4 @@
-"""A T5X checkpoint gives back what was written, or says what is wrong with it.
+"""A T5X checkpoint loads back equal, or an error names the damage.
 
 T5X itself is not needed: `benchmarks/parity.py` has it write and read such checkpoints.
 """
@@ -26,7 +26,7 @@ from optformer.tokenization.tokenizer import StudyTokenizer
 from optformer.training.sharding import to_numpy
 from tests.tokenization.released import released_tokenizer
 
-# Heads times their size are not the width, and no two sizes are equal.
+# No two sizes are equal, and heads times head size differs from the width.
 CONFIG = dataclasses.replace(
     T5_BASE, width=20, heads=2, head_size=12, feed_forward=28, encoder_layers=1, decoder_layers=2
 )
@@ -45,7 +45,7 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def folder(written: Path, tmp_path: Path) -> Path:
-    """A copy that may be damaged."""
+    """A copy for a test to damage."""
     return Path(shutil.copytree(written, tmp_path / "checkpoint_700"))
 
 
@@ -57,7 +57,7 @@ def set_contents(folder: Path, tree: dict) -> None:
     (folder / "checkpoint").write_bytes(serialization.msgpack_serialize(tree))
 
 
-def test_everything_comes_back_to_the_bit(written: Path) -> None:
+def test_a_written_checkpoint_loads_back_to_the_bit(written: Path) -> None:
     loaded = checkpoint.load(written)
     assert loaded.config == CONFIG
     assert loaded.tokenizer.options == released_tokenizer().options
@@ -110,8 +110,8 @@ def test_a_loaded_model_suggests(written: Path) -> None:
     assert model.teacher(None) == "designer_recursive_gp"
 
 
-def test_arrays_are_found_wherever_t5x_wrote_them(folder: Path) -> None:
-    """On Google's storage, in TensorStore's older and newer format; and in the msgpack itself."""
+def test_arrays_are_read_from_placeholders_of_any_storage(folder: Path) -> None:
+    """Of Google's storage, in TensorStore's old and new format, and from the msgpack itself."""
     tree = contents(folder)
     target = tree["optimizer"]["target"]
     decoder = target["decoder"]
@@ -190,20 +190,20 @@ def _other_vocabulary(folder: Path) -> None:
         # TensorStore alone would read zeros.
         (lambda f: (f / QUERY / "0.0").unlink(), "query/kernel of .* a part of it is missing"),
         (lambda f: shutil.rmtree(f / QUERY), "query/kernel of .* is missing or damaged"),
-        (lambda f: _cut(f / "checkpoint"), "checkpoint is damaged or no T5X checkpoint"),
-        (lambda f: (f / "checkpoint").write_bytes(b""), "checkpoint is damaged or no T5X"),
+        (lambda f: _cut(f / "checkpoint"), "checkpoint is damaged or not a T5X checkpoint"),
+        (lambda f: (f / "checkpoint").write_bytes(b""), "checkpoint is damaged or not a T5X"),
         # TensorFlow's T5 has a file of that name too.
         (
             lambda f: (f / "checkpoint").write_bytes(b'model_checkpoint_path: "model.ckpt-1"'),
-            "checkpoint is damaged or no T5X checkpoint",
+            "checkpoint is damaged or not a T5X checkpoint",
         ),
         (
             lambda f: _edit(f, lambda target: target["decoder"].pop("decoder_norm")),
-            r"decoder_norm/scale has shape nothing, but \(20,\) is called for",
+            r"decoder_norm/scale has shape nothing, but \(20,\) is expected",
         ),
         (
             lambda f: _edit(f, lambda target: target["decoder"].pop("relpos_bias")),
-            "no T5 1.1 encoder-decoder: 'decoder/relpos_bias/rel_embedding' is missing",
+            "not a T5 1.1 encoder-decoder: 'decoder/relpos_bias/rel_embedding' is missing",
         ),
         (
             lambda f: _edit(f, lambda target: target.pop("encoder")),
@@ -212,19 +212,19 @@ def _other_vocabulary(folder: Path) -> None:
         # T5 1.0 has one input kernel, and other models have more arrays.
         (
             lambda f: _edit(f, lambda t: t["decoder"].update(bias=np.ones(3, np.float32))),
-            r"decoder/bias has shape \(3,\), but nothing is called for",
+            r"decoder/bias has shape \(3,\), but nothing is expected",
         ),
         (
             lambda f: _edit(f, lambda t: t["decoder"].update(bias=np.ones(3, np.uint16))),
             "decoder/bias of .* its numbers are uint16, not floating-point",
         ),
-        (_other_shape, r"encoder_norm/scale has shape \(21,\), but \(20,\) is called for"),
-        (lambda f: _elsewhere(f, "../secret"), "'../secret' is no folder of the checkpoint"),
-        (lambda f: _elsewhere(f, "/etc"), "'/etc' is no folder of the checkpoint"),
-        (lambda f: _elsewhere(f, ".."), "'..' is no folder of the checkpoint"),
+        (_other_shape, r"encoder_norm/scale has shape \(21,\), but \(20,\) is expected"),
+        (lambda f: _elsewhere(f, "../secret"), "'../secret' is not a folder of the checkpoint"),
+        (lambda f: _elsewhere(f, "/etc"), "'/etc' is not a folder of the checkpoint"),
+        (lambda f: _elsewhere(f, ".."), "'..' is not a folder of the checkpoint"),
         (lambda f: (f / "sentencepiece.model").unlink(), r"without its vocabulary.*32,100 pieces"),
         (lambda f: (f / "sentencepiece.model").write_bytes(b"x"), "sentencepiece.model is damaged"),
-        (_other_vocabulary, "is called for. Is sentencepiece.model the one of its training?"),
+        (_other_vocabulary, "is expected. Is sentencepiece.model the one of its training?"),
     ],
 )
 def test_damage_is_named(folder: Path, damage: Callable[[Path], object], says: str) -> None:
@@ -233,25 +233,25 @@ def test_damage_is_named(folder: Path, damage: Callable[[Path], object], says: s
         checkpoint.load(folder)
 
 
-def test_the_fingerprint_tells_weights_apart(folder: Path) -> None:
+def test_the_fingerprint_depends_on_the_weights(folder: Path) -> None:
     before = checkpoint.fingerprint(folder)
     assert before == checkpoint.fingerprint(folder)
     _flip(folder / QUERY / "0.0")
     assert before != checkpoint.fingerprint(folder)
 
 
-def test_what_t5x_has_no_model_for_is_not_written(tmp_path: Path) -> None:
+def test_models_that_t5x_cannot_represent_are_not_written(tmp_path: Path) -> None:
     there = tmp_path / "there"
     there.mkdir()
     with pytest.raises(CheckpointError, match=r"T5X has no model with .*model.slots=40 \(T5: 0\)"):
         t5x.write({}, MICRO, IDS, tmp_path / "a")
-    with pytest.raises(CheckpointError, match="no model with a decoder that writes no text"):
+    with pytest.raises(CheckpointError, match="no model with a decoder that outputs no text"):
         t5x.write(WEIGHTS, CONFIG, dataclasses.replace(IDS, text_output=False), tmp_path / "a")
     with pytest.raises(CheckpointError, match="do not fit the model's configuration"):
         t5x.write(WEIGHTS, dataclasses.replace(CONFIG, width=24), IDS, tmp_path / "a")
-    with pytest.raises(CheckpointError, match=r"exists\. Remove it, or name another"):
+    with pytest.raises(CheckpointError, match=r"exists\. Remove it, or choose another"):
         t5x.write(WEIGHTS, CONFIG, IDS, there)
-    with pytest.raises(CheckpointError, match="options are not the released format's"):
+    with pytest.raises(CheckpointError, match="options differ from the released format"):
         ours = Checkpoint(config=MICRO, tokenizer=StudyTokenizer(), weights={})
         t5x.save(ours, tmp_path / "a")
     assert list(tmp_path.iterdir()) == [there]

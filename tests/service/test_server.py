@@ -33,7 +33,7 @@ from optformer.policies.vizier import VizierPolicyFactory
 from optformer.service.client import complete, open_study, patiently, tune
 from optformer.service.guard import SERVICE
 from optformer.service.observe import JsonLines, Metrics
-from optformer.service.server import _exported, running
+from optformer.service.server import Serving, _exported, running
 from optformer.study import Study
 from optformer.tokenization.tokenizer import StudyTokenizer
 from tests.service.test_guard import Stub, create, suggest
@@ -157,12 +157,13 @@ def test_numbers_are_there_for_prometheus() -> None:
         suggest(stub, create(stub, "counted").name, 3)
         with pytest.raises(grpc.RpcError):
             create(stub, "a/b")
-    with _exported(metrics, "localhost", port):
+    serving = Serving(metrics_port=port)
+    with _exported(metrics, serving):
         with urllib.request.urlopen(f"http://localhost:{port}/metrics") as answer:
             lines = answer.read().decode().splitlines()
         with (
             pytest.raises(ConfigError, match="metrics-port"),
-            _exported(metrics, "localhost", port),
+            _exported(metrics, serving),
         ):
             pass
     assert 'optformer_requests_total{code="OK",method="CreateStudy"} 1.0' in lines

@@ -1,4 +1,4 @@
-"""What people see of tokens."""
+"""The display of a study's tokens."""
 
 import dataclasses
 
@@ -21,7 +21,7 @@ def printed(*arguments: object, **options: object) -> str:
 
 
 @pytest.mark.parametrize("tokenizer", [StudyTokenizer(), released_tokenizer()])
-def test_every_value_stands_beside_its_token(tokenizer: StudyTokenizer) -> None:
+def test_every_value_is_shown_next_to_its_token(tokenizer: StudyTokenizer) -> None:
     study = random_study(MIXED, 5, np.random.default_rng(0))
     states_R = np.array([0, State.ACTIVE, State.INFEASIBLE, 0, 0], dtype=np.int8)
     study = dataclasses.replace(study, states_R=states_R)
@@ -42,7 +42,7 @@ def test_every_value_stands_beside_its_token(tokenizer: StudyTokenizer) -> None:
     assert "infeasib…" in lines["accuracy"]
 
 
-def test_a_study_without_tokens_says_why_and_one_without_trials_is_shown() -> None:
+def test_studies_without_tokens_or_trials_are_shown() -> None:
     empty = random_study(CONDITIONAL, 0, np.random.default_rng(0))
     assert "trials, 0 tokens, 4 a trial" in printed(empty)
     assert "conditional parameters have no tokens" in printed(empty, released_tokenizer())

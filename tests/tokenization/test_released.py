@@ -359,7 +359,9 @@ def test_what_the_format_cannot_say_is_refused_with_the_reason() -> None:
     study = dataclasses.replace(study, metrics_RM=np.array([[1.0], [1e39]]))
     with pytest.raises(StudyError, match=r"trial 2: y=1e\+39 is not finite in single"):
         tokenizer.encode_trials(study, tokenizer.encode_problem(study.problem, "x"))
-    with pytest.raises(ConfigError, match="statuses=True, text_output=False; these options ask"):
+    with pytest.raises(
+        ConfigError, match="statuses=True, text_output=False, but these options need"
+    ):
         StudyTokenizer(RELEASED, StudyTokenizer().vocabulary)
 
 

@@ -1,8 +1,9 @@
 """Study logs from wherever people keep them, read one study at a time and written as shards.
 
-`read` finds out which format a source has and yields its studies; `import_studies` also writes
-them, goes on after an interruption, removes text, and reports what came of it. A bad study among
-good ones is skipped and counted. A source that cannot be read at all is a `SourceError`.
+`read` detects the format of a source and yields its studies; `import_studies` also writes them,
+resumes after an interruption, removes text, and reports the result. A bad trial is left out and
+counted, its study stays; so is a bad study among good ones. A source that cannot be read at all is
+a `SourceError`. Every format has its module, whose docstring describes it (`describe`).
 """
 
 import dataclasses
@@ -13,15 +14,48 @@ from pathlib import Path
 from typing import get_args
 
 from optformer.data import store
-from optformer.data.importers.detect import Format, detect
+from optformer.data.importers import (
+    ax_csv,
+    hyperopt,
+    mlflow_csv,
+    optuna_csv,
+    ray_tune,
+    smac,
+    syne_tune,
+    wandb_csv,
+)
+from optformer.data.importers.describe import describe, page
+from optformer.data.importers.detect import FORMATS, Format, detect, paths_of
 from optformer.data.importers.privacy import Privacy, key_beside
-from optformer.data.importers.record import Options, OutOfRange, Record, Skipped
-from optformer.errors import SourceError
-from optformer.study import Study
+from optformer.data.importers.record import Fate, Options, OutOfRange, Record, Remark
+from optformer.errors import SourceError, did_you_mean
+from optformer.study import Goal, Study
 
-__all__ = ["Format", "ImportReport", "Progress", "Skipped", "detect", "import_studies", "read"]
+__all__ = [
+    "FORMATS",
+    "Format",
+    "ImportReport",
+    "Progress",
+    "Remark",
+    "describe",
+    "detect",
+    "import_studies",
+    "page",
+    "read",
+]
 
-_EXAMPLES = 3  # of each kind of skipped study, in a report
+# The tools that write files of their own, which need no library to be read.
+_TOOLS = {
+    "optuna-csv": optuna_csv.studies,
+    "wandb": wandb_csv.studies,
+    "mlflow": mlflow_csv.studies,
+    "ray-tune": ray_tune.studies,
+    "syne-tune": syne_tune.studies,
+    "smac": smac.studies,
+    "hyperopt": hyperopt.studies,
+    "ax": ax_csv.studies,
+}
+_EXAMPLES = 3  # of each kind of remark, in a report
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -44,6 +78,8 @@ class ImportReport:
       algorithms: name -> studies.
       skipped: kind of fault -> studies that were not imported for it.
       left_out: kind of fault -> trials that were left out of imported studies.
+      infeasible: kind of fault -> trials that count as infeasible for it.
+      assumed: what a log does not say -> studies for which it was assumed.
       examples: the first few of each kind.
       resumed_at: how many studies of the source an earlier run had dealt with.
       shards: the files written.
@@ -57,7 +93,9 @@ class ImportReport:
     algorithms: Mapping[str, int]
     skipped: Mapping[str, int]
     left_out: Mapping[str, int]
-    examples: tuple[Skipped, ...]
+    infeasible: Mapping[str, int]
+    assumed: Mapping[str, int]
+    examples: tuple[Remark, ...]
     resumed_at: int
     shards: tuple[Path, ...]
     seconds: float
@@ -67,25 +105,30 @@ def read(
     source: str,
     *,
     format: str | None = None,
-    out_of_range: OutOfRange = "error",
+    out_of_range: OutOfRange = "drop",
     algorithm: str = "",
     spec: Path | None = None,
-) -> Iterator[Study | Skipped]:
+    metric: str = "",
+    goal: Goal | None = None,
+) -> Iterator[Study | Remark]:
     """The studies of a log, and why others could not be read, one at a time.
 
     Args:
       source: a file, a folder, or a database URL.
-      format: one of `Format`; found out by looking if not given.
-      out_of_range: "error" skips a study with a number outside its parameter's bounds, "clip"
+      format: one of `FORMATS`; detected if not given.
+      out_of_range: "drop" leaves out a trial with a number outside its parameter's bounds, "clip"
         moves the number to the nearest allowed one.
       algorithm: who chose the trials, where the log does not say.
       spec: the search space of a CSV file; by default the .toml or .json file beside it.
+      metric, goal: the objective and which way it improves, where the log does not say.
 
     Raises:
       SourceError: the source is missing, damaged, of an unknown format or without studies.
     """
-    options = Options(out_of_range=out_of_range, algorithm=algorithm, spec=spec)
-    chosen = _checked(source, format)
+    options = Options(
+        out_of_range=out_of_range, algorithm=algorithm, spec=spec, metric=metric, goal=goal
+    )
+    chosen = _checked(source, format, spec)
     empty = True
     for record, _ in _records(source, chosen, options, start=0):
         empty = False
@@ -99,9 +142,11 @@ def import_studies(
     out: Path,
     *,
     format: str | None = None,
-    out_of_range: OutOfRange = "error",
+    out_of_range: OutOfRange = "drop",
     algorithm: str = "",
     spec: Path | None = None,
+    metric: str = "",
+    goal: Goal | None = None,
     drop_text: bool = False,
     hash_names: bool = False,
     studies_per_shard: int = 4096,
@@ -110,8 +155,8 @@ def import_studies(
 ) -> ImportReport:
     """Writes the studies of a log as shards into the folder `out`.
 
-    Shards that are there stay. An import that was interrupted goes on behind its last shard when
-    it is started again; one that was finished finds nothing more to do.
+    Shards that are there stay. An interrupted import resumes after its last shard when it is
+    started again; a finished one has nothing more to do.
 
     Args:
       drop_text: number the studies; keep no titles, metadata or name of the source.
@@ -124,8 +169,10 @@ def import_studies(
         options changed since an earlier import of it into this folder.
     """
     began = time.monotonic()
-    options = Options(out_of_range=out_of_range, algorithm=algorithm, spec=spec)
-    chosen = _checked(source, format)
+    options = Options(
+        out_of_range=out_of_range, algorithm=algorithm, spec=spec, metric=metric, goal=goal
+    )
+    chosen = _checked(source, format, spec)
     private = drop_text or hash_names
     privacy = Privacy(
         drop_text=drop_text, hash_names=hash_names, key=key_beside(out) if private else b""
@@ -138,19 +185,18 @@ def import_studies(
     consumed, studies, trials, skips = start, 0, 0, 0
     names: set[str] = set()
     algorithms: Counter[str] = Counter()
-    skipped: Counter[str] = Counter()
-    left_out: Counter[str] = Counter()
-    examples: dict[str, list[Skipped]] = {}
+    counts: dict[Fate, Counter[str]] = {fate: Counter() for fate in get_args(Fate)}
+    examples: dict[str, list[Remark]] = {}
 
     def good() -> Iterator[Study]:
         nonlocal consumed, studies, trials, skips
         for record, done in _records(source, chosen, options, start=start):
-            if isinstance(record, Skipped):
-                (left_out if record.trials else skipped)[record.kind] += record.trials or 1
+            if isinstance(record, Remark):
+                counts[record.fate][record.kind] += record.trials or 1
                 seen = examples.setdefault(record.kind, [])
                 if len(seen) < _EXAMPLES:
                     seen.append(record)
-                if record.trials:
+                if record.fate != "skipped":
                     continue
                 consumed, skips = consumed + 1, skips + 1
             else:
@@ -183,8 +229,10 @@ def import_studies(
         trials=trials,
         parameters=len(names),
         algorithms=dict(algorithms.most_common()),
-        skipped=dict(skipped.most_common()),
-        left_out=dict(left_out.most_common()),
+        skipped=dict(counts["skipped"].most_common()),
+        left_out=dict(counts["left out"].most_common()),
+        infeasible=dict(counts["infeasible"].most_common()),
+        assumed=dict(counts["assumed"].most_common()),
         examples=flat,
         resumed_at=start,
         shards=tuple(shards),
@@ -224,18 +272,21 @@ def _records(source: str, chosen: Format, options: Options, *, start: int) -> It
                     "Install it: pip install 'optformer[optuna]'"
                 ) from error
             return optuna.studies(source, options, start=start, journal=chosen == "optuna-journal")
+    return _TOOLS[chosen](paths_of(source, chosen), options, start=start)
 
 
-def _checked(source: str, format: str | None) -> Format:
-    """The format to use: the one that is named, or else the one found by looking."""
+def _checked(source: str, format: str | None, spec: Path | None) -> Format:
+    """The format to use: the one that is named, or else the one that is detected."""
     if format is None:
-        return detect(source)
-    for known in get_args(Format):
+        return detect(source, spec=spec)
+    for known in FORMATS:
         if format == known:
             if "://" not in source and not Path(source).exists():
                 raise SourceError(f"{source} does not exist. Check the path.")
             return known
-    raise SourceError(f"format {format!r} is not one of {', '.join(get_args(Format))}.")
+    raise SourceError(
+        f"format {format!r} is not one of {', '.join(FORMATS)}.{did_you_mean(format, FORMATS)}"
+    )
 
 
 def _resume(source: str, out: Path, identity: str, state: str) -> int:

@@ -1,9 +1,12 @@
 """HPO-B's released JSON files: every table, a search space on a data set, is a study.
 
-The files hold {space: {data set: {"X": [[...]], "y": [[...]]}}} with inputs scaled to [0, 1] and
-accuracies (https://github.com/machinelearningnuremberg/HPO-B). Rows are a table's, in no order of
-a search, so the studies say no algorithm. Parameter names are read from
-meta-dataset-descriptors.json beside the file, where it is.
+    {"4796": {"3549": {"X": [[0.25, 0.5], [1.0, 0.0]], "y": [[0.75], [0.5]]}}}
+
+A file, or a folder with meta-*-dataset*.json (https://github.com/machinelearningnuremberg/HPO-B).
+Inputs are scaled to [0, 1], `y` is an accuracy. Rows are in no order of a search, so the studies
+say no algorithm. Parameter names are read from meta-dataset-descriptors.json beside the file, where
+it is. Of a file and its augmented twin in one folder, only the file itself is read: the twin holds
+the same tables.
 """
 
 import json
@@ -13,12 +16,13 @@ from pathlib import Path
 
 import numpy as np
 
-from optformer.data.importers.record import Options, Record, Skipped, build, skipped
+from optformer.data.importers.record import Options, Record, Remark, records, skipped
 from optformer.errors import SourceError, StudyError
 from optformer.study import Metric, Parameter, ParameterType, Problem, Scale, Study, Trial
 
 DESCRIPTORS = "meta-dataset-descriptors.json"
 _SPACING = " \t\r\n"
+_TWIN = "-augmented"
 
 
 def studies(source: str, options: Options, *, start: int = 0) -> Iterator[Record]:
@@ -34,13 +38,20 @@ def studies(source: str, options: Options, *, start: int = 0) -> Iterator[Record
     sizes = [file.stat().st_size for file in paths]
     before = 0
     for file, size in zip(paths, sizes, strict=True):
+        if file.stem.endswith(_TWIN) and file.with_stem(file.stem.removesuffix(_TWIN)) in paths:
+            start -= 1
+            if start < 0:
+                same = f"{file.name} holds the tables of its twin without {_TWIN!r} once more."
+                yield skipped(same, where=str(file), study=""), before / sum(sizes)
+            continue
         names = _names(file.with_name(DESCRIPTORS))
         for space, dataset, table, share in _tables(file):
             if start > 0:
                 start -= 1
                 continue
-            study = _study(file, space, dataset, table, names.get(space, ()), options)
-            yield study, (before + share * size) / sum(sizes)
+            done = (before + share * size) / sum(sizes)
+            for record in _study(file, space, dataset, table, names.get(space, ()), options):
+                yield record, done
         before += size
 
 
@@ -51,23 +62,22 @@ def files_of(folder: Path) -> list[Path]:
 
 def _study(
     file: Path, space: str, dataset: str, table: object, names: Sequence[str], options: Options
-) -> Study | Skipped:
+) -> Iterator[Study | Remark]:
     name = f"hpob/{space}/{dataset}"
+    if not isinstance(table, Mapping) or not {"X", "y"} <= table.keys():
+        reason = f"study {name!r}: a table needs the keys 'X' and 'y'."
+        yield skipped(reason, where=str(file), study=name)
+        return
+    inputs, outputs = table["X"], table["y"]
+    is_table = isinstance(inputs, list) and isinstance(outputs, list)
+    if not is_table or len(inputs) != len(outputs) or not all(isinstance(x, list) for x in inputs):
+        reason = f"study {name!r}: X and y must be lists of the same length, one row a trial."
+        yield skipped(reason, where=str(file), study=name)
+        return
+    width = len(inputs[0]) if inputs else 0
+    if len(names) != width:
+        names = [f"x{index}" for index in range(width)]
     try:
-        if not isinstance(table, Mapping) or not {"X", "y"} <= table.keys():
-            raise StudyError(f"study {name!r}: a table needs the keys 'X' and 'y'.")
-        try:
-            inputs_RP = np.array(table["X"], dtype=np.float64)
-            outputs_R = np.array(table["y"], dtype=np.float64).ravel()
-        except (TypeError, ValueError) as error:
-            raise StudyError(f"study {name!r}: X and y must hold numbers ({error}).") from error
-        if inputs_RP.ndim != 2 or len(inputs_RP) != len(outputs_R):
-            raise StudyError(
-                f"study {name!r}: X has shape {inputs_RP.shape} and y {len(outputs_R)} values; "
-                "one row of X and one value of y belong to each trial."
-            )
-        if len(names) != inputs_RP.shape[1]:
-            names = [f"x{index}" for index in range(inputs_RP.shape[1])]
         problem = Problem(
             name=name,
             title=f"HPO-B search space {space} on OpenML data set {dataset}",
@@ -82,13 +92,26 @@ def _study(
             ),
             metrics=(Metric(name="accuracy"),),
         )
-        trials = [
-            Trial(parameters=dict(zip(names, row, strict=True)), metrics={"accuracy": value})
-            for row, value in zip(inputs_RP.tolist(), outputs_R.tolist(), strict=True)
-        ]
-        return build(problem, trials, algorithm="", options=options)
     except StudyError as error:
-        return skipped(error, where=str(file), study=name)
+        yield skipped(error, where=str(file), study=name)
+        return
+    trials = [_trial(names, row, value) for row, value in zip(inputs, outputs, strict=True)]
+    yield from records(problem, trials, algorithm="", options=options, where=str(file))
+
+
+def _trial(names: Sequence[str], row: Sequence[object], value: object) -> Trial | StudyError:
+    if len(row) != len(names):
+        return StudyError(f"the row has {len(row)} inputs, but the first has {len(names)}.")
+    while isinstance(value, list) and len(value) == 1:
+        value = value[0]
+    try:
+        accuracy = np.nan if value is None else float(value)  # type: ignore[arg-type]
+    except (TypeError, ValueError, OverflowError):
+        return StudyError(f"accuracy={value!r} is not a number.")
+    for name, number in zip(names, row, strict=True):
+        if not isinstance(number, float | int) or isinstance(number, bool):
+            return StudyError(f"{name}={number!r} is not a number.")
+    return Trial(parameters=dict(zip(names, row, strict=True)), metrics={"accuracy": accuracy})  # type: ignore[arg-type]
 
 
 def _names(path: Path) -> Mapping[str, Sequence[str]]:
@@ -122,7 +145,7 @@ def _tables(path: Path) -> Iterator[tuple[str, str, object, float]]:
                 at = _after(text, at, ",") if _is(text, at, ",") else at
             at = _after(text, at, "}")
             at = _after(text, at, ",") if _is(text, at, ",") else at
-    except (JSONDecodeError, UnicodeDecodeError) as error:
+    except (JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise SourceError(
             f"{path} is not one of HPO-B's files ({error}). They hold {{space: {{data set: "
             "{X, y}}}}. Download it again, or name another --format."

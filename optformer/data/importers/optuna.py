@@ -1,14 +1,19 @@
-"""Optuna's logs: a storage database or a journal file, read through Optuna itself.
+"""Optuna's databases (SQLite or any URL) and journal files, read through Optuna itself.
 
-How Optuna's words become ours is told in `data.optuna_studies`. Besides, of a log:
+    optformer import optuna.db shards/
+    optformer import postgresql://USER@HOST/optuna shards/
 
+- Distributions become parameters: float is DOUBLE (DISCRETE with a step), int is INTEGER,
+  categorical is CATEGORICAL with the choices as text. `log=True` is the scale LOG.
 - A parameter whose range changed between trials gets the smallest range that holds them all.
-- A parameter that some trials lack must have a parent that says when. If none does, the study is
-  skipped.
-- WAITING trials, and failed or running ones that ended before all their parameters were drawn, are
-  left out and counted.
-- The user attribute "algorithm" says who chose the trials, because Optuna does not store its
-  sampler.
+- A parameter that some trials lack is conditional: its parent is a parameter whose value tells the
+  trials with it from those without. Where there is none, the trials that differ from most others
+  are left out.
+- COMPLETE is COMPLETED; FAIL and PRUNED are INFEASIBLE; RUNNING and WAITING are ACTIVE. A complete
+  trial whose value is infinite counts as infeasible.
+- Each direction is a metric. Constraints are metrics that must not exceed 0.
+- The user attribute "algorithm" of a study says who chose the trials, because Optuna does not
+  store its sampler; other texts and numbers there are metadata.
 """
 
 import contextlib
@@ -21,11 +26,12 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy import exc
 
+from optformer.convert import conditions
 from optformer.convert import optuna as optuna_studies
-from optformer.data.importers.record import Options, Record, Skipped, build, skipped
+from optformer.data.importers.record import Options, Record, records, skipped
 from optformer.data.importers.sql import read_only_url, shown
 from optformer.errors import SourceError, StudyError
-from optformer.study import Problem, Value
+from optformer.study import Problem, Trial
 
 
 def studies(
@@ -46,25 +52,15 @@ def studies(
             done = index / len(names)
             study = optuna.load_study(study_name=name, storage=storage)
             trials = study.get_trials(deepcopy=False)
+            algorithm = str(study.user_attrs.get("algorithm", ""))
             try:
                 problem = _problem(study, trials)
-                kept = [
-                    optuna_studies.trial(problem, trial, values)
-                    for trial in trials
-                    if (values := _whole_values(problem, trial)) is not None
-                ]
-                ours = build(
-                    problem,
-                    kept,
-                    algorithm=str(study.user_attrs.get("algorithm", "")),
-                    options=options,
-                )
             except StudyError as error:
                 yield skipped(error, where=where, study=name), done
                 continue
-            if len(kept) < len(trials):
-                yield _left_out(where, problem, trials), done
-            yield ours, done
+            rows = [_trial(problem, trial) for trial in trials]
+            for record in records(problem, rows, algorithm=algorithm, options=options, where=where):
+                yield record, done
 
 
 def _problem(study: optuna.Study, trials: Sequence[FrozenTrial]) -> Problem:
@@ -79,42 +75,27 @@ def _problem(study: optuna.Study, trials: Sequence[FrozenTrial]) -> Problem:
             for name, seen in optuna_studies.distributions(decided).items()
         }
         drawn = [optuna_studies.values_of(flat, trial.params) for trial in decided]
-        parameters = optuna_studies.with_conditions(flat, drawn)
-        for name in flat:
-            if name not in parameters:
-                row = next(row for row, trial in enumerate(drawn, start=1) if name not in trial)
-                raise StudyError(
-                    f"parameter {name!r} is missing from trial {row}, and no parameter decides "
-                    "when. Give every trial of the study the same parameters, or a choice that "
-                    "selects them."
-                )
+        parameters = conditions.explained(flat, drawn)
     except StudyError as error:
         raise StudyError(f"study {study.study_name!r}: {error}") from error
     return optuna_studies.problem(study, tuple(parameters.values()), decided)
 
 
-def _whole_values(problem: Problem, trial: FrozenTrial) -> dict[str, Value] | None:
-    """The trial's values; None if it is waiting, or has other parameters than they call for."""
+def _trial(problem: Problem, trial: FrozenTrial) -> Trial | StudyError:
+    """The trial, or why it does not fit the problem."""
     known = {parameter.name: parameter for parameter in problem.parameters}
-    if trial.state == TrialState.WAITING or not trial.params.keys() <= known.keys():
-        return None
-    values = optuna_studies.values_of(known, trial.params)
-    return values if optuna_studies.is_whole(problem, values) else None
-
-
-def _left_out(where: str, problem: Problem, trials: Sequence[FrozenTrial]) -> Skipped:
-    left = [n for n, trial in enumerate(trials, start=1) if _whole_values(problem, trial) is None]
-    first = trials[left[0] - 1]
-    return Skipped(
-        where=where,
-        study=problem.name,
-        trial=left[0],
-        kind="trials that ended before all their parameters were drawn",
-        reason=(
-            f"study {problem.name!r}, trial {left[0]}: left out, because it is "
-            f"{first.state.name} with the parameters {sorted(first.params)}."
-        ),
-        trials=len(left),
+    if trial.state != TrialState.WAITING and trial.params.keys() <= known.keys():
+        values = optuna_studies.values_of(known, trial.params)
+        if conditions.is_complete(problem, values):
+            return optuna_studies.trial(problem, trial, values)
+    drew = f"it has the parameters {sorted(trial.params)}"
+    if trial.state == TrialState.COMPLETE:
+        return StudyError(
+            f"left out: {drew}, unlike most other trials, and no parameter decides when."
+        )
+    return StudyError(
+        f"left out: {drew}, because it is {trial.state.name} and ended before all its parameters "
+        "were drawn."
     )
 
 
@@ -133,16 +114,24 @@ def _opened(source: str, journal: bool) -> Iterator[BaseStorage]:
             storage.remove_session()
             storage.engine.dispose()
     except (RuntimeError, StorageInternalError, exc.SQLAlchemyError) as error:
+        # Optuna's own text for an old schema holds whole SQL statements.
         raise SourceError(
-            f"{where}: Optuna cannot read it ({error}). Check the database with 'optuna studies'."
+            f"{where}: this Optuna ({optuna.__version__}) cannot read it. If an older one wrote "
+            f"it, upgrade a copy with `optuna storage upgrade --storage URL`. {_first_line(error)}"
         ) from error
+
+
+def _first_line(error: Exception) -> str:
+    """What the database says, without the statement that it was asked."""
+    text = str(getattr(error, "orig", None) or error)
+    return f"(The database says: {text.splitlines()[0][:200]})" if "SELECT" not in text else ""
 
 
 def _replayed(source: str) -> BaseStorage:
     try:
         return JournalStorage(JournalFileBackend(source))
-    except (KeyError, ValueError, TypeError, AssertionError) as error:
+    except (KeyError, ValueError, TypeError, AssertionError, RecursionError) as error:
         raise SourceError(
-            f"{source} is damaged: Optuna cannot replay this journal ({error!r}). "
+            f"{source} is damaged: Optuna cannot replay this journal ({type(error).__name__}). "
             "Cut it after its last whole line, or restore it from a copy."
         ) from error

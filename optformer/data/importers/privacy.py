@@ -36,9 +36,11 @@ class Privacy:
             problem = dataclasses.replace(
                 problem, name=f"study-{number:06d}", title="", metadata=()
             )
-        # Notes would give away what the names do.
-        notes = None if self.drop_text or self.hash_names else study.notes
-        return dataclasses.replace(study, problem=problem, notes=notes)
+        if not (self.drop_text or self.hash_names):
+            return study
+        # Notes would give away what the names do. Equal data sets still have to be told.
+        data_set = study.data_set and self.hash(study.data_set)
+        return dataclasses.replace(study, problem=problem, notes=None, data_set=data_set)
 
     def hash(self, text: str) -> str:
         """Twelve hexadecimal digits that say nothing about the text without the key."""

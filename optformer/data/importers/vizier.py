@@ -1,8 +1,15 @@
-"""Vizier's logs: its SQL datastore, and studies saved as protos.
+"""Vizier's SQL database, and studies saved as protos.
 
-Protos are what Vizier's service returns: for each study a `NAME.study.pb` (a serialized
-`vizier.Study`) beside a `NAME.trials.pb` (a `vizier.ListTrialsResponse`), in one folder. The
-endings .textproto and .json, for protobuf's text and JSON forms, work too.
+    optformer import vizier.db shards/
+    optformer import mysql://USER@HOST/vizier shards/
+    optformer import protos/ shards/
+
+A folder of protos has for each study a NAME.study.pb (a serialized `vizier.Study`) beside a
+NAME.trials.pb (a `vizier.ListTrialsResponse`), as Vizier's service returns them. The endings
+.textproto and .json, for protobuf's text and JSON forms, work too.
+
+A completed trial without a finite metric counts as infeasible. A trial with a value outside the
+search space, or whose proto is damaged, is left out.
 """
 
 from collections.abc import Iterable, Iterator
@@ -16,7 +23,7 @@ from vizier._src.service import study_pb2, vizier_service_pb2
 from vizier.service import pyvizier as vz
 
 from optformer.convert import vizier as convert
-from optformer.data.importers.record import Options, Record, Skipped, build, skipped
+from optformer.data.importers.record import Options, Record, Remark, records, skipped
 from optformer.data.importers.sql import connect, shown
 from optformer.errors import StudyError
 from optformer.study import Study, Trial
@@ -69,14 +76,12 @@ def database_studies(source: str, options: Options, *, start: int = 0) -> Iterat
             where = f"{shown(source)}, owner {owner!r}"
             try:
                 study = _decode(study_pb2.Study(), serialized, f"study {identity!r}")
-                trials = (
-                    _decode(study_pb2.Trial(), row, f"study {identity!r}, trial {number}")
-                    for number, row in enumerate(rows, start=1)
-                )
-                record = _study(identity, study, trials, options)
             except StudyError as error:
-                record = skipped(error, where=where, study=identity)
-            yield record, index / len(keys)
+                yield skipped(error, where=where, study=identity), index / len(keys)
+                continue
+            trials = (_proto_of(row) for row in rows)
+            for record in _study(identity, study, trials, options, where):
+                yield record, index / len(keys)
 
 
 def proto_studies(source: str, options: Options, *, start: int = 0) -> Iterator[Record]:
@@ -92,10 +97,11 @@ def proto_studies(source: str, options: Options, *, start: int = 0) -> Iterator[
                     f"study {name!r}: its trials are missing. Save them as {trials_path.name}."
                 )
             answer = _read(vizier_service_pb2.ListTrialsResponse(), trials_path, f"study {name!r}")
-            record = _study(name, study, answer.trials, options)
         except StudyError as error:
-            record = skipped(error, where=str(path), study=name)
-        yield record, index / len(paths)
+            yield skipped(error, where=str(path), study=name), index / len(paths)
+            continue
+        for record in _study(name, study, answer.trials, options, str(path)):
+            yield record, index / len(paths)
 
 
 def study_files(folder: Path) -> list[Path]:
@@ -104,23 +110,42 @@ def study_files(folder: Path) -> list[Path]:
 
 
 def _study(
-    name: str, proto: study_pb2.Study, trials: Iterable[study_pb2.Trial], options: Options
-) -> Study | Skipped:
+    name: str,
+    proto: study_pb2.Study,
+    trials: Iterable[study_pb2.Trial | StudyError],
+    options: Options,
+    where: str,
+) -> Iterator[Study | Remark]:
     try:
         config = vz.StudyConfig.from_proto(proto.study_spec)
+        problem = convert.problem_from_vizier(config, name=name)
+    except StudyError as error:
+        yield skipped(error, where=where, study=name)
+        return
     except (ValueError, TypeError, KeyError) as error:  # what Vizier raises for broken protos
-        raise StudyError(
-            f"study {name!r}: Vizier cannot read its search space ({error}). Repair or delete it."
-        ) from error
-    problem = convert.problem_from_vizier(config, name=name)
-    rows: list[Trial] = []
-    for number, trial in enumerate(trials, start=1):
+        reason = f"Vizier cannot read its search space ({error}). Repair or delete it."
+        yield skipped(f"study {name!r}: {reason}", where=where, study=name)
+        return
+    rows: list[Trial | StudyError] = []
+    for trial in trials:
+        if isinstance(trial, StudyError):
+            rows.append(trial)
+            continue
         try:
             rows.append(convert.trial_from_vizier(problem, TrialConverter.from_proto(trial)))
-        except (StudyError, ValueError, TypeError) as error:
-            raise StudyError(f"study {name!r}, trial {number}: {error}") from error
+        except StudyError as error:
+            rows.append(error)
+        except (ValueError, TypeError) as error:
+            rows.append(StudyError(f"Vizier cannot read the trial ({error})."))
     algorithm = _ALGORITHMS.get(config.algorithm, config.algorithm.lower())
-    return build(problem, rows, algorithm=algorithm, options=options)
+    yield from records(problem, rows, algorithm=algorithm, options=options, where=where)
+
+
+def _proto_of(row: bytes | str) -> study_pb2.Trial | StudyError:
+    try:
+        return _decode(study_pb2.Trial(), row, "the row")
+    except StudyError as error:
+        return error
 
 
 def _decode(proto: _Message, serialized: bytes | str, where: str) -> _Message:

@@ -1,7 +1,8 @@
-"""The same studies as a log of every format, each written by the library whose format it is.
+"""The same studies as a log of every format, by the library whose format it is if it is installed.
 
 A log holds the studies "a", "b" and "c" of four trials (completed, infeasible, completed,
-completed), and, unless it is to be good, the study "bad" before "c".
+completed), and, unless it is to be good, the study "bad" before "c", whose second trial is bad: a
+value lies outside its bounds, or, where a log says no bounds, a parameter is missing.
 """
 
 import atexit
@@ -40,12 +41,18 @@ SPEC = {
 }
 
 
+HOPELESS = "hopeless"
+
+
 def trials(name: str) -> list[Trial]:
-    """Four trials that differ between studies; the second trial of "bad" has lr=3.0."""
+    """Four trials that differ between studies; the second trial of "bad" has lr=3.0.
+
+    Those of "hopeless" are all bad.
+    """
     return [
         Trial(
             parameters={
-                "lr": 3.0 if name == BAD and row == 1 else 10.0 ** -(row % 4),
+                "lr": 3.0 if (name == BAD and row == 1) or name == HOPELESS else 10.0 ** -(row % 4),
                 "layers": 1 + (len(name) + ord(name[0]) + row) % 8,
                 "optimizer": ("sgd", "adam")[row % 2],
             },
@@ -233,6 +240,170 @@ def optuna_journal(folder: Path, good: bool = True) -> str:
     return str(path)
 
 
+def _plain(name: str) -> list[tuple[dict[str, object], float | None]]:
+    """Parameters and metric of the trials, for logs that say no search space."""
+    return [
+        (
+            {key: value for key, value in trial.parameters.items() if not (bad and key == "layers")}
+            | ({"lr": 0.5} if bad else {}),
+            0.5 if bad else trial.metrics.get("accuracy"),
+        )
+        for row, trial in enumerate(trials(name))
+        for bad in [name == BAD and row == 1]
+    ]
+
+
+def _tables(
+    folder: Path, good: bool, columns: tuple[str, str], row: Callable[[int, bool], dict[str, str]]
+) -> str:
+    """A CSV file for each study: parameters, metric and what the tool adds to row."""
+    parameter, metric = columns
+    for name in names(good):
+        with (folder / f"{name}.csv").open("w", newline="") as file:
+            rows = [
+                row(number, value is None)
+                | {f"{parameter}{key}": drawn.get(key, "") for key in ("lr", "layers", "optimizer")}
+                | {metric: "" if value is None else value}
+                for number, (drawn, value) in enumerate(_plain(name))
+            ]
+            writer = csv.DictWriter(file, list(rows[0]))
+            writer.writeheader()
+            writer.writerows(rows)
+    return str(folder)
+
+
+def optuna_csv(folder: Path, good: bool = True) -> str:
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    space: dict[str, optuna.distributions.BaseDistribution] = {
+        "lr": optuna.distributions.FloatDistribution(1e-4, 1.0, log=True),
+        "layers": optuna.distributions.IntDistribution(1, 8),
+        "optimizer": optuna.distributions.CategoricalDistribution(["adam", "sgd"]),
+    }
+    for name in names(good):
+        study = optuna.create_study(direction="maximize")
+        with warnings.catch_warnings(action="ignore", category=ExperimentalWarning):
+            study.set_metric_names(["accuracy"])
+        for row, (drawn, value) in enumerate(_plain(name)):
+            states = optuna.trial.TrialState
+            study.add_trial(
+                optuna.trial.create_trial(
+                    params=drawn,
+                    distributions={key: space[key] for key in drawn},
+                    value=value,
+                    state=states.FAIL if value is None else states.COMPLETE,
+                    user_attrs={"host": f"host-{row}"},
+                )
+            )
+        study.trials_dataframe().to_csv(folder / f"{name}.csv")
+    return str(folder)
+
+
+def wandb(folder: Path, good: bool = True) -> str:
+    def row(number: int, failed: bool) -> dict[str, str]:
+        state = "crashed" if failed else "finished"
+        when = f"2026-01-01T10:0{number}:00Z"
+        return {"Name": f"fog-{number}", "State": state, "Sweep": "a1b2", "Created": when}
+
+    return _tables(folder, good, ("config.", "accuracy"), row)
+
+
+def mlflow(folder: Path, good: bool = True) -> str:
+    def row(number: int, failed: bool) -> dict[str, str]:
+        status = "FAILED" if failed else "FINISHED"
+        when = f"2026-01-01 10:0{number}:00+00:00"
+        return {"run_id": f"c{number}", "experiment_id": "1", "status": status, "start_time": when}
+
+    return _tables(folder, good, ("params.", "metrics.accuracy"), row)
+
+
+def ax(folder: Path, good: bool = True) -> str:
+    def row(number: int, failed: bool) -> dict[str, str]:
+        status = "FAILED" if failed else "COMPLETED"
+        return {"trial_index": str(number), "arm_name": f"{number}_0", "trial_status": status}
+
+    return _tables(folder, good, ("", "accuracy"), row)
+
+
+def ray_tune(folder: Path, good: bool = True) -> str:
+    for name in names(good):
+        for number, (drawn, value) in enumerate(_plain(name)):
+            trial = folder / name / f"objective_5ccc2_{number:05}_{number}_2026"
+            trial.mkdir(parents=True)
+            (trial / "params.json").write_text(json.dumps(drawn))
+            if value is None:
+                (trial / "error.txt").write_text("out of memory")
+                continue
+            reports = [
+                {"accuracy": value * step / 2, "training_iteration": step, "config": drawn}
+                for step in (1, 2)
+            ]
+            (trial / "result.json").write_text("".join(json.dumps(r) + "\n" for r in reports))
+    return str(folder)
+
+
+def syne_tune(folder: Path, good: bool = True) -> str:
+    for name in names(good):
+        experiment = folder / name
+        experiment.mkdir()
+        # Without its search space, as older versions wrote it: that of a golden file is read too.
+        metadata = {"metric_names": ["accuracy"], "metric_mode": "max"}
+        (experiment / "metadata.json").write_text(
+            json.dumps({**metadata, "scheduler_name": "random_search"})
+        )
+        with (experiment / "results.csv").open("w", newline="") as file:
+            writer = csv.writer(file)
+            columns = "accuracy trial_id st_decision st_status config_lr config_layers"
+            writer.writerow([*columns.split(), "config_optimizer"])
+            for number, (drawn, value) in enumerate(_plain(name)):
+                cells = [drawn.get(key, "") for key in ("lr", "layers", "optimizer")]
+                status = "Failed" if value is None else "InProgress"
+                metric = "" if value is None else value
+                writer.writerow([metric, number, "CONTINUE", status, *cells])
+    return str(folder)
+
+
+def smac(folder: Path, good: bool = True) -> str:
+    for name in names(good):
+        place = folder / name / "0"
+        place.mkdir(parents=True)
+        rows = _plain(name)
+        runs = [
+            {
+                "config_id": number,
+                "seed": 0,
+                "budget": None,
+                "cost": 1e9 if value is None else value,
+                "status": 2 if value is None else 1,
+            }
+            for number, (_, value) in enumerate(rows)
+        ]
+        configs = {number: drawn for number, (drawn, _) in enumerate(rows)}
+        history = {"stats": {}, "data": runs, "configs": configs}
+        (place / "runhistory.json").write_text(json.dumps(history, indent=2))
+        (place / "scenario.json").write_text(json.dumps({"objectives": "accuracy"}))
+    return str(folder)
+
+
+def hyperopt(folder: Path, good: bool = True) -> str:
+    for name in names(good):
+        rows = [
+            {
+                "state": 2,
+                "tid": number,
+                "result": {"status": "fail"} if value is None else {"loss": value, "status": "ok"},
+                "misc": {
+                    "vals": {
+                        key: [str(("adam", "sgd").index(v)) if key == "optimizer" else v]
+                        for key, v in drawn.items()
+                    }
+                },
+            }
+            for number, (drawn, value) in enumerate(_plain(name))
+        ]
+        (folder / f"{name}.json").write_text(json.dumps(rows))
+    return str(folder)
+
+
 @functools.cache
 def _made(make: Callable[[Path, bool], str], good: bool) -> tuple[Path, str]:
     folder = Path(tempfile.mkdtemp(dir=_TEMPORARY.name))
@@ -263,6 +434,26 @@ MAKERS: dict[str, Callable[[Path, bool], str]] = {
     "vizier-protos": vizier_pb,
     "optuna, sqlite": optuna_sqlite,
     "optuna-journal": optuna_journal,
+    "optuna-csv": optuna_csv,
+    "wandb": wandb,
+    "mlflow": mlflow,
+    "ax": ax,
+    "ray-tune": ray_tune,
+    "syne-tune": syne_tune,
+    "smac": smac,
+    "hyperopt": hyperopt,
 }
 LOGS = {name: copies(make) for name, make in MAKERS.items()}
-SORTED_BY_NAME = ("vizier, sqlite", "vizier, url", "vizier-protos")
+# Files and folders are read by name, and so are Vizier's studies.
+SORTED_BY_NAME = tuple(
+    name
+    for name in MAKERS
+    if name == "optuna-csv" or not name.startswith(("jsonl", "csv", "optuna"))
+)
+# Logs that say no search space: it is what was tried.
+INFERRED = tuple(MAKERS)[tuple(MAKERS).index("optuna-csv") :]
+BOUNDLESS = tuple(name for name in MAKERS if "optuna" in name) + INFERRED
+WITH_NOTES = tuple(name for name in MAKERS if name.startswith(("jsonl", "vizier", "optuna")))
+METRICS = {"hyperopt": "loss"}
+MINIMIZED = ("smac", "hyperopt")
+ALGORITHMS = {"smac": "smac"}

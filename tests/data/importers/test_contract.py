@@ -8,21 +8,50 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from optformer import cli
 from optformer.data import store
-from optformer.data.importers import Skipped, detect, import_studies, read
+from optformer.data.importers import FORMATS, Remark, detect, import_studies, page, read
 from optformer.errors import SourceError
-from optformer.study import Goal, ParameterType, Scale, Study, to_trials
+from optformer.study import Goal, ParameterType, Scale, Study, Trial, to_trials
 from tests.data.importers import logs
 
-every_log = pytest.mark.parametrize("make", logs.LOGS.values(), ids=logs.LOGS.keys())
-every_maker = pytest.mark.parametrize("make", logs.MAKERS.values(), ids=logs.MAKERS.keys())
-Make = Callable[[Path, bool], str]
+every_log = pytest.mark.parametrize("format", logs.LOGS)
+OPTIONS = {"algorithm": "random_search", "metric": "", "goal": None}
 
 
-def in_order(make: Make) -> list[str]:
+def options(format: str) -> dict[str, object]:
+    """What has to be said about a log that does not say it."""
+    return {**OPTIONS, "metric": "accuracy" if format == "ax" else ""}
+
+
+def in_order(format: str) -> list[str]:
     """The bad log's studies as they are read: files and databases sort some by name."""
-    by_name = make in [logs.LOGS[name] for name in logs.SORTED_BY_NAME]
-    return sorted(logs.names(False)) if by_name else logs.names(False)
+    names = logs.names(False)
+    return sorted(names) if format in logs.SORTED_BY_NAME else names
+
+
+def studies_of(format: str, source: str) -> list[Study]:
+    """The studies, without what was said about them."""
+    return [study for study in read(source, **options(format)) if isinstance(study, Study)]
+
+
+def wanted(format: str, name: str) -> list[Trial]:
+    """The trials of a good study as the format can hold them."""
+    metric = logs.METRICS.get(format, "accuracy")
+    return [
+        dataclasses.replace(
+            trial,
+            parameters=trial.parameters
+            if format != "hyperopt"  # stores the number of a choice
+            else {
+                **trial.parameters,
+                "optimizer": ("adam", "sgd").index(trial.parameters["optimizer"]),
+            },
+            metrics=dict.fromkeys([metric] * len(trial.metrics), trial.metrics.get("accuracy")),
+            notes=trial.notes if format in logs.WITH_NOTES else {},
+        )
+        for trial in logs.trials(name)
+    ]
 
 
 def fingerprint(folder: Path) -> dict[str, str]:
@@ -31,65 +60,83 @@ def fingerprint(folder: Path) -> dict[str, str]:
 
 
 @every_log
-def test_format_is_found_by_looking(make: Make, tmp_path: Path) -> None:
-    format = next(name for name, log in logs.LOGS.items() if log is make).split(",")[0]
-    assert detect(make(tmp_path, True)) == format
+def test_format_is_detected(format: str, tmp_path: Path) -> None:
+    assert detect(logs.LOGS[format](tmp_path, True)) == format.split(",")[0]
+
+
+def test_every_format_is_here_and_in_the_commands_help_and_docs() -> None:
+    assert {format.split(",")[0] for format in logs.LOGS} | {"hpob"} == set(FORMATS)
+    assert [format.value for format in cli.Format] == list(FORMATS)
+    written = (Path(__file__).parents[3] / "docs" / "importing.md").read_text("utf-8")
+    assert written == page() + "\n", "run: optformer import --describe all > docs/importing.md"
 
 
 @every_log
-def test_studies_come_whole_and_in_order(make: Make, tmp_path: Path) -> None:
-    studies = list(read(make(tmp_path, True)))
+def test_studies_come_whole_and_in_order(format: str, tmp_path: Path) -> None:
+    studies = studies_of(format, logs.LOGS[format](tmp_path, True))
     assert [study.name for study in studies] == list(logs.GOOD)
     for study in studies:
-        assert isinstance(study, Study)
-        wanted = logs.trials(study.name)
-        if study.notes is None:  # a CSV has no place for them
-            wanted = [dataclasses.replace(trial, notes={}) for trial in wanted]
-            assert make is logs.LOGS["csv"]
-        assert to_trials(study) == wanted
-        assert study.algorithm == "random_search"
+        assert to_trials(study) == wanted(format, study.name)
+        assert study.algorithm == logs.ALGORITHMS.get(format, "random_search")
 
 
 @every_log
-def test_search_space_and_metric_are_kept(make: Make, tmp_path: Path) -> None:
-    study = next(read(make(tmp_path, True)))
-    assert isinstance(study, Study)
-    lr, layers, optimizer = study.problem.parameters
-    assert (lr.type, lr.scale, lr.bounds) == (ParameterType.DOUBLE, Scale.LOG, (1e-4, 1.0))
-    assert (layers.type, layers.bounds) == (ParameterType.INTEGER, (1.0, 8.0))
-    assert (optimizer.type, optimizer.values) == (ParameterType.CATEGORICAL, ("adam", "sgd"))
+def test_search_space_and_metric_are_kept(format: str, tmp_path: Path) -> None:
+    study = studies_of(format, logs.LOGS[format](tmp_path, True))[0]
+    parameters = {parameter.name: parameter for parameter in study.problem.parameters}
+    lr, layers, optimizer = (parameters[name] for name in ("lr", "layers", "optimizer"))
+    is_inferred = format in logs.INFERRED
+    assert (lr.type, lr.scale) == (ParameterType.DOUBLE, Scale.LOG)
+    assert lr.bounds == ((1e-3, 1.0) if is_inferred else (1e-4, 1.0))
+    assert layers.type == ParameterType.INTEGER
+    assert layers.bounds == (1.0, 8.0) or is_inferred
+    if format != "hyperopt":
+        assert (optimizer.type, optimizer.values) == (ParameterType.CATEGORICAL, ("adam", "sgd"))
     (metric,) = study.problem.metrics
-    assert metric.goal == Goal.MAXIMIZE
+    assert metric.goal == (Goal.MINIMIZE if format in logs.MINIMIZED else Goal.MAXIMIZE)
 
 
 @every_log
-def test_bad_study_is_skipped_and_named(make: Make, tmp_path: Path) -> None:
-    source = make(tmp_path, False)
-    records = list(read(source))
-    assert [r.study if isinstance(r, Skipped) else r.name for r in records] == in_order(make)
-    (bad,) = [record for record in records if isinstance(record, Skipped)]
-    assert source.removeprefix("sqlite:///") in bad.where or bad.where in source
-    assert f"'{logs.BAD}'" in bad.reason
-    if "optuna" in detect(source):
-        assert "'layers' is missing from trial 2, and no parameter decides when" in bad.reason
+def test_what_a_log_does_not_say_is_reported_once_a_study(format: str, tmp_path: Path) -> None:
+    records = read(logs.LOGS[format](tmp_path, True), **options(format))
+    remarks = [record for record in records if isinstance(record, Remark)]
+    if format in logs.INFERRED:
+        assert [(remark.fate, remark.trials) for remark in remarks] == [("assumed", 0)] * 3
+        assert all("bounds" in remark.reason for remark in remarks)
     else:
-        assert bad.trial == 2
-        assert bad.kind == "a value outside its bounds"
-        assert "trial 2: lr=3.0 lies outside [0.0001, 1.0]" in bad.reason
+        assert not remarks
 
 
 @every_log
-def test_shards_hold_what_was_read(make: Make, tmp_path: Path) -> None:
-    source = make(tmp_path, False)
-    report = import_studies(source, tmp_path / "shards")
-    assert (report.studies, report.trials) == (3, 12)
+def test_bad_trial_is_left_out_and_named_and_its_study_stays(format: str, tmp_path: Path) -> None:
+    source = logs.LOGS[format](tmp_path, False)
+    records = list(read(source, **options(format)))
+    studies = [record for record in records if isinstance(record, Study)]
+    assert [study.name for study in studies] == in_order(format)
+    assert {study.name: len(study) for study in studies}[logs.BAD] == 3
+    (bad,) = [r for r in records if isinstance(r, Remark) and r.fate != "assumed"]
+    assert source.removeprefix("sqlite:///") in bad.where or bad.where in source
+    assert (bad.study, bad.trial, bad.trials, bad.fate) == (logs.BAD, 2, 1, "left out")
+    assert f"study {logs.BAD!r}, trial 2: " in bad.reason
+    if format in logs.BOUNDLESS:
+        assert bad.kind == "a parameter that is missing without a rule"
+    else:
+        assert bad.kind == "a value outside its bounds"
+        assert "lr=3.0 lies outside [0.0001, 1.0]" in bad.reason
+        assert "--out-of-range=clip" in bad.reason
+
+
+@every_log
+def test_shards_hold_what_was_read(format: str, tmp_path: Path) -> None:
+    source = logs.LOGS[format](tmp_path, False)
+    report = import_studies(source, tmp_path / "shards", **options(format))
+    assert (report.studies, report.trials) == (4, 15)
     assert report.parameters == 3
-    assert report.algorithms == {"random_search": 3}
-    assert sum(report.skipped.values()) == 1
-    assert [example.study for example in report.examples] == [logs.BAD]
+    assert report.algorithms == {logs.ALGORITHMS.get(format, "random_search"): 4}
+    assert (sum(report.left_out.values()), report.skipped, report.infeasible) == (1, {}, {})
+    assert logs.BAD in [example.study for example in report.examples]
     back = list(store.scan(tmp_path / "shards"))
-    good = [study for study in read(source) if isinstance(study, Study)]
-    for ours, theirs in zip(good, back, strict=True):
+    for ours, theirs in zip(studies_of(format, source), back, strict=True):
         assert ours.problem == theirs.problem
         np.testing.assert_array_equal(ours.values_RP, theirs.values_RP)
         np.testing.assert_array_equal(ours.metrics_RM, theirs.metrics_RM)
@@ -97,19 +144,21 @@ def test_shards_hold_what_was_read(make: Make, tmp_path: Path) -> None:
 
 
 @every_log
-def test_reading_leaves_the_source_as_it_was(make: Make, tmp_path: Path) -> None:
+def test_reading_leaves_the_source_as_it_was(format: str, tmp_path: Path) -> None:
     (tmp_path / "log").mkdir()
-    source = make(tmp_path / "log", False)
+    source = logs.LOGS[format](tmp_path / "log", False)
     before = fingerprint(tmp_path / "log")
-    import_studies(source, tmp_path / "shards")
+    import_studies(source, tmp_path / "shards", **options(format))
     assert fingerprint(tmp_path / "log") == before
 
 
 @every_log
 @pytest.mark.parametrize("stop_after", [1, 2, 3])
-def test_resumed_import_equals_an_unbroken_one(make: Make, tmp_path: Path, stop_after: int) -> None:
+def test_resumed_import_equals_an_unbroken_one(
+    format: str, tmp_path: Path, stop_after: int
+) -> None:
     (tmp_path / "log").mkdir()
-    source = make(tmp_path / "log", False)
+    source = logs.LOGS[format](tmp_path / "log", False)
     calls = 0
 
     def interrupt(_: object) -> None:
@@ -120,45 +169,45 @@ def test_resumed_import_equals_an_unbroken_one(make: Make, tmp_path: Path, stop_
 
     out = tmp_path / "shards"
     with pytest.raises(KeyboardInterrupt):
-        import_studies(source, out, studies_per_shard=1, progress=interrupt)
-    import_studies(source, out, studies_per_shard=1)
+        import_studies(source, out, studies_per_shard=1, progress=interrupt, **options(format))
+    import_studies(source, out, studies_per_shard=1, **options(format))
     names = [study.name for study in store.scan(out)]
-    assert names == [name for name in in_order(make) if name != logs.BAD]
+    assert names == in_order(format)
 
-    again = import_studies(source, out)
-    assert again.studies == 0
-    assert again.resumed_at >= 3
-    assert store.summarize(out).studies == 3
+    again = import_studies(source, out, **options(format))
+    assert (again.studies, again.resumed_at) == (0, 4)
+    assert store.summarize(out).studies == 4
 
 
 @every_log
 def test_dropped_text_and_hashed_names_are_nowhere_in_the_shards(
-    make: Make, tmp_path: Path
+    format: str, tmp_path: Path
 ) -> None:
     (tmp_path / "confidential").mkdir()
-    source = make(tmp_path / "confidential", True)
+    source = logs.LOGS[format](tmp_path / "confidential", True)
     words = ["Secret", "hidden", "team", "host", "confidential", "log.", "vizier.db", "journal.log"]
     names = ["lr", "layers", "optimizer", "adam", "sgd", "accuracy"]
+    if format == "hyperopt":  # has no names of choices and metrics
+        names = ["lr", "layers", "optimizer", "loss"]
 
     out = tmp_path / "dropped"
-    import_studies(source, out, drop_text=True)
+    import_studies(source, out, drop_text=True, **options(format))
     for text, found in in_shards(out, words + names).items():
         assert found == (text in names), text
     assert [study.name for study in store.scan(out)] == [f"study-{k:06d}" for k in (1, 2, 3)]
 
     out = tmp_path / "hashed only"
-    import_studies(source, out, hash_names=True)
+    import_studies(source, out, hash_names=True, **options(format))
     assert not any(in_shards(out, ["host", *names[1:], '"lr"']).values())
 
     out = tmp_path / "hashed"
-    import_studies(source, out, drop_text=True, hash_names=True)
+    import_studies(source, out, drop_text=True, hash_names=True, **options(format))
     assert not any(in_shards(out, words + names[1:] + ['"lr"']).values())
 
     # What is learned from stays the same, and one name has one hash.
-    spaces = {study.problem.parameters for study in store.scan(out)}
-    assert len(spaces) == 1
-    for ours, theirs in zip(read(source), store.scan(out), strict=True):
-        assert isinstance(ours, Study)
+    parameters = [study.problem.parameters for study in store.scan(out)]
+    assert len({parameter.name for each in parameters for parameter in each}) == 3
+    for ours, theirs in zip(studies_of(format, source), store.scan(out), strict=True):
         np.testing.assert_array_equal(ours.values_RP, theirs.values_RP)
         np.testing.assert_array_equal(ours.metrics_RM, theirs.metrics_RM)
 
@@ -176,29 +225,29 @@ def in_shards(folder: Path, texts: list[str]) -> dict[str, bool]:
     return found
 
 
-@every_maker
+@pytest.mark.parametrize("format", [name for name in logs.MAKERS if name not in logs.BOUNDLESS])
 def test_log_of_bad_studies_only_is_an_error_that_names_one(
-    make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    format: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(logs, "names", lambda good: [logs.BAD])
-    source = make(tmp_path, False)
-    with pytest.raises(SourceError, match=r"none of its 1 studies can be used.*'bad'"):
+    monkeypatch.setattr(logs, "names", lambda good: [logs.HOPELESS])
+    source = logs.MAKERS[format](tmp_path, False)
+    with pytest.raises(SourceError, match=r"none of its 1 studies can be used.*'hopeless'"):
         import_studies(source, tmp_path / "shards")
 
 
-@every_maker
+@pytest.mark.parametrize("format", logs.MAKERS)
 def test_log_without_studies_is_an_error_that_names_it(
-    make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    format: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(logs, "names", lambda good: [])
-    source = make(tmp_path, True)
+    source = logs.MAKERS[format](tmp_path, True)
     name = Path(source.removeprefix("sqlite:///")).name
     with pytest.raises(SourceError, match=name):
-        list(read(source))
+        list(read(source, **options(format)))
 
 
 @pytest.mark.parametrize("make", [logs.jsonl, logs.table, logs.vizier_sqlite, logs.vizier_pb])
-def test_clip_keeps_the_study(make: Make, tmp_path: Path) -> None:
+def test_clip_keeps_the_trial(make: Callable[[Path, bool], str], tmp_path: Path) -> None:
     studies = list(read(make(tmp_path, False), out_of_range="clip"))
     (bad,) = [study for study in studies if isinstance(study, Study) and study.name == logs.BAD]
     assert bad.values_RP[1, 0] == 1.0
@@ -227,7 +276,7 @@ def test_progress_ends_at_the_whole(tmp_path: Path) -> None:
     import_studies(logs.jsonl(tmp_path, False), tmp_path / "shards", progress=seen.append)
     shares = [progress.done for progress in seen]
     assert shares == sorted(shares)
-    assert (seen[-1].done, seen[-1].studies, seen[-1].trials, seen[-1].skipped) == (1.0, 3, 12, 1)
+    assert (seen[-1].done, seen[-1].studies, seen[-1].trials, seen[-1].skipped) == (1.0, 4, 15, 0)
 
 
 def test_values_printed_with_seven_digits_lie_within_exact_bounds(

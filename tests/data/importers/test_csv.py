@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from optformer.data.importers import Skipped, read
+from optformer.data.importers import Remark, read
 from optformer.study import State, Study, to_trials
 
 SPEC = """
@@ -73,7 +73,7 @@ def test_study_whose_rows_are_apart_is_skipped_and_says_so(tmp_path: Path) -> No
     first, second, again = read(str(path))
     assert isinstance(first, Study)
     assert isinstance(second, Study)
-    assert isinstance(again, Skipped)
+    assert isinstance(again, Remark)
     assert "line 5: study 'a' has rows in two places. Sort the file by 'task'" in str(again)
 
 
@@ -82,7 +82,10 @@ def test_study_whose_rows_are_apart_is_skipped_and_says_so(tmp_path: Path) -> No
     [
         ("fast,tree,3,0.5", "trial 1: lr='fast' is not a number"),
         ("0.1,tree,3,high", "trial 1: metric accuracy='high' is not a number"),
-        ("0.1,tree", "trial 1: parameter 'depth' is missing"),  # a row that breaks off
+        ("0.1,tree", "trial 1: line 2: the row has 2 cells, but the header 4"),  # breaks off
+        ("0,1,tree,3,0.5", "the row has 5 cells, but the header 4"),  # a decimal comma
+        ('"0,1",tree,3,0.5', "lr='0,1' has a decimal comma or separators of thousands"),
+        ('"0.1"x,tree,3,0.5', "the row is not CSV"),
         ("0.1,forest,3,0.5", "trial 1: booster='forest' is not one of"),
     ],
 )
@@ -91,6 +94,6 @@ def test_bad_cell_is_named(tmp_path: Path, row: str, message: str) -> None:
     path = tmp_path / "log.csv"
     path.write_text(f"lr,booster,depth,accuracy\n{row}\n")
     (skipped,) = read(str(path))
-    assert isinstance(skipped, Skipped)
+    assert isinstance(skipped, Remark)
     assert message in str(skipped)
     assert str(skipped).startswith(f"{path}, line 2: study 'boosting', ")

@@ -7,7 +7,7 @@ import numpy as np
 import optuna
 import pytest
 
-from optformer.data.importers import Skipped, read
+from optformer.data.importers import Remark, read
 from optformer.study import (
     Condition,
     Goal,
@@ -29,7 +29,7 @@ def journal(folder: Path) -> tuple[str, optuna.storages.BaseStorage]:
     return path, optuna.storages.JournalStorage(backend)
 
 
-def run(folder: Path, objective: Objective, trials: int = 12) -> list[Study | Skipped]:
+def run(folder: Path, objective: Objective, trials: int = 12) -> list[Study | Remark]:
     path, storage = journal(folder)
     sampler = optuna.samplers.RandomSampler(seed=1)
     study = optuna.create_study(storage=storage, sampler=sampler, study_name="s")
@@ -140,9 +140,9 @@ def test_unfinished_trials_without_all_parameters_are_left_out_and_counted(tmp_p
     running.suggest_float("y", 0, 1)
     study.enqueue_trial({"x": 0.5, "y": 0.5})  # waiting
     left_out, ours = read(path)
-    assert isinstance(left_out, Skipped)
+    assert isinstance(left_out, Remark)
     assert (left_out.trials, left_out.trial, left_out.study) == (2, 3, "s")
-    assert "RUNNING with the parameters ['x']" in left_out.reason
+    assert "has the parameters ['x'], because it is RUNNING" in left_out.reason
     assert isinstance(ours, Study)
     assert ours.states_R.tolist() == [State.COMPLETED, State.COMPLETED, State.ACTIVE]
 
@@ -183,7 +183,7 @@ def test_range_that_grew_holds_all_trials(tmp_path: Path) -> None:
 
 def test_choices_that_look_the_same_are_refused(tmp_path: Path) -> None:
     (skipped,) = run(tmp_path, lambda t: float(t.suggest_categorical("x", [1, "1"])))
-    assert isinstance(skipped, Skipped)
+    assert isinstance(skipped, Remark)
     assert "'s': parameter 'x' has the choices '1' and 1, which look the same" in skipped.reason
 
 

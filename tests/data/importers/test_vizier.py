@@ -8,7 +8,7 @@ import pytest
 from vizier.service import clients
 from vizier.service import pyvizier as vz
 
-from optformer.data.importers import Skipped, read
+from optformer.data.importers import Remark, read
 from optformer.service.server import running
 from optformer.study import State, Study
 from tests.data.importers import logs
@@ -50,10 +50,6 @@ def test_database_of_a_real_service(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     ("statement", "message"),
     [
         (
-            "UPDATE trials SET serialized_trial = x'ff00' WHERE study_id = 'b' AND trial_id = 3",
-            "study 'b', trial 3: not a proto of Vizier's",
-        ),
-        (
             "UPDATE studies SET serialized_study = x'ff00' WHERE study_id = 'b'",
             "study 'b': not a proto of Vizier's",
         ),
@@ -75,15 +71,27 @@ def test_damage_in_one_study_leaves_the_others(
     first, damaged, last = read(path)
     assert isinstance(first, Study)
     assert isinstance(last, Study)
-    assert isinstance(damaged, Skipped)
+    assert isinstance(damaged, Remark)
     assert message in damaged.reason
     assert str(damaged).startswith(f"{path}, owner 'me': ")
+
+
+def test_damage_in_one_trial_leaves_the_others(tmp_path: Path) -> None:
+    path = logs.vizier_sqlite(tmp_path)
+    statement = "UPDATE trials SET serialized_trial = x'ff00' WHERE study_id = 'b' AND trial_id = 3"
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        connection.execute(statement)
+        connection.commit()
+    first, damaged, second, last = read(path)
+    assert isinstance(damaged, Remark)
+    assert "study 'b', trial 3: the row: not a proto of Vizier's" in damaged.reason
+    assert [len(study) for study in (first, second, last)] == [4, 3, 4]
 
 
 def test_study_proto_without_trials_names_the_file_that_is_missing(tmp_path: Path) -> None:
     source = logs.vizier_pb(tmp_path)
     (tmp_path / "a.trials.pb").unlink()
     skipped, *others = read(source)
-    assert isinstance(skipped, Skipped)
+    assert isinstance(skipped, Remark)
     assert "study 'a': its trials are missing. Save them as a.trials.pb" in skipped.reason
     assert len(others) == 2

@@ -109,5 +109,5 @@ def test_an_inactive_parameter_makes_no_difference(model: str) -> None:
 
 def _recorded(study: object, block: surrogate.SurrogateBlock) -> np.ndarray:
     """The study's own trials as legal points, with something in place of what is inactive."""
-    points_RP = block._points_RP
+    points_RP = block.recorded.points_RP
     return block.spaces.snap(np.where(points_RP < 0, 0.5, points_RP)[None])

@@ -1,0 +1,96 @@
+"""Calls with a time limit that really stops them: in a process of their own, which is ended.
+
+A call into compiled code cannot be interrupted from Python; a process can be killed.
+"""
+
+import multiprocessing
+from collections.abc import Callable
+from multiprocessing.connection import Connection
+from typing import Generic, TypeVar
+
+from optformer.data.processes import WorkerDied
+from optformer.errors import OptFormerError
+
+Task = TypeVar("Task")
+Result = TypeVar("Result")
+
+_START_SECONDS = 300.0  # libraries load slowly on a busy machine
+
+
+class TimedOut(OptFormerError):
+    """A call took longer than it was given."""
+
+
+class Limited(Generic[Task, Result]):
+    """A function whose calls are made in another process, one at a time, each with a limit.
+
+    The process is started by the first call and after one that was ended.
+
+    Args:
+      function: of a module that can be imported; tasks, results and errors are pickled.
+    """
+
+    def __init__(self, function: Callable[[Task], Result]) -> None:
+        self._function = function
+        self._process: multiprocessing.process.BaseProcess | None = None
+        self._connection: Connection | None = None
+
+    def __call__(self, task: Task, seconds: float) -> Result:
+        """`function(task)`.
+
+        Raises:
+          TimedOut: it took longer than `seconds`.
+          WorkerDied: the process ended, perhaps for want of memory.
+        """
+        connection = self._started()
+        try:
+            connection.send(task)
+            if not connection.poll(seconds):
+                self.close()
+                raise TimedOut(f"took longer than {seconds:g} s")
+            worked, result = connection.recv()
+        except (EOFError, BrokenPipeError, ConnectionResetError) as error:
+            self.close()
+            raise WorkerDied("its process died, perhaps for want of memory") from error
+        if not worked:
+            raise result
+        return result
+
+    def close(self) -> None:
+        """Ends the process."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.join()
+            self._process.close()
+        if self._connection is not None:
+            self._connection.close()
+        self._process = self._connection = None
+
+    def _started(self) -> Connection:
+        if self._connection is None:
+            context = multiprocessing.get_context("spawn")
+            self._connection, theirs = context.Pipe()
+            self._process = context.Process(
+                target=_serve, args=(theirs, self._function), daemon=True
+            )
+            self._process.start()
+            theirs.close()
+            if not self._connection.poll(_START_SECONDS):
+                self.close()
+                raise WorkerDied(f"its process did not start in {_START_SECONDS:g} s")
+            self._connection.recv()
+        return self._connection
+
+
+def _serve(connection: Connection, function: Callable[[Task], Result]) -> None:
+    connection.send("ready")
+    while True:
+        try:
+            task = connection.recv()
+        except EOFError:  # the caller is gone
+            return
+        try:
+            answer: tuple[bool, object] = (True, function(task))
+        except Exception as error:  # is raised again by the caller
+            answer = (False, error)
+        connection.send(answer)

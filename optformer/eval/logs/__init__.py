@@ -1,0 +1,1 @@
+"""Real tuning studies as a benchmark: what would a model have saved on them?"""
