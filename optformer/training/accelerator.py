@@ -2,7 +2,7 @@
 
 On any machine, everything that is needed goes into one folder (`training/prepared.py`):
 
-    scripts/pretrain-accelerator PREPARED --prepare --config FILE --studies SHARDS
+    scripts/pretrain-accelerator PREPARED --prepare --task prior --studies SHARDS --init CHECKPOINT
 
 On the machine with the accelerator, from a checkout with that folder:
 
@@ -44,10 +44,12 @@ def parser() -> argparse.ArgumentParser:
     options.add_argument("prepared", type=Path, help="the prepared folder")
     making = options.add_argument_group("preparing the folder, on any machine")
     making.add_argument("--prepare", action="store_true", help="make the folder")
-    making.add_argument("--config", type=Path, help="the run, as for optformer train")
+    making.add_argument("--task", choices=("trajectories", "prior"), default="trajectories")
+    making.add_argument("--config", type=Path, help="the run, as for optformer train, train-prior")
     making.add_argument("--set", dest="changes", action="append", default=[], metavar="KEY=VALUE")
     making.add_argument("--studies", type=Path, action="append", default=[], metavar="SHARDS")
-    making.add_argument("--init", type=Path, help="a checkpoint to start from")
+    making.add_argument("--validation", type=Path, action="append", default=[], metavar="SHARDS")
+    making.add_argument("--init", type=Path, help="a checkpoint to start from, or a model's name")
     making.add_argument("--most-mib", type=float, default=40.0, help="of the folder (%(default)s)")
     running = options.add_argument_group("training, on the accelerator")
     running.add_argument("--out", type=Path, help="for the models best/ and last/, and the reports")
