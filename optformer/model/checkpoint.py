@@ -1,6 +1,7 @@
 """A model as a directory that loads on any machine.
 
-    weights.safetensors   float32 arrays by path, e.g. decoder.layers.0.self.query
+    weights.safetensors   float32 arrays by path, e.g. decoder.layers.0.self.query; float16 where
+                          they were saved in half precision, and float32 again once loaded
     text.model            the SentencePiece pieces
     config.json           format version, shape, tokenizer options, fingerprints, description
 
@@ -40,15 +41,22 @@ SHIPPED = Path(__file__).parents[1] / "pretrained"
 """The folder of the models shipped with this package, each with a model card."""
 
 
-def save(checkpoint: Checkpoint, folder: Path) -> None:
+def save(checkpoint: Checkpoint, folder: Path, *, half: bool = False) -> None:
     """Writes the checkpoint to a temporary folder, then renames it.
 
     Replacing an existing folder takes two renames, between which the folder does not exist.
+
+    Args:
+      half: write the weights in half precision, in half of the space.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     try:
-        arrays = {name: np.ascontiguousarray(a) for name, a in flatten(checkpoint.weights).items()}
+        kind = np.float16 if half else np.float32
+        arrays = {
+            name: np.ascontiguousarray(array, dtype=kind)
+            for name, array in flatten(checkpoint.weights).items()
+        }
         safetensors.numpy.save_file(arrays, temporary / WEIGHTS)
         vocabulary = checkpoint.tokenizer.vocabulary
         (temporary / TEXT).write_bytes(vocabulary.text_model)
