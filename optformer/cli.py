@@ -3,6 +3,7 @@
 Everything heavy is imported where it is used, so that `optformer --help` answers at once.
 """
 
+import dataclasses
 import enum
 import sys
 from pathlib import Path
@@ -302,6 +303,38 @@ def train(
             profile=profile,
         )
     show.trained(result)
+
+
+@app.command()
+def train_prior(
+    out: Annotated[Path, typer.Argument(help="The run's folder. If it is there, it resumes.")],
+    studies: Annotated[
+        list[Path],
+        typer.Option(help="A folder of study shards whose names mean something. Can be repeated."),
+    ],
+    validation: Annotated[
+        list[Path],
+        typer.Option(help="Studies to measure rank correlations on. Can be repeated."),
+    ] = [],
+    base: Annotated[
+        str, typer.Option(help="The checkpoint that gets the prior, or a model's name.")
+    ] = "optformer-tiny",
+    config: ConfigFile = None,
+    changes: Changes = [],
+) -> None:
+    """Teach a model what names and scales mean, from whole studies; into OUT/checkpoint."""
+    from optformer.data import store
+    from optformer.model import checkpoint
+    from optformer.settings import read_config
+    from optformer.terminal import show
+    from optformer.training import prior
+
+    run = read_config(prior.PriorRun, config, changes)
+    saved = checkpoint.load(Path(base))
+    known, others = list(store.scan(studies)), list(store.scan(validation) if validation else [])
+    trained = prior.train(run, out, known, others, say=show.training_note)
+    checkpoint.save(dataclasses.replace(saved, prior=trained), out / "checkpoint")
+    show.line(f"a model with a prior in {out / 'checkpoint'}")
 
 
 @app.command()

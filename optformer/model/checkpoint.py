@@ -22,15 +22,17 @@ import safetensors.numpy
 
 from optformer.errors import CheckpointError, ConfigError, did_you_mean
 from optformer.files import atomic_write
-from optformer.model import experts
+from optformer.model import experts, prior
 from optformer.model.config import ModelConfig, Temperature
-from optformer.model.saved import T5X, Checkpoint, Tree, flatten, unflatten
+from optformer.model.prior import PriorConfig
+from optformer.model.saved import T5X, Checkpoint, SavedPrior, Tree, flatten, unflatten
 from optformer.settings import from_tree, to_tree
 from optformer.tokenization.tokenizer import StudyTokenizer, TokenizerOptions, vocabulary_of
 
 FORMAT = 2
 WEIGHTS, TEXT, CONFIG = "weights.safetensors", "text.model", "config.json"
-VALUE_TEMPERATURE, EXPERTS = "value_temperature", "experts"
+PRIOR_WEIGHTS = "prior.safetensors"
+VALUE_TEMPERATURE, EXPERTS, PRIOR = "value_temperature", "experts", "prior"
 
 SHIPPED = Path(__file__).parents[1] / "pretrained"
 """The folder of the models shipped with this package, each with a model card."""
@@ -60,6 +62,8 @@ def save(checkpoint: Checkpoint, folder: Path) -> None:
             VALUE_TEMPERATURE: to_tree(checkpoint.value_temperature),
             "about": dict(checkpoint.about),
         }
+        if checkpoint.prior is not None:
+            config[PRIOR] = _save_prior(checkpoint.prior, temporary)
         _write_config(config, temporary / CONFIG)
         temporary.chmod(0o755)
         if folder.exists():
@@ -150,7 +154,45 @@ def load(folder: Path) -> Checkpoint:
         tokens=tokens,
         value_temperature=value_temperature,
         about=config.get("about", {}),
+        prior=_load_prior(config[PRIOR], folder) if PRIOR in config else None,
     )
+
+
+def _save_prior(saved: SavedPrior, folder: Path) -> Tree:
+    """Writes the prior network's weights; what the configuration says of them."""
+    # Half the size, and no prediction moves by what could be seen.
+    arrays = {
+        name: np.ascontiguousarray(array, np.float16)
+        for name, array in flatten(saved.weights).items()
+    }
+    safetensors.numpy.save_file(arrays, folder / PRIOR_WEIGHTS)
+    return {
+        "model": to_tree(saved.config),
+        "weights": _hash(folder / PRIOR_WEIGHTS),
+        "about": dict(saved.about),
+    }
+
+
+def _load_prior(said: Tree, folder: Path) -> SavedPrior:
+    """The prior network that a checkpoint's configuration speaks of.
+
+    Raises:
+      CheckpointError: it is missing, damaged, or of another version.
+    """
+    path = folder / PRIOR_WEIGHTS
+    if not path.is_file() or _hash(path) != said.get("weights"):
+        raise CheckpointError(
+            f"{path} is missing, damaged or from another checkpoint: its hash is not the one in "
+            f"{CONFIG}. Copy the folder again."
+        )
+    try:
+        shape = from_tree(PriorConfig, said["model"], "prior.")
+    except (ConfigError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{folder} does not fit this optformer: {error!r}") from error
+    arrays = safetensors.numpy.load_file(path)
+    weights = unflatten({name: array.astype(np.float32) for name, array in arrays.items()})
+    prior.check_weights(weights, shape)
+    return SavedPrior(config=shape, weights=weights, about=said.get("about", {}))
 
 
 def check_prompt(name: str, algorithms: Sequence[str]) -> None:
@@ -182,7 +224,11 @@ def fingerprint(folder: Path) -> str:
         files = sorted(path for path in folder.glob("target.*/*") if path.is_file())
         hashes = [f"{path.relative_to(folder)} {_hash(path)}" for path in [folder / T5X, *files]]
         return hashlib.sha256("\n".join(hashes).encode()).hexdigest()
-    return str(_read_config(folder)["weights"])
+    config = _read_config(folder)
+    weights = str(config["weights"])
+    if PRIOR not in config:
+        return weights
+    return hashlib.sha256(f"{weights} {config[PRIOR]['weights']}".encode()).hexdigest()
 
 
 def value_temperature(folder: Path) -> Temperature:

@@ -17,6 +17,7 @@ Array dimensions: R trials, N candidates, P parameters, K kernels, W warps, E = 
 import dataclasses
 import functools
 import hashlib
+from collections.abc import Sequence
 
 import numpy as np
 import scipy.linalg
@@ -466,9 +467,23 @@ def _foretold(
 ) -> tuple[Float64[np.ndarray, "W K R"], Float64[np.ndarray, "W K R"]]:
     """Log probability of each value's bin, and the probability below its middle."""
     mean_WKR, scale_WKR, freedom_R = _moments(factor_KRR, innovations_WKR, values_R, measured_R)
+    return log_chance_of_bins(mean_WKR, scale_WKR, freedom_R, values_R, bins)
+
+
+def log_chance_of_bins(
+    mean_WKR: Float64[np.ndarray, "W K R"],
+    scale_WKR: Float64[np.ndarray, "W K R"],
+    freedom_R: Float64[np.ndarray, " R"],
+    values_R: Float64[np.ndarray, " R"],
+    bins: int,
+    warps: Sequence[int] = tuple(range(len(WARPS))),
+) -> tuple[Float64[np.ndarray, "W K R"], Float64[np.ndarray, "W K R"]]:
+    """Log probability of each value's bin, and the probability below its middle, from Student-t
+    predictions under these of the warps."""
+    used = list(warps)
 
     def score(values_R: Float64[np.ndarray, " R"]) -> Float64[np.ndarray, "W K R"]:
-        t_WKR = (warp(values_R)[:, None] - mean_WKR) / scale_WKR
+        t_WKR = (warp(values_R)[used][:, None] - mean_WKR) / scale_WKR
         return normal_score(t_WKR, freedom_R)
 
     low_WKR, high_WKR = score(np.zeros_like(values_R)), score(np.ones_like(values_R))

@@ -6,12 +6,27 @@ from collections.abc import Mapping
 import numpy as np
 
 from optformer.model.config import ModelConfig, Temperature
+from optformer.model.prior import PriorConfig
 from optformer.tokenization.tokenizer import StudyTokenizer
 
 T5X = "checkpoint"
 """The file that identifies a T5X checkpoint folder (`model/t5x.py`)."""
 
 Tree = dict
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class SavedPrior:
+    """A prior network (`model/prior.py`).
+
+    Attributes:
+      weights: nested dicts and lists of numpy arrays; float16 on disk.
+      about: how it was made, for people to read.
+    """
+
+    config: PriorConfig
+    weights: Tree
+    about: Mapping[str, object] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -34,6 +49,7 @@ class Checkpoint:
     tokens: int = 512
     value_temperature: Temperature = dataclasses.field(default_factory=Temperature)
     about: Mapping[str, object] = dataclasses.field(default_factory=dict)
+    prior: SavedPrior | None = None
 
 
 def flatten(tree: Tree | list, prefix: str = "") -> dict[str, np.ndarray]:

@@ -188,6 +188,7 @@ def train(
             tokens=max(config.batch.tokens, init.tokens if init else 0),
             value_temperature=temperature,
             about=about,
+            prior=init.prior if init else None,
         )
         if sharding.is_first():
             with writing(f"the model {name!r}", folder):

@@ -1,0 +1,293 @@
+"""Gaussian processes with a learned prior, beside those of fixed scales (`model/experts.py`).
+
+The prior network (`model/prior.py`) knows a study's score, on an axis where 0 is the median random
+configuration and 1 the best. A study's values are on another: they are
+
+    warp(value) = level + unit * score,      score ~ GP(m, k),
+
+with a level and a unit that nobody knows. The level is a part of the kernel; the unit is one of a
+few (`UNITS`), weighed by what each says of the trials so far. The experts differ in how much of
+the variance is the network's and how much is anybody's: their kernels are
+
+    k = f . f' + mean c m m' + stationary s Matern + noise n,
+
+with the network's own length scales, s and n, and the factors of `KERNELS`. As with the other
+experts, each is worth how well it predicted each trial from those before it: where names mislead,
+the experts without a prior soon have all the weight (`PRIOR_ODDS`).
+
+Array dimensions: R trials, N candidates, P parameters, F features, K kernels, W warps, U units,
+E = W * K experts, M chosen ones, Q bins.
+"""
+
+import dataclasses
+
+import numpy as np
+import scipy.linalg
+from jaxtyping import Bool, Float64, Int64
+from scipy.special import logsumexp, stdtr
+
+from optformer.model import experts, prior
+from optformer.model.experts import JITTER
+from optformer.model.prior import Prior
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PriorKernel:
+    """Factors of the parts of a kernel that the network writes.
+
+    Attributes:
+      mean: the variance of the weight of the mean, whose expectation is 1.
+      stationary, length, noise: times those of the network.
+    """
+
+    mean: float
+    stationary: float
+    length: float
+    noise: float
+
+
+KERNELS = tuple(
+    PriorKernel(mean=mean, stationary=stationary, length=length, noise=noise)
+    for mean in (0.02, 0.5)
+    for stationary, length, noise in (
+        (1.0, 1.0, 1.0),
+        (4.0, 1.0, 1.0),
+        (1.0, 1.0, 0.1),
+        (4.0, 0.5, 0.1),
+        (8.0, 1.5, 0.1),
+    )
+)
+
+USED_WARPS = (0, 1, 2)
+"""Of `experts.WARPS`: none, and those that stretch the upper end, where the best values are."""
+
+EXPERTS = len(USED_WARPS) * len(KERNELS)
+
+UNITS = np.geomspace(0.02, 3.0, 14)
+"""How long one unit of score may be on the axis of warped values, each as likely as the next."""
+
+LEVEL = 4.0
+"""Prior variance of the level, in units of score."""
+
+LEAST_NOISE = 2e-3
+
+PRIOR_ODDS = 2.0
+"""The log-odds, before any trial, of the experts with a prior against those without."""
+
+UNTOLD = 0.1
+"""A network of which no two configurations differ more in the mean (standard deviation over random
+ones, in units of score) knows nothing of the problem."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class PriorPosterior:
+    """The experts with a prior, given a study's trials.
+
+    Attributes:
+      log_weights_WKU: of the units, for each expert.
+      evidence_E: as in `experts.Posterior`.
+    """
+
+    prior: Prior
+    values_RP: Float64[np.ndarray, "R P"]
+    mean_R: Float64[np.ndarray, " R"]
+    features_RF: Float64[np.ndarray, "R F"]
+    factor_KRR: Float64[np.ndarray, "K R R"]
+    value_innovations_WKR: Float64[np.ndarray, "W K R"]
+    mean_innovations_KR: Float64[np.ndarray, "K R"]
+    log_weights_WKU: Float64[np.ndarray, "W K U"]
+    evidence_E: Float64[np.ndarray, " E"]
+    freedom: float
+
+    def log_share(self, others_E: Float64[np.ndarray, " E2"]) -> float:
+        """The log weight of all these experts together, beside others with this evidence."""
+        ours = logsumexp(self.evidence_E) - np.log(EXPERTS) + PRIOR_ODDS
+        theirs = logsumexp(others_E) - np.log(len(others_E))
+        return float(ours - np.logaddexp(ours, theirs))
+
+    def log_weights(self) -> Float64[np.ndarray, " E"]:
+        """The log weight of each among these experts."""
+        return self.evidence_E - logsumexp(self.evidence_E)
+
+    def predict(
+        self, values_NP: Float64[np.ndarray, "N P"], experts_M: Int64[np.ndarray, " M"]
+    ) -> tuple[Float64[np.ndarray, "N M"], Float64[np.ndarray, "N M"]]:
+        """Mean and scale of some experts' predictions, under their warps, at rows of
+        `Study.values_RP`."""
+        mean_N, features_NF = _float64(*self.prior.mean_and_features(values_NP))
+        square_NRP = _squares(self.prior, values_NP, self.values_RP)
+        mean_NM = np.empty((len(values_NP), len(experts_M)))
+        scale_NM = np.empty_like(mean_NM)
+        warp_M, kernel_M = np.divmod(experts_M, len(KERNELS))
+        for kernel in np.unique(kernel_M):
+            white_RN, left_N = self._conditional(kernel, mean_N, features_NF, square_NRP)
+            shift_N = mean_N - self.mean_innovations_KR[kernel] @ white_RN
+            for column in np.flatnonzero(kernel_M == kernel):
+                warp = warp_M[column]
+                weight_U = np.exp(self.log_weights_WKU[warp, kernel])
+                known_N = self.value_innovations_WKR[warp, kernel] @ white_RN
+                # Moments of the mixture over units of what is normal given the unit.
+                unit, square = weight_U @ UNITS, weight_U @ UNITS**2
+                mean_NM[:, column] = known_N + unit * shift_N
+                spread_N = square * left_N + (square - unit**2) * shift_N**2
+                scale_NM[:, column] = np.sqrt(spread_N)
+        return mean_NM, scale_NM
+
+    def draw_levels(
+        self, values_NP: Float64[np.ndarray, "N P"], expert: int, rng: np.random.Generator
+    ) -> Float64[np.ndarray, " N"]:
+        """As `experts.draw_levels`, of the kernel of one expert."""
+        kernel = expert % len(KERNELS)
+        mean_N, features_NF = _float64(*self.prior.mean_and_features(values_NP))
+        square_NRP = _squares(self.prior, values_NP, self.values_RP)
+        white_RN, _ = self._conditional(kernel, mean_N, features_NF, square_NRP)
+        places = mean_N, features_NF
+        square_NNP = _squares(self.prior, values_NP, values_NP)
+        covariance_NN = _covariance(self.prior, KERNELS[kernel], places, places, square_NNP)
+        covariance_NN -= white_RN.T @ white_RN
+        covariance_NN[np.diag_indices(len(values_NP))] += JITTER
+        noise = _noise(self.prior, KERNELS[kernel])
+        drawn_N = np.linalg.cholesky(covariance_NN) @ rng.standard_normal(len(values_NP))
+        drawn_N += np.sqrt(noise) * rng.standard_normal()
+        drawn_N /= np.sqrt(covariance_NN.diagonal() + noise)
+        drawn_N *= np.sqrt(self.freedom / rng.chisquare(self.freedom))
+        return stdtr(self.freedom, drawn_N)
+
+    def _conditional(
+        self,
+        kernel: int,
+        mean_N: Float64[np.ndarray, " N"],
+        features_NF: Float64[np.ndarray, "N F"],
+        square_NRP: Float64[np.ndarray, "N R P"],
+    ) -> tuple[Float64[np.ndarray, "R N"], Float64[np.ndarray, " N"]]:
+        """The whitened covariance with the trials, and the variance left, noise included."""
+        one = KERNELS[kernel]
+        places, trials = (mean_N, features_NF), (self.mean_R, self.features_RF)
+        across_NR = _covariance(self.prior, one, places, trials, square_NRP)
+        white_RN = scipy.linalg.solve_triangular(
+            self.factor_KRR[kernel], across_NR.T, lower=True, check_finite=False
+        )
+        scale = one.stationary * np.exp(float(self.prior.reading.log_scale))
+        whole_N = (features_NF**2).sum(1) + one.mean * mean_N**2 + scale + LEVEL
+        left_N = np.maximum(whole_N - (white_RN**2).sum(0), 0.0)
+        return white_RN, left_N + _noise(self.prior, one)
+
+
+def condition(
+    network: Prior,
+    values_RP: Float64[np.ndarray, "R P"],
+    metric_R: Float64[np.ndarray, " R"],
+    pending_R: Bool[np.ndarray, " R"],
+    bins: int,
+) -> PriorPosterior:
+    """The experts given trials; pending ones narrow predictions, as in `experts.condition`.
+
+    Args:
+      values_RP: rows of `Study.values_RP`.
+      metric_R: metrics in [0, 1]; NaN where a trial has none.
+    """
+    rows = np.concatenate([np.flatnonzero(np.isfinite(metric_R)), np.flatnonzero(pending_R)])
+    values_RP, metric_R = values_RP[rows], metric_R[rows]
+    count = int(np.isfinite(metric_R).sum())
+    mean_R, features_RF = _float64(*network.mean_and_features(values_RP))
+    places = mean_R, features_RF
+    square_RRP = _squares(network, values_RP, values_RP)
+    warped_WR = experts.warp(np.where(np.isfinite(metric_R), metric_R, 0.5))[list(USED_WARPS)]
+    factor_KRR = np.empty((len(KERNELS), len(rows), len(rows)))
+    innovations_KRS = np.zeros((len(KERNELS), len(rows), len(USED_WARPS) + 1))
+    for index, kernel in enumerate(KERNELS):
+        covariance_RR = _covariance(network, kernel, places, places, square_RRP)
+        covariance_RR[np.diag_indices(len(rows))] += _noise(network, kernel) + JITTER
+        factor_KRR[index] = np.linalg.cholesky(covariance_RR)
+        innovations_KRS[index] = scipy.linalg.solve_triangular(
+            factor_KRR[index],
+            np.concatenate([warped_WR, mean_R[None]]).T,
+            lower=True,
+            check_finite=False,
+        )
+    innovations_KRS[:, count:] = 0.0
+    value_WKR = np.moveaxis(innovations_KRS[..., :-1], -1, 0)
+    mean_KR = innovations_KRS[..., -1]
+    spread_KR = np.diagonal(factor_KRR, axis1=1, axis2=2)[:, :count]
+    log_WKU, evidence_WK = _evidence(
+        value_WKR[..., :count], mean_KR[:, :count], spread_KR, metric_R[:count], bins
+    )
+    return PriorPosterior(
+        prior=network,
+        values_RP=values_RP,
+        mean_R=mean_R,
+        features_RF=features_RF,
+        factor_KRR=factor_KRR,
+        value_innovations_WKR=value_WKR,
+        mean_innovations_KR=mean_KR,
+        log_weights_WKU=log_WKU,
+        evidence_E=evidence_WK.ravel(),
+        freedom=experts.FREEDOM + count,
+    )
+
+
+def _evidence(
+    value_WKR: Float64[np.ndarray, "W K R"],
+    mean_KR: Float64[np.ndarray, "K R"],
+    spread_KR: Float64[np.ndarray, "K R"],
+    metric_R: Float64[np.ndarray, " R"],
+    bins: int,
+) -> tuple[Float64[np.ndarray, "W K U"], Float64[np.ndarray, "W K"]]:
+    """The units' log weights after all trials, and the log probability of the trials' bins, each
+    predicted from those before it."""
+    units_U1 = UNITS[:, None]
+    surprise_WKUR = value_WKR[:, :, None] / units_U1 - mean_KR[:, None]
+    log_WKUR = -0.5 * surprise_WKUR**2 - np.log(units_U1 * spread_KR[:, None])
+    after_WKUR = np.cumsum(log_WKUR, axis=-1)
+    before_WKUR = after_WKUR - log_WKUR
+    last_WKU = after_WKUR[..., -1] if metric_R.size else np.zeros(log_WKUR.shape[:-1])
+    log_WKU = last_WKU - logsumexp(last_WKU, axis=-1, keepdims=True)
+    weight_WKUR = np.exp(before_WKUR - logsumexp(before_WKUR, axis=2, keepdims=True))
+    warped_W1R = experts.warp(metric_R)[list(USED_WARPS)][:, None]
+    scale_KUR = units_U1 * spread_KR[:, None]
+    expected_WKUR = warped_W1R[:, :, None] - scale_KUR * surprise_WKUR
+    mean_WKR = (weight_WKUR * expected_WKUR).sum(2)
+    square_WKR = (weight_WKUR * (scale_KUR**2 + expected_WKUR**2)).sum(2)
+    scale_WKR = np.sqrt(np.maximum(square_WKR - mean_WKR**2, 1e-12))
+    freedom_R = experts.FREEDOM + np.arange(len(metric_R))
+    log_bins_WKR, _ = experts.log_chance_of_bins(
+        mean_WKR, scale_WKR, freedom_R, metric_R, bins, USED_WARPS
+    )
+    return log_WKU, log_bins_WKR.sum(-1)
+
+
+def _covariance(
+    network: Prior,
+    kernel: PriorKernel,
+    places: tuple[Float64[np.ndarray, " N"], Float64[np.ndarray, "N F"]],
+    others: tuple[Float64[np.ndarray, " R"], Float64[np.ndarray, "R F"]],
+    square_NRP: Float64[np.ndarray, "N R P"],
+) -> Float64[np.ndarray, "N R"]:
+    """Of the process and its level, without noise."""
+    reading = network.reading
+    length_P = reading.log_length_P + np.log(kernel.length)
+    scale = kernel.stationary * np.exp(float(reading.log_scale))
+    return (
+        places[1] @ others[1].T
+        + kernel.mean * places[0][:, None] * others[0]
+        + scale * prior.matern(np, square_NRP, length_P, reading.real_P)
+        + LEVEL
+    )
+
+
+def _noise(network: Prior, kernel: PriorKernel) -> float:
+    return kernel.noise * (np.exp(float(network.reading.log_noise)) + LEAST_NOISE)
+
+
+def _squares(
+    network: Prior, values_NP: Float64[np.ndarray, "N P"], values_RP: Float64[np.ndarray, "R P"]
+) -> Float64[np.ndarray, "N R P"]:
+    units_NP, _, inactive_NP = network.places(values_NP)
+    units_RP, _, inactive_RP = network.places(values_RP)
+    ordered_P = np.asarray(network.reading.ordered_P)
+    square_NRP = prior.squares(np, units_NP, units_RP, inactive_NP, inactive_RP, ordered_P)
+    return np.asarray(square_NRP)
+
+
+def _float64(*arrays: np.ndarray) -> tuple[Float64[np.ndarray, "..."], ...]:
+    return tuple(array.astype(np.float64) for array in arrays)
