@@ -33,7 +33,7 @@ SYNONYMS = Path(__file__).with_name("synonyms.json")
 LEAST_TRIALS = 100
 """A view of a part of the space has so many trials at least, to choose from."""
 
-_UNDER_NAME = re.compile(r" on | for |,|:| of ")
+_UNDER_NAME = re.compile(r" on ")
 """What follows in a title names the data."""
 
 _SYLLABLES = "ba bo da de do ka ke ki la lo ma mi na no pa po ra re ri sa se ta te to va vi zo"
