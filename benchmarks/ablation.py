@@ -1,16 +1,16 @@
-"""What each idea is worth: models trained on the same few studies, each with one option changed.
+"""Ablation: models trained on the same few studies, each with one option changed.
 
     python benchmarks/ablation.py RUNS
 
-All variants see the same batches of the same generated studies (random and evolutionary search on
-Gaussian-process draws and BBOB training functions, 1 to 3 parameters), each about twice, and are
-judged on the same held-out ones. Shown are the mean log predictive density of metrics, for which
-uniform predictions score 0 (higher is better), how far their quantiles are from where they should
-be, and the mean nats of a parameter's token (lower is better: how well it imitates); for several
-seeds, each one's number.
+All variants are trained on the same batches of the same synthetic studies (random and evolutionary
+search on Gaussian-process draws and BBOB training functions, 1 to 3 parameters), each about twice,
+and validated on the same held-out studies. The table shows the mean log predictive density of
+metrics (higher is better; uniform predictions score 0), the error of their quantiles, and the mean
+loss of a parameter's token in nats (lower is better imitation); with several seeds, one number for
+each.
 
-Validation scales values by each study's whole range, training half of the time: there, sampled
-targets can learn what that range gives away of trials to come, and exact ones cannot.
+Validation scales values by the range of the whole study, training does so half of the time. This
+range contains information on later trials, which sampled targets can learn and exact ones cannot.
 """
 
 import argparse
@@ -46,13 +46,13 @@ VARIANTS: dict[str, tuple[str, ...]] = {
 def main() -> None:
     """Prints a table in Markdown."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("runs", type=Path, help="a folder; finished runs in it are not done again")
+    parser.add_argument("runs", type=Path, help="a folder; finished runs in it are not repeated")
     parser.add_argument("--model", default="tiny")
     parser.add_argument("--studies", type=int, default=4096)
     parser.add_argument("--steps", type=int, default=2000, help="of 512 tokens")
     parser.add_argument("--seeds", type=int, default=1)
     options = parser.parse_args()
-    made = GenerateConfig(
+    mixture = GenerateConfig(
         mixture=tuple(
             Part(
                 problems=problems,
@@ -64,17 +64,17 @@ def main() -> None:
             for problems in ("gaussian_process", "bbob")
         )
     )
-    generate(made, options.runs / "studies", studies=options.studies, seed=123)
+    generate(mixture, options.runs / "studies", studies=options.studies, seed=123)
     studies = list(store.scan(options.runs / "studies"))
     print("| variant | log density | quantile error, % | nats a parameter |\n" + "|---" * 4 + "|")
     for number, (name, overrides) in enumerate(VARIANTS.items()):
-        found = []
+        validations = []
         for seed in range(options.seeds):
             config = variant(options.model, options.steps, seed, overrides)
             result = train(config, options.runs / f"{number}-{seed}", studies)
-            found.append(last_validation(result.reports))
+            validations.append(last_validation(result.reports))
         cells = (
-            " ".join(f"{scale * each[key]:.{digits}f}" for each in found)
+            " ".join(f"{scale * each[key]:.{digits}f}" for each in validations)
             for key, scale, digits in (
                 ("log_density", 1, 3),
                 ("quantile_error", 100, 1),
@@ -85,7 +85,7 @@ def main() -> None:
 
 
 def variant(model: str, steps: int, seed: int, overrides: tuple[str, ...]) -> RunConfig:
-    """The run of one variant."""
+    """The configuration of one variant."""
     common = (
         f"model={model}",
         "batch.rows=2",

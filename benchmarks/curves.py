@@ -1,9 +1,9 @@
-"""How every teacher searches, in one picture: BBOB functions, NAS-Bench-201, and a burger.
+"""One figure of all teachers' searches: BBOB functions, NAS-Bench-201, and a burger.
 
     python benchmarks/curves.py docs/teachers.png
 
-Without the extra `tables` the panels of NAS-Bench-201 are left out. All is seeded; it takes four
-minutes on one core, most of it GP-UCB and TPE.
+Without the extra `tables` the panels of NAS-Bench-201 are left out. All random numbers are seeded.
+It takes four minutes on one core, mostly for GP-UCB and TPE.
 """
 
 import os
@@ -34,7 +34,7 @@ from optformer.data.problems.bbob import random_block as random_bbob
 from optformer.data.problems.random_spaces import CONTINUOUS
 from optformer.data.teachers import TEACHERS, TeacherFactory, layernas_teacher
 from optformer.errors import SourceError, TeacherError
-from optformer.eval import plots
+from optformer.eval.report import plots
 
 FUNCTIONS = {
     "Sphere": "one bowl",
@@ -43,7 +43,7 @@ FUNCTIONS = {
     "Gallagher101Me": "101 random peaks",
 }
 PARAMETERS = 4
-INSIDE = 1000  # random points that say what is normal
+RANDOM_POINTS = 1000  # whose median regret is the unit
 BLIND = ("grid_search", "shuffled_grid_search", "random_search", "quasi_random")
 GREYS = dict(zip(BLIND, ("#c3c6cb", "#a9adb3", "#5f6368", "#8a8f97"), strict=True))
 NAS_RIVALS = {name: TEACHERS[name] for name in ("regularized_evolution", "random_search")}
@@ -61,7 +61,7 @@ class Panel:
 
 
 def search(factory: TeacherFactory, block: ObjectiveBlock, trials: int) -> np.ndarray:
-    """Exact values of the best so far by what was measured, (studies, trials)."""
+    """Exact values of the best measured trial so far, (studies, trials)."""
     studies = len(block.problems)
     teacher = factory(block.spaces, np.arange(studies), trials)
     rng = np.random.default_rng(0)
@@ -79,7 +79,7 @@ def search(factory: TeacherFactory, block: ObjectiveBlock, trials: int) -> np.nd
 def curves_of(
     factories: dict[str, TeacherFactory], block: ObjectiveBlock, trials: int, scale_B: np.ndarray
 ) -> tuple[list[plots.Curve], list[str]]:
-    """Median and quartiles of regret over `scale_B`; and which teachers refuse the space."""
+    """Median and quartiles of regret over `scale_B`, and the teachers that reject the space."""
     curves, refused = [], []
     for name, factory in factories.items():
         try:
@@ -106,7 +106,7 @@ def bbob_panel(family: str, seeds: int, trials: int) -> Panel:
     config = BbobConfig(families=(family,), noises=("NO_NOISE",), space=CONTINUOUS)
     rng = np.random.default_rng(7)
     block = random_bbob(config, rng, seeds, PARAMETERS)
-    values_BN = block.evaluate_exact(rng.random((seeds, INSIDE, PARAMETERS)))
+    values_BN = block.evaluate_exact(rng.random((seeds, RANDOM_POINTS, PARAMETERS)))
     scale_B = block.optimum_B - np.median(values_BN, axis=1)
     curves, _ = curves_of(dict(TEACHERS), block, trials, scale_B)
     return Panel(
@@ -122,7 +122,7 @@ def cell_block(dataset: str, seeds: int) -> tables.TableBlock:
 
 
 def nas_panel(dataset: str, seeds: int, trials: int) -> Panel:
-    """All teachers on NAS-Bench-201; its measurements are those of one training each."""
+    """All teachers on NAS-Bench-201; a measurement is that of one training."""
     block = cell_block(dataset, seeds)
     factories = {**TEACHERS, "layernas": layernas_teacher(tables.cell_multiply_adds)}
     curves, refused = curves_of(factories, block, trials, np.ones(seeds))
@@ -131,12 +131,12 @@ def nas_panel(dataset: str, seeds: int, trials: int) -> Panel:
         y_label="accuracy below the best, points",
         curves=curves,
         lowest=0.1,
-        note=f"{', '.join(refused).replace('_', ' ')} takes no categories" if refused else "",
+        note=f"{', '.join(refused).replace('_', ' ')} supports no categories" if refused else "",
     )
 
 
 def layernas_panel(seeds: int, trials: int) -> Panel:
-    """LayerNAS, evolution and random search on all of NAS-Bench-201's data sets, relative."""
+    """Relative regret of LayerNAS, evolution and random search on all of NAS-Bench-201's data."""
     names = np.repeat(tables.datasets("nasbench201"), seeds)
     block = tables.TableBlock([tables.load("nasbench201", name) for name in names])
     scale_B = np.repeat(
@@ -157,23 +157,23 @@ def layernas_panel(seeds: int, trials: int) -> Panel:
 
 
 def burger_panel(seeds: int, trials: int) -> Panel:
-    """What is missing to the tastiest burger."""
+    """The share of searches that have found the tastiest burger."""
     block = layered.burger(seeds)
     factories = {"layernas": layernas_teacher(block.costs), **NAS_RIVALS}
     curves = []
     for name, factory in factories.items():
         missing_BR = block.optimum_B[:, None] - search(factory, block, trials)
-        found_R = np.mean(missing_BR < 1e-9, axis=0)
-        curves.append(plots.Curve(name=name, x_T=np.arange(1.0, trials + 1), mean_T=found_R))
+        share_R = np.mean(missing_BR < 1e-9, axis=0)
+        curves.append(plots.Curve(name=name, x_T=np.arange(1.0, trials + 1), mean_T=share_R))
     return Panel(
-        title=f"The burger: which share of {seeds} searches has found the tastiest of 216",
+        title=f"The burger: share of {seeds} searches that have found the tastiest of 216",
         y_label="share of searches",
         curves=curves,
     )
 
 
 def draw(axes: Axes, panel: Panel, hues: dict[str, str]) -> None:
-    """Curves over their bands, those of teachers that look at results on top."""
+    """Curves with their bands; adaptive teachers are on top."""
     for curve in sorted(panel.curves, key=lambda curve: curve.name not in BLIND):
         blind = curve.name in BLIND
         if curve.low_T is not None and curve.high_T is not None:
@@ -192,7 +192,7 @@ def draw(axes: Axes, panel: Panel, hues: dict[str, str]) -> None:
 
 
 def draw_burger(axes: Axes, seed: int, hue: str) -> None:
-    """Each trial of LayerNAS's first round on the burger, by the layer that it decides."""
+    """Each trial of LayerNAS's first round on the burger, by layer."""
     block = layered.burger()
     teacher = layernas_teacher(block.costs)(block.spaces, np.array([seed]), 216)
     names = [parameter.name for parameter in block.problems[0].parameters]
@@ -231,7 +231,7 @@ def draw_burger(axes: Axes, seed: int, hue: str) -> None:
 
 
 def save(figure: Figure, path: Path) -> None:
-    """As a PNG of 128 colours, a third of the size."""
+    """Saves a PNG of 128 colours, a third of the size."""
     from PIL import Image  # comes with matplotlib
 
     full = io.BytesIO()
@@ -241,7 +241,7 @@ def save(figure: Figure, path: Path) -> None:
 
 
 def main() -> None:
-    """Draws the picture and writes it."""
+    """Draws and saves the figure."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("out", type=Path, help="the PNG to write")
     parser.add_argument("--seeds", type=int, default=20)
@@ -262,7 +262,7 @@ def main() -> None:
             console.print(f"Without NAS-Bench-201: {error}")
         panels.append(burger_panel(20 * options.seeds, 108))
     hues = plots.colours(sorted({curve.name for panel in panels for curve in panel.curves}))
-    hues |= {**GREYS, "layernas": "#d55e00"}  # far from evolution's green, its neighbour here
+    hues |= {**GREYS, "layernas": "#d55e00"}  # unlike evolution's green in the same panels
     with matplotlib.rc_context(plots._RC):
         rows = len(panels) // 2 + 1
         figure = Figure(figsize=(11, 2.9 * rows), layout="constrained", dpi=110)

@@ -1,11 +1,11 @@
-"""Trials a second on one core, by problems, teacher and number of parameters.
+"""Trials per second on one core, by problems, teacher and number of parameters.
 
     python benchmarks/generate.py
     python benchmarks/generate.py --teachers random_search gp_ucb --parameters 2 8 --seconds 5
 
-The goal is 50,000 with cheap teachers. Time is the process's own (all its threads; one for
-arithmetic), so that other work on the machine counts little; it includes drawing the functions
-and making the studies, not writing them.
+The goal is 50,000 with cheap teachers. Times are processor times of the process, so that other
+work on the machine has little influence. They include drawing the functions and building the
+studies, but not writing them.
 """
 
 import os
@@ -39,7 +39,7 @@ def measure(
     block: int,
     seconds: float,
 ) -> float:
-    """Trials a second of process time, after one block to warm up."""
+    """Trials per second of processor time, after one block to warm up."""
     config = GenerateConfig(
         mixture=(
             Part(
@@ -53,11 +53,11 @@ def measure(
         block=block,
     )
     generate_block(config, 0, 0)
-    made, index, started = 0, 0, time.process_time()
+    trials_done, index, started = 0, 0, time.process_time()
     while time.process_time() - started < seconds:
         index += 1
-        made += sum(map(len, generate_block(config, 0, index)))
-    return made / (time.process_time() - started)
+        trials_done += sum(map(len, generate_block(config, 0, index)))
+    return trials_done / (time.process_time() - started)
 
 
 def main() -> None:
@@ -66,13 +66,13 @@ def main() -> None:
     parser.add_argument("--problems", nargs="+", default=PROBLEMS[:2], choices=PROBLEMS)
     parser.add_argument("--teachers", nargs="+", default=CHEAP_TEACHERS, choices=list(TEACHERS))
     parser.add_argument("--parameters", nargs="+", type=int, default=[1, 4, 10, 20])
-    parser.add_argument("--trials", type=int, default=100, help="trials a study")
-    parser.add_argument("--block", type=int, default=64, help="studies made together")
+    parser.add_argument("--trials", type=int, default=100, help="trials per study")
+    parser.add_argument("--block", type=int, default=64, help="studies generated together")
     parser.add_argument("--seconds", type=float, default=1.0, help="time for each cell")
     options = parser.parse_args()
     table = Table(
-        title="Thousand trials a second a core, by number of parameters\n"
-        f"({options.trials} trials a study, {options.block} studies a block)"
+        title="Thousand trials per second and core, by number of parameters\n"
+        f"({options.trials} trials per study, {options.block} studies per block)"
     )
     table.add_column("problems", no_wrap=True)
     table.add_column("teacher", no_wrap=True)

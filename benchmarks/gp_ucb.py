@@ -1,13 +1,12 @@
-"""Our batched GP-UCB against Vizier's Gaussian-process bandit: regret of the best, and speed.
+"""Our batched GP-UCB compared with Vizier's Gaussian-process bandit: regret and speed.
 
     python benchmarks/gp_ucb.py --ours-only
     python benchmarks/gp_ucb.py --keep vizier.json
 
-Both search the same shifted and rotated BBOB functions, without noise, as many times as there are
-seeds. Each of Vizier's runs has a process of its own, in 64-bit JAX, as it wants to: some two
-minutes for 20 trials on one core. What they found is added to the file named by `--keep`, so that
-another call goes on from there, or compares a changed teacher with the same runs. Times are the
-process's own.
+Both search the same shifted and rotated BBOB functions without noise, once for each seed. Each run
+of Vizier's is a separate process with 64-bit JAX, which its designer needs; 20 trials take about
+two minutes on one core. The file given by `--keep` stores the results of Vizier's runs, so that
+another call resumes, or compares a changed teacher with the same runs. Times are processor times.
 """
 
 import os
@@ -41,12 +40,12 @@ from optformer.space import Spaces
 
 FUNCTIONS = ("Sphere", "Rastrigin", "RosenbrockRotated", "SharpRidge", "SchaffersF7")
 OURS = ("random_search", "eagle_strategy", "gp_ucb")
-VIZIER_SEED = 1000  # its seeds are not ours
+VIZIER_SEED = 1000  # the first seed of Vizier's runs, which differ from ours
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
-class Found:
-    """Regret of the best so far, (instances, seeds, trials), and seconds of each suggestion."""
+class SearchResult:
+    """Regret of the best so far, (instances, seeds, trials), and the time of each suggestion."""
 
     regrets_IST: np.ndarray
     seconds_T: np.ndarray
@@ -57,7 +56,7 @@ class Found:
 
     @property
     def rate(self) -> float:
-        """Suggestions a second, all of them counted."""
+        """Suggestions per second over all trials."""
         return self.regrets_IST.size / float(self.seconds_T.sum())
 
 
@@ -69,8 +68,8 @@ def functions(family: str, parameters: int) -> BbobBlock:
 
 def search(
     factory: TeacherFactory, family: str, parameters: int, at: range, seeds: range, trials: int
-) -> Found:
-    """A teacher on some instances of a function, with each of the seeds on every one."""
+) -> SearchResult:
+    """A teacher on some instances of a function, with all seeds on each instance."""
     block = functions(family, parameters)
     shape = (len(at), len(seeds))
     levels_BP = np.zeros((len(at) * len(seeds), parameters), np.int64)
@@ -86,11 +85,11 @@ def search(
         values_IST[:, :, trial] = block.evaluate_exact(units_BNP)[at]
         teacher.observe(units_BP, values_IST[:, :, trial].reshape(-1))
     best_IST = np.maximum.accumulate(values_IST, axis=2)
-    return Found(regrets_IST=block.optimum_B[at, None, None] - best_IST, seconds_T=seconds_T)
+    return SearchResult(regrets_IST=block.optimum_B[at, None, None] - best_IST, seconds_T=seconds_T)
 
 
-def vizier(family: str, parameters: int, instance: int, seed: int, trials: int) -> Found:
-    """Vizier's designer on one function. For a process of its own: it sets JAX to 64 bits."""
+def vizier(family: str, parameters: int, instance: int, seed: int, trials: int) -> SearchResult:
+    """Vizier's designer on one function, for a separate process: it sets JAX to 64 bits."""
     import jax
     from vizier._src.algorithms.designers.gp_bandit import VizierGPBandit
 
@@ -106,9 +105,9 @@ def vizier(family: str, parameters: int, instance: int, seed: int, trials: int) 
 
 def viziers(
     options: argparse.Namespace, family: str, kept: dict[str, dict], note: Callable[[str], None]
-) -> Found:
-    """All of Vizier's runs on a function; those that `kept` lacks are made and added to it."""
-    made = []
+) -> SearchResult:
+    """All of Vizier's runs on a function; runs that are not in `kept` are made and added."""
+    runs = []
     for instance in range(options.instances):
         for seed in range(VIZIER_SEED, VIZIER_SEED + options.vizier_seeds):
             words = [family, str(options.parameters), str(instance), str(seed), str(options.trials)]
@@ -120,16 +119,18 @@ def viziers(
                 kept[name] = json.loads(ended.stdout.splitlines()[-1])
                 if options.keep:
                     options.keep.write_text(json.dumps(kept), "utf-8")
-            made.append(kept[name])
-    regrets_CT = np.array([run["regrets"] for run in made])
-    return Found(
+            runs.append(kept[name])
+    regrets_CT = np.array([run["regrets"] for run in runs])
+    return SearchResult(
         regrets_IST=regrets_CT.reshape(options.instances, options.vizier_seeds, -1),
-        seconds_T=np.array([run["seconds"] for run in made]).sum(axis=0),
+        seconds_T=np.array([run["seconds"] for run in runs]).sum(axis=0),
     )
 
 
-def regret_table(found: dict[str, dict[str, Found]], trials: int, parameters: int) -> Table:
-    """Final regrets, one row an instance of a function."""
+def regret_table(
+    results: dict[str, dict[str, SearchResult]], trials: int, parameters: int
+) -> Table:
+    """Final regrets, with a row for each instance of a function."""
     table = Table(title=f"Regret after {trials} trials, {parameters} parameters")
     table.add_column("function")
     table.add_column("", justify="right")
@@ -137,10 +138,10 @@ def regret_table(found: dict[str, dict[str, Found]], trials: int, parameters: in
     for name in several:
         table.add_column(f"{name}\nmedian", justify="right")
     table.add_column("ours: best - median - worst", justify="right")
-    if any("vizier" in by for by in found.values()):
+    if any("vizier" in by for by in results.values()):
         table.add_column("Vizier's", justify="right")
         table.add_column("ours lower", justify="right")
-    for family, by in found.items():
+    for family, by in results.items():
         for instance, ours_S in enumerate(by["gp_ucb"].final_IS):
             middles = [f"{np.median(by[name].final_IS[instance]):.3g}" for name in several]
             low, middle, high = np.quantile(ours_S, [0, 0.5, 1])
@@ -154,12 +155,12 @@ def regret_table(found: dict[str, dict[str, Found]], trials: int, parameters: in
     return table
 
 
-def compare(found: dict[str, dict[str, Found]], rng: np.random.Generator) -> str:
-    """Whether the regrets of ours and Vizier's could be those of one algorithm, in words."""
-    ours_CS = np.concatenate([by["gp_ucb"].final_IS for by in found.values()])
-    theirs_CS = np.concatenate([by["vizier"].final_IS for by in found.values()])
-    # C functions. What share of our seeds is better than a run of Vizier's; a half if both are
-    # alike, with the spread that one of our own seeds has among the others.
+def compare(results: dict[str, dict[str, SearchResult]], rng: np.random.Generator) -> str:
+    """A text on whether our regrets and Vizier's could come from the same algorithm."""
+    ours_CS = np.concatenate([by["gp_ucb"].final_IS for by in results.values()])
+    theirs_CS = np.concatenate([by["vizier"].final_IS for by in results.values()])
+    # C functions. The share of our seeds that are better than a run of Vizier's is a half if both
+    # are equal; its spread is that of one of our own seeds among the others.
     share_CS = (ours_CS[:, :, None] < theirs_CS[:, None, :]).mean(axis=1)
     seeds = ours_CS.shape[1]
     own_CS = (ours_CS[:, :, None] < ours_CS[:, None, :]).sum(axis=1) / (seeds - 1)
@@ -176,32 +177,32 @@ def compare(found: dict[str, dict[str, Found]], rng: np.random.Generator) -> str
         f"each.\nOur median is lower on {lower} of {len(ratio_C)} (sign test p = {chance:.2f}), by "
         f"a factor of {10 ** np.median(ratio_C):.2f} in the middle (from {10 ** ratio_C.min():.2g} "
         f"to {10 ** ratio_C.max():.2g}).\nOf our seeds {share_CS.mean():.0%} are lower than "
-        "Vizier's run; a seed of ours in its place would have "
+        "Vizier's run; for a seed of ours in its place it would be "
         f"{np.quantile(own_M, 0.025):.0%} to {np.quantile(own_M, 0.975):.0%} (95 %).\n"
         f"{inside:.0%} of Vizier's runs lie between our best and our worst seed."
     )
 
 
-def speed_table(found: dict[str, dict[str, Found]]) -> Table:
-    """Suggestions a second over all functions."""
-    table = Table(title="Suggestions a second")
+def speed_table(results: dict[str, dict[str, SearchResult]]) -> Table:
+    """Suggestions per second over all functions."""
+    table = Table(title="Suggestions per second")
     table.add_column("")
     table.add_column("all", justify="right")
     table.add_column("median trial", justify="right")
     for name in (*OURS, "vizier"):
-        runs = [by[name] for by in found.values() if name in by]
+        runs = [by[name] for by in results.values() if name in by]
         if not runs:
             continue
         total = sum(run.regrets_IST.size for run in runs) / sum(run.seconds_T.sum() for run in runs)
         studies = runs[0].regrets_IST.shape[0] * runs[0].regrets_IST.shape[1]
-        # A run's first trial costs nothing; a middle one is not the one that compiles.
+        # The first trial of a run takes no time; the median leaves out compilation.
         middle = np.median([studies / run.seconds_T[1:] for run in runs])
         table.add_row(name, f"{total:,.3g}", f"{middle:,.3g}")
     return table
 
 
 def main() -> None:
-    """Runs both, and prints what they found and how fast."""
+    """Runs both and prints their regrets and speeds."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--functions", nargs="+", default=FUNCTIONS)
     parser.add_argument("--parameters", type=int, default=4)
@@ -226,9 +227,9 @@ def main() -> None:
         if options.keep and options.keep.exists()
         else {}
     )
-    found: dict[str, dict[str, Found]] = {}
+    results: dict[str, dict[str, SearchResult]] = {}
     for family in options.functions:
-        found[family] = by = {}
+        results[family] = by = {}
         inputs = (family, options.parameters, range(options.instances), range(options.seeds))
         for name in OURS:
             search(TEACHERS[name], *inputs, options.trials)  # compiles
@@ -237,10 +238,10 @@ def main() -> None:
             by["vizier"] = viziers(
                 options, family, kept, lambda text: console.print(text, style="dim")
             )
-    console.print(regret_table(found, options.trials, options.parameters))
+    console.print(regret_table(results, options.trials, options.parameters))
     if not options.ours_only:
-        console.print(compare(found, np.random.default_rng(0)), highlight=False)
-    console.print(speed_table(found))
+        console.print(compare(results, np.random.default_rng(0)), highlight=False)
+    console.print(speed_table(results))
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
-"""How fast a study log of a million trials is imported, and in how much memory.
+"""Speed and memory of the import of a study log with a million trials.
 
-Writes a JSON Lines log of studies with six parameters, imports it in a process of its own, and
-prints trials per second and that process's peak memory, beside an import of a tenth of the log:
-memory that does not grow with the log is memory that is bounded. Then reads the shards back.
+Writes a JSON Lines log of studies with six parameters, imports it in a separate process, and
+prints trials per second and that process's peak memory. An import of a tenth of the log shows
+whether memory grows with the log. Then it reads the shards back.
 
     python benchmarks/import.py --trials 1000000
 """
@@ -60,7 +60,7 @@ def write_log(path: Path, *, trials: int, length: int, rng: np.random.Generator)
                     else {"parameters": parameters, "metrics": {"accuracy": y}}
                 )
             study = {
-                "name": f"made/{number}",
+                "name": f"synthetic/{number}",
                 "title": f"Image classifier on data set {number}",
                 "algorithm": "random_search",
                 "metrics": [{"name": "accuracy", "goal": "MAXIMIZE"}],
@@ -94,10 +94,10 @@ def _peak() -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--trials", type=int, default=1_000_000)
-    parser.add_argument("--length", type=int, default=100, help="trials of a study")
+    parser.add_argument("--length", type=int, default=100, help="trials per study")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
-    table = Table("what", "trials", "input", "seconds", "trials a second", "peak memory")
+    table = Table("step", "trials", "input", "seconds", "trials per second", "peak memory")
     context = multiprocessing.get_context("spawn")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -105,15 +105,15 @@ def main() -> None:
             log, out = folder / f"{trials}.jsonl", folder / f"{trials}"
             rng = np.random.default_rng(arguments.seed)
             write_log(log, trials=trials, length=arguments.length, rng=rng)
-            for what, function, inputs, size in (
+            for step, function, inputs, size in (
                 ("import", measure_import, (str(log), str(out)), lambda log=log: _size([log])),
                 ("read", measure_read, (str(out),), lambda out=out: _size(out.iterdir())),
             ):
-                # A process of its own each, because a peak never falls.
+                # A separate process for each, because a process's peak never falls.
                 with context.Pool(1) as pool:
                     count, seconds, peak = pool.apply(function, inputs)
                 table.add_row(
-                    what,
+                    step,
                     f"{count:,}",
                     f"{size():,.0f} MiB",
                     f"{seconds:.2f}",

@@ -1,14 +1,14 @@
-"""The largest difference of our logits from T5X's and Hugging Face's, for the same weights.
+"""The largest difference between our logits and T5X's or Hugging Face's, for equal weights.
 
     python benchmarks/parity.py make DIR --size base      # where T5X can be imported
     python benchmarks/parity.py compare DIR --size base   # with optformer
     python benchmarks/parity.py restore DIR --size base   # where T5X can be imported
     python benchmarks/parity.py torch --size base         # with optformer[parity]
 
-`make` has T5X write a checkpoint, its optimizer's state included, and the logits of its network for
-packed and padded rows. `compare` reads that checkpoint, compares its logits, and writes the weights
-again, in T5X's layout; `restore` has T5X read them, and compares arrays and logits. `torch` puts
-random weights of ours into Hugging Face's T5. Single precision, on CPU.
+`make` lets T5X write a checkpoint, including its optimizer's state, and the logits of its network
+for packed and padded rows. `compare` reads that checkpoint, compares logits, and writes the weights
+as a T5X checkpoint; `restore` lets T5X read it, and compares arrays and logits. `torch` copies our
+random weights into Hugging Face's T5. All in single precision on CPU.
 """
 
 import argparse
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from optformer.model.transformer import Ids, Weights
 
 BINS = 1000
-TEXT, TOKENS = 256, 1024  # places in a row: several times the position bias's maximum distance
+TEXT, TOKENS = 256, 1024  # row lengths: several times the position bias's maximum distance
 STEP = 1
 
 
@@ -49,7 +49,7 @@ class Size:
 
 
 SIZES = {
-    # Heads times their size is not the width, and the stacks are not equally deep.
+    # Heads times head size differs from the width, and the stacks have different depths.
     "small": Size(
         vocabulary=1280,
         pieces=250,
@@ -60,7 +60,7 @@ SIZES = {
         encoder_layers=2,
         decoder_layers=3,
     ),
-    # The released OptFormer's.
+    # The size of the released OptFormer.
     "base": Size(
         vocabulary=33152,
         pieces=32100,
@@ -94,13 +94,13 @@ def random_rows(size: Size, *, packed: bool) -> dict[str, np.ndarray]:
 
 
 def make(folder: Path, size: Size) -> None:
-    """T5X's checkpoint after a step of its Adafactor, and its logits."""
+    """Writes T5X's checkpoint after one step of its Adafactor, and its logits."""
     import jax
     from t5x import adafactor, checkpoints, partitioning, train_state
 
     network, variables = t5x_network(size)
     rng = np.random.default_rng(1)
-    # So the norms' scales are not all 1.
+    # So that the norms' scales are not all 1.
     params = jax.tree.map(
         lambda a: a * rng.uniform(0.5, 1.5, a.shape).astype(np.float32), variables["params"]
     )
@@ -116,7 +116,7 @@ def make(folder: Path, size: Size) -> None:
 
 
 def compare(folder: Path, size: Size) -> None:
-    """We read what T5X wrote, compare logits, and write it again."""
+    """Reads T5X's checkpoint, compares logits, and writes it again."""
     from optformer.model import t5x
 
     ids = ids_of(size)
@@ -133,7 +133,7 @@ def compare(folder: Path, size: Size) -> None:
 
 
 def restore(folder: Path, size: Size) -> None:
-    """T5X reads what we wrote: the same arrays, to the bit, and the same logits."""
+    """T5X reads our checkpoint: the same arrays, to the bit, and the same logits."""
     import jax
     from flax import core
     from t5x import checkpoints, partitioning, train_state
@@ -152,7 +152,7 @@ def restore(folder: Path, size: Size) -> None:
 
 
 def compare_torch(size: Size) -> None:
-    """Random weights of ours, in ours and in Hugging Face's model."""
+    """Compares our model and Hugging Face's with the same random weights."""
     import jax
 
     from optformer.model import transformer
@@ -164,7 +164,12 @@ def compare_torch(size: Size) -> None:
     weights = perturbed(transformer.init(config, ids, jax.random.key(0)))
     rows = random_rows(size, packed=False)
     theirs_BTV = torch_logits(torch_model(weights, config, ids), rows)
-    report("ours, beside Hugging Face", our_logits(weights, config, ids, rows), theirs_BTV, rows)
+    report(
+        "ours, compared with Hugging Face's",
+        our_logits(weights, config, ids, rows),
+        theirs_BTV,
+        rows,
+    )
 
 
 def perturbed(weights: "Weights") -> "Weights":
@@ -175,19 +180,19 @@ def perturbed(weights: "Weights") -> "Weights":
     return jax.tree.map(lambda a: a * rng.uniform(0.5, 1.5, a.shape).astype(np.float32), weights)
 
 
-def report(what: str, got_BTV: np.ndarray, want_BTV: np.ndarray, rows: Mapping) -> None:
-    """Prints the largest difference where there is a study."""
+def report(title: str, got_BTV: np.ndarray, want_BTV: np.ndarray, rows: Mapping) -> None:
+    """Prints the largest difference at positions that belong to a study."""
     real_BT = rows["targets_segments"] > 0
     want_NV = want_BTV[real_BT]
     most = np.abs(got_BTV[real_BT] - want_NV).max()
     print(
-        f"{what}: {most:.1e} at most over {want_NV.size:,} logits of standard deviation "
+        f"{title}: {most:.1e} at most over {want_NV.size:,} logits of standard deviation "
         f"{want_NV.std():.2f}, the largest {np.abs(want_NV).max():.1f}"
     )
 
 
 def ids_of(size: Size) -> "Ids":
-    """How the rows of such a model's table divide."""
+    """The division of the rows of the model's embedding table."""
     from optformer.model.transformer import Ids
 
     unused = size.vocabulary - size.pieces - BINS
@@ -195,7 +200,7 @@ def ids_of(size: Size) -> "Ids":
 
 
 def our_logits(weights: "Weights", config: "ModelConfig", ids: "Ids", rows: Mapping) -> np.ndarray:
-    """[B, T, V] of every place, padding too."""
+    """The logits of all positions, [B, T, V], padding included."""
     import jax
 
     from optformer.model import transformer
@@ -221,7 +226,7 @@ def our_logits(weights: "Weights", config: "ModelConfig", ids: "Ids", rows: Mapp
 
 
 def t5x_network(size: Size) -> "tuple[Transformer, dict]":
-    """T5X's network and its variables, initialized by it."""
+    """T5X's network and its initial variables."""
     import jax
     from t5x.examples.t5 import network
 
@@ -238,8 +243,8 @@ def t5x_network(size: Size) -> "tuple[Transformer, dict]":
         logits_via_embedding=False,
     )
     module = network.Transformer(config)
-    some = np.ones((1, 2), np.int32)
-    init = jax.jit(lambda key: module.init(key, some, some, some, enable_dropout=False))
+    ids = np.ones((1, 2), np.int32)
+    init = jax.jit(lambda key: module.init(key, ids, ids, ids, enable_dropout=False))
     return module, init(jax.random.key(0))
 
 
@@ -297,13 +302,14 @@ def torch_model(
     from optformer.model.t5x import to_t5x
 
     model = torch_t5(config, ids.outputs).eval()
-    # Tied to the embedding from version 5 on, unless a file says otherwise.
+    # From version 5 on, it is tied to the embedding unless a file sets this otherwise.
     model.lm_head = torch.nn.Linear(config.width, ids.outputs, bias=False)
     theirs = {}
     for name, array in to_t5x(weights).items():
-        # T5X multiplies by kernels from the right, torch from the left; its position table turns.
-        turned = name.endswith(("kernel", "rel_embedding"))
-        theirs[_torch_name(name)] = torch.tensor(np.asarray(array.T if turned else array))
+        # T5X multiplies by kernels from the right, torch from the left; position tables, too,
+        # are transposed.
+        transposed = name.endswith(("kernel", "rel_embedding"))
+        theirs[_torch_name(name)] = torch.tensor(np.asarray(array.T if transposed else array))
     for stack in ("encoder", "decoder"):
         theirs[f"{stack}.embed_tokens.weight"] = theirs["shared.weight"]
     model.load_state_dict(theirs, strict=True)
@@ -354,17 +360,17 @@ def _torch_name(name: str) -> str:
 def main() -> None:
     """Runs one comparison."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("what", choices=["make", "compare", "restore", "torch"])
-    parser.add_argument("folder", type=Path, nargs="?", help="of T5X's checkpoint")
+    parser.add_argument("step", choices=["make", "compare", "restore", "torch"])
+    parser.add_argument("folder", type=Path, nargs="?", help="the folder for T5X's checkpoint")
     parser.add_argument("--size", choices=SIZES, default="small")
     arguments = parser.parse_args()
     size = SIZES[arguments.size]
-    if arguments.what == "torch":
+    if arguments.step == "torch":
         compare_torch(size)
     elif arguments.folder is None:
-        parser.error(f"{arguments.what} needs a folder")
+        parser.error(f"{arguments.step} needs a folder")
     else:
-        {"make": make, "compare": compare, "restore": restore}[arguments.what](
+        {"make": make, "compare": compare, "restore": restore}[arguments.step](
             arguments.folder.resolve(), size
         )
 

@@ -1,7 +1,7 @@
-"""What the evaluation's runner costs a trial beside the optimizer and the function.
+"""The time of the evaluation's runner for a trial, besides the optimizer and the function.
 
-Random search on a BBOB function, 100 trials a run: the whole run through `runner.run`, rows written
-to Parquet; and the same suggestions and evaluations in a plain loop.
+Random search on a BBOB function with 100 trials in a run: through `runner.run`, which writes rows
+to Parquet, and with the same suggestions and evaluations in a plain loop.
 """
 
 import argparse
@@ -38,7 +38,7 @@ def main() -> None:
             Path(folder),
             protocol="bbob",
         )
-        whole = (time.process_time() - began) / total
+        runner = (time.process_time() - began) / total
     assert not results.failures
 
     began = time.process_time()
@@ -53,10 +53,10 @@ def main() -> None:
     plain = (time.process_time() - began) / total
 
     print(f"{arguments.runs} runs of {arguments.trials} trials, {arguments.parameters} parameters")
-    print("processor time a trial, ms")
-    print(f"  runner           {1e3 * whole:.3f}")
+    print("processor time for a trial, ms")
+    print(f"  runner           {1e3 * runner:.3f}")
     print(f"  plain loop       {1e3 * plain:.3f}")
-    print(f"  runner's own     {1e3 * (whole - plain):.3f}")
+    print(f"  difference       {1e3 * (runner - plain):.3f}")
 
 
 if __name__ == "__main__":

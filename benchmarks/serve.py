@@ -1,14 +1,16 @@
 """A service under load, killed in the middle of it, and over many suggestions.
 
-    python benchmarks/serve.py load      64 clients, each on a study of its own: p50 and p99
-    python benchmarks/serve.py faults    the same; the server dies (kill -9) and comes back
-    python benchmarks/serve.py memory    the server's memory over 5,000 suggestions
+    python benchmarks/serve.py one       one client: p50 and p99
+    python benchmarks/serve.py load      32 clients, each on a study of its own
+    python benchmarks/serve.py shared    the same, all on one study
+    python benchmarks/serve.py faults    as load; the server dies (kill -9) and comes back
+    python benchmarks/serve.py memory    the server's memory over 5,000 suggestions of 50 shapes
     python benchmarks/serve.py database  what a suggestion costs besides the model, beside Vizier's
 
-Clients are threads of one process with Vizier's own client; the server is `optformer serve` in
-another, on loopback, with an SQLite file. Each run checks what the server has at the end against
-what its clients saw. Without --checkpoint the model is a micro one with random weights: what it
-suggests means nothing, what it costs is what a trained one of that shape costs.
+Clients are threads of one process with Vizier's own client; the server is `optformer serve` with
+the shipped model in another, on loopback, with an SQLite file. Each run checks what the server has
+at the end against what its clients saw, and how long a health check took at most. Processor time is
+of the server alone: on a machine that does other work too, it says more than rates do.
 """
 
 import argparse
@@ -30,7 +32,9 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import grpc
 import numpy as np
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 from rich.console import Console
 from rich.table import Table
 from vizier import pythia
@@ -44,8 +48,8 @@ PARAMETERS = 6
 PATIENCE = 240.0  # seconds that a client keeps trying to reach the server
 
 
-def problem(study: int) -> Problem:
-    """Six numbers in [0, 1]; the title tells studies apart."""
+def problem(study: int, parameters: int = PARAMETERS) -> Problem:
+    """Numbers in [0, 1]; the title tells studies apart."""
     return Problem(
         name=f"study-{study}",
         title=f"load {study}",
@@ -53,7 +57,7 @@ def problem(study: int) -> Problem:
             Parameter(
                 name=f"x{index}", type=ParameterType.DOUBLE, scale=Scale.LINEAR, bounds=(0.0, 1.0)
             )
-            for index in range(PARAMETERS)
+            for index in range(parameters)
         ),
         metrics=(Metric(name="y"),),
     )
@@ -142,18 +146,22 @@ class Server:
 class Seen:
     """What one client saw of its study."""
 
-    study: int
+    study: str
     completed: dict[int, float] = dataclasses.field(default_factory=dict)
     waited: list[float] = dataclasses.field(default_factory=list)
     retries: int = 0
 
 
 def client(
-    endpoint: str, study: int, trials: int, algorithm: str, on_trial: Callable[[], None]
+    endpoint: str,
+    ours: Problem,
+    worker: str,
+    trials: int,
+    algorithm: str,
+    on_trial: Callable[[], None] = lambda: None,
 ) -> tuple[clients.Study, Seen]:
-    """Tunes one study to its end; when the server is away, tries again until it is back."""
-    seen = Seen(study)
-    ours = problem(study)
+    """Tunes a study; when the server is away, tries again until it is back."""
+    seen = Seen(ours.name)
 
     def retried() -> None:
         seen.retries += 1
@@ -161,10 +169,12 @@ def client(
     opened = open_study(endpoint, ours, algorithm=algorithm, name=ours.name)
     while len(seen.completed) < trials:
         start = time.perf_counter()
-        [trial] = patiently(lambda: opened.suggest(count=1), on_retry=retried)
+        [trial] = patiently(
+            lambda: opened.suggest(count=1, client_id=worker), on_retry=retried, patience=PATIENCE
+        )
         seen.waited.append(time.perf_counter() - start)
         # In one call; `trial.parameters` takes two.
-        given = patiently(trial.materialize, on_retry=retried)
+        given = patiently(trial.materialize, on_retry=retried, patience=PATIENCE)
         value = sum(given.parameters.get_value(p.name) for p in ours.parameters)
         complete(trial, vz.Measurement({"y": value}), on_retry=retried)
         seen.completed[trial.id] = value
@@ -172,50 +182,81 @@ def client(
     return opened, seen
 
 
-def check(study: clients.Study, seen: Seen) -> list[str]:
-    """What is wrong with the study that the server has, given what its client saw."""
+def check(study: clients.Study, seen: list[Seen]) -> list[str]:
+    """What is wrong with the study that the server has, given what its clients saw."""
     there = {trial.id: trial for trial in study.trials().get()}
-    wrong = []
-    for number, value in seen.completed.items():
+    name, wrong = seen[0].study, []
+    numbers = [number for one in seen for number in one.completed]
+    if len(set(numbers)) != len(numbers):
+        wrong.append(f"{name}: {len(numbers) - len(set(numbers))} trials were given twice")
+    for number, value in (item for one in seen for item in one.completed.items()):
         trial = there.get(number)
         if trial is None or trial.status != vz.TrialStatus.COMPLETED:
-            wrong.append(f"study {seen.study}: trial {number} is lost")
+            wrong.append(f"{name}: trial {number} is lost")
         elif trial.final_measurement.metrics["y"].value != value:
-            wrong.append(f"study {seen.study}: trial {number} has another value")
-    extra = there.keys() - seen.completed.keys()
-    wrong += [f"study {seen.study}: trial {number} was given to nobody" for number in extra]
+            wrong.append(f"{name}: trial {number} has another value")
+    extra = there.keys() - set(numbers)
+    wrong += [f"{name}: trial {number} was given to nobody" for number in extra]
     points = {tuple(sorted(trial.parameters.as_dict().items())) for trial in there.values()}
     if len(points) != len(there):
-        wrong.append(f"study {seen.study}: {len(there) - len(points)} trials are duplicates")
+        wrong.append(f"{name}: {len(there) - len(points)} trials are duplicates")
     return wrong
 
 
 def tune_all(
-    server: Server, options: argparse.Namespace, on_trial: Callable[[], None]
+    server: Server, options: argparse.Namespace, on_trial: Callable[[], None], shared: bool = False
 ) -> tuple[list[Seen], list[str], float]:
     """All clients at once: what they saw, what is wrong, and the seconds it took."""
     shares = [
         options.suggestions // options.clients + (n < options.suggestions % options.clients)
         for n in range(options.clients)
     ]
+
+    def run(n: int) -> tuple[clients.Study, Seen]:
+        ours = problem(0 if shared else n)
+        return client(server.endpoint, ours, f"worker-{n}", shares[n], options.algorithm, on_trial)
+
     start = time.perf_counter()
     with ThreadPoolExecutor(options.clients) as threads:
-        ended = list(
-            threads.map(
-                lambda n: client(server.endpoint, n, shares[n], options.algorithm, on_trial),
-                range(options.clients),
-            )
-        )
+        ended = list(threads.map(run, range(options.clients)))
     seconds = time.perf_counter() - start
-    wrong = [line for study, seen in ended for line in check(study, seen)]
-    return [seen for _, seen in ended], wrong, seconds
+    seen = [one for _, one in ended]
+    if shared:
+        return seen, check(ended[0][0], seen), seconds
+    return seen, [line for study, one in ended for line in check(study, [one])], seconds
 
 
-def load(server: Server, options: argparse.Namespace) -> list[tuple[str, str]]:
+@contextlib.contextmanager
+def health_checks(server: Server) -> Iterator[list[float]]:
+    """How long each of the health checks took that are made while the block runs, in seconds."""
+    took: list[float] = []
+    over = threading.Event()
+
+    def ask() -> None:
+        with grpc.insecure_channel(server.endpoint) as channel:
+            checks = health_pb2_grpc.HealthStub(channel)
+            while not over.wait(0.2):
+                start = time.perf_counter()
+                checks.Check(health_pb2.HealthCheckRequest(), timeout=60)
+                took.append(time.perf_counter() - start)
+
+    asking = threading.Thread(target=ask)
+    asking.start()
+    try:
+        yield took
+    finally:
+        over.set()
+        asking.join()
+
+
+def load(
+    server: Server, options: argparse.Namespace, shared: bool = False
+) -> list[tuple[str, str]]:
     """Many clients, one server."""
-    client(server.endpoint, 1 << 20, 3, options.algorithm, lambda: None)  # compiles
+    client(server.endpoint, problem(1 << 20), "warm-up", 3, options.algorithm)  # compiles
     before = server.cpu
-    seen, wrong, seconds = tune_all(server, options, lambda: None)
+    with health_checks(server) as took:
+        seen, wrong, seconds = tune_all(server, options, lambda: None, shared)
     waited = sorted(1e3 * each for one in seen for each in one.waited)
     cuts = statistics.quantiles(waited, n=100)
     return [
@@ -226,8 +267,14 @@ def load(server: Server, options: argparse.Namespace) -> list[tuple[str, str]]:
         ("p50, p99, longest (ms)", f"{cuts[49]:.0f}, {cuts[98]:.0f}, {waited[-1]:.0f}"),
         ("server's processor time each (ms)", f"{1e3 * (server.cpu - before) / len(waited):.1f}"),
         ("server's memory (MiB)", f"{server.resident:.0f}"),
+        ("longest health check (ms)", f"{1e3 * max(took, default=0.0):.0f}"),
         ("stopped by SIGTERM in (s)", f"{server.stop(signal.SIGTERM):.1f}"),
     ]
+
+
+def shared(server: Server, options: argparse.Namespace) -> list[tuple[str, str]]:
+    """Many clients of one study."""
+    return load(server, options, shared=True)
 
 
 def faults(server: Server, options: argparse.Namespace) -> list[tuple[str, str]]:
@@ -262,12 +309,14 @@ def faults(server: Server, options: argparse.Namespace) -> list[tuple[str, str]]
 
 
 def memory(server: Server, options: argparse.Namespace) -> list[tuple[str, str]]:
-    """Few clients after one another on studies of 100 trials."""
+    """One study of 100 trials after another, with different numbers of parameters."""
     rows = []
     per_study = 100
-    for study in range(options.suggestions // per_study):
-        client(server.endpoint, study, per_study, options.algorithm, lambda: None)
-        if (study + 1) % max(1, options.suggestions // per_study // 10) == 0:
+    studies = options.suggestions // per_study
+    for study in range(studies):
+        ours = problem(study, 1 + study % 25)
+        client(server.endpoint, ours, "worker", per_study, options.algorithm)
+        if (study + 1) % max(1, studies // 10) == 0:
             rows.append((f"after {(study + 1) * per_study:,} (MiB)", f"{server.resident:.0f}"))
     server.stop(signal.SIGTERM)
     return rows
@@ -342,7 +391,13 @@ def _without_model(service: object, name: str, trials: int) -> tuple[float, floa
     return wall, cpu
 
 
-RUNS = {"load": (load, 2000, 64), "faults": (faults, 640, 64), "memory": (memory, 5000, 1)}
+RUNS = {
+    "one": (load, 100, 1),
+    "load": (load, 960, 32),
+    "shared": (shared, 480, 32),
+    "faults": (faults, 640, 32),
+    "memory": (memory, 5000, 1),
+}
 
 
 @contextlib.contextmanager
@@ -359,8 +414,8 @@ def main() -> None:
     """Prints a table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("run", choices=[*RUNS, "database"])
-    parser.add_argument("--checkpoint", type=Path, help="a model (default: random weights)")
-    parser.add_argument("--shape", default="micro", help="of the random model")
+    parser.add_argument("--checkpoint", type=Path, default=Path("optformer-tiny"), help="a model")
+    parser.add_argument("--shape", help="a model of this shape with random weights instead")
     parser.add_argument("--clients", type=int)
     parser.add_argument("--suggestions", type=int)
     parser.add_argument("--algorithm", default="OPTFORMER_EI")
@@ -374,7 +429,9 @@ def main() -> None:
     options.suggestions = options.suggestions or suggestions
     options.clients = options.clients or many
     with scratch() as folder:
-        checkpoint = options.checkpoint or random_checkpoint(folder / "model", options.shape)
+        checkpoint = options.checkpoint
+        if options.shape:
+            checkpoint = random_checkpoint(folder / "model", options.shape)
         server = Server(checkpoint, folder)
         try:
             rows = run(server, options)

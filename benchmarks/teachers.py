@@ -1,11 +1,11 @@
-"""Suggestions a second on one core, by teacher and number of parameters.
+"""Suggestions per second on one core, by teacher and number of parameters.
 
     python benchmarks/teachers.py
     python benchmarks/teachers.py --teachers gp_ucb --parameters 4 8 --studies 64
 
-Time is the process's own, of `suggest` and `observe`, over studies of 100 trials of a cheap
-function, after a run that compiles and imports what there is. The goal is 50,000 for random
-search, evolution and hill climbing, and more than 6 for gp_ucb, 50 times Vizier's.
+Times are processor times of `suggest` and `observe`, over studies of 100 trials of a cheap
+function, after a first run for compilation and imports. The goal is 50,000 for random search,
+evolution and hill climbing, and more than 6 for gp_ucb, 50 times Vizier's rate.
 """
 
 import os
@@ -28,12 +28,12 @@ from rich.table import Table
 from optformer.data.teachers import TEACHERS
 from optformer.space import Spaces
 
-FEW = {"gp_ucb": 16, "cma_es": 8, "tpe": 2}  # studies a run of the slow ones
+FEW = {"gp_ucb": 16, "cma_es": 8, "tpe": 2}  # studies in a run of the slow teachers
 COMPILED = ("gp_ucb", "cma_es", "tpe")
 
 
 def rate(name: str, spaces: Spaces, trials: int, seed: int) -> float:
-    """Suggestions a second of process time."""
+    """Suggestions per second of processor time."""
     studies, parameters = spaces.levels_BP.shape
     optimum_BP = np.random.default_rng(seed).random((studies, parameters))
     started = time.process_time()
@@ -59,9 +59,9 @@ def main() -> None:
     parser.add_argument("--teachers", nargs="+", default=list(TEACHERS), choices=list(TEACHERS))
     parser.add_argument("--parameters", nargs="+", type=int, default=[2, 6, 12, 20])
     parser.add_argument("--trials", type=int, default=100)
-    parser.add_argument("--studies", type=int, help="a block (default: 256, fewer for slow ones)")
+    parser.add_argument("--studies", type=int, help="by default 256, fewer for slow teachers")
     options = parser.parse_args()
-    table = Table(title=f"Suggestions a second a core, {options.trials} trials")
+    table = Table(title=f"Suggestions per second and core, {options.trials} trials")
     table.add_column("teacher")
     table.add_column("studies", justify="right")
     for parameters in options.parameters:

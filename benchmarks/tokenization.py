@@ -1,11 +1,11 @@
-"""Trials a second on one core from studies to tokens, beside a loop over Vizier objects.
+"""Trials per second on one core from studies to tokens, compared with a loop over Vizier objects.
 
     python benchmarks/tokenization.py
     python benchmarks/tokenization.py --parameters 6 --trials 100 --seconds 5
 
-Time is the process's own. Both start from studies in memory, ours from columns and the loop from
-`vz.Trial` objects; both make the same tokens, which is checked first. The text of the search
-space is part of every study's time. The goal is 100,000 trials a second at 6 parameters.
+Times are processor times. Both start from studies in memory, ours from columns and the loop from
+`vz.Trial` objects, and both give the same tokens, which is checked first. The time of a study
+includes the text of its search space. The goal is 100,000 trials per second at 6 parameters.
 """
 
 import argparse
@@ -18,9 +18,9 @@ from rich.table import Table
 from vizier import pyvizier as vz
 
 from optformer.convert import vizier as convert
+from optformer.space import column_from_units
 from optformer.study import Metric, Parameter, ParameterType, Problem, Scale, State, Study
 from optformer.study import to_trials as trials_of
-from optformer.tokenization import quantize
 from optformer.tokenization.tokenizer import DEFAULT, RELEASED, StudyTokenizer
 
 KINDS: list[dict] = [
@@ -34,9 +34,9 @@ KINDS: list[dict] = [
 
 
 def random_study(parameters: int, trials: int, seed: int) -> Study:
-    """A study of parameters of every kind in turn, one trial in 20 infeasible."""
+    """A study with parameters of all kinds in turn; one trial in 20 is infeasible."""
     rng = np.random.default_rng(seed)
-    made = [
+    chosen = [
         Parameter(name=f"{chr(97 + index)}{index}", **KINDS[index % len(KINDS)])
         for index in range(parameters)
     ]
@@ -44,9 +44,9 @@ def random_study(parameters: int, trials: int, seed: int) -> Study:
     metrics_R = np.where(states_R == State.COMPLETED, rng.normal(size=trials), np.nan)
     return Study(
         problem=Problem(
-            name=f"study-{seed}", parameters=tuple(made), metrics=(Metric(name="accuracy"),)
+            name=f"study-{seed}", parameters=tuple(chosen), metrics=(Metric(name="accuracy"),)
         ),
-        values_RP=np.stack([quantize.from_units(p, rng.random(trials)) for p in made], axis=1),
+        values_RP=np.stack([column_from_units(p, rng.random(trials)) for p in chosen], axis=1),
         metrics_RM=metrics_R[:, None],
         states_R=states_R.astype(np.int8),
         algorithm="random_search",
@@ -54,7 +54,7 @@ def random_study(parameters: int, trials: int, seed: int) -> Study:
 
 
 def encode(tokenizer: StudyTokenizer, study: Study) -> np.ndarray:
-    """Ours: the problem's text, then all trials column by column."""
+    """Our tokenizer: the problem's text, then all trials column by column."""
     problem = tokenizer.encode_problem(study.problem, study.algorithm)
     return tokenizer.encode_trials(study, problem).ids_T
 
@@ -62,7 +62,7 @@ def encode(tokenizer: StudyTokenizer, study: Study) -> np.ndarray:
 def encode_in_a_loop(
     tokenizer: StudyTokenizer, study: Study, configs: list, trials: Sequence[vz.Trial]
 ) -> list[int]:
-    """The straightforward way: one trial after another, one parameter after another."""
+    """The straightforward way: trial by trial, parameter by parameter."""
     tokenizer.encode_problem(study.problem, study.algorithm)
     options, vocabulary = tokenizer.options, tokenizer.vocabulary
     scaling = tokenizer.fit_scalings(study)[0]
@@ -107,7 +107,7 @@ def _unit(config: vz.ParameterConfig, value: float | str, centred: bool) -> floa
 
 
 def rate(run: Callable[[int], None], trials: int, studies: int, seconds: float) -> float:
-    """Trials a second of process time."""
+    """Trials per second of processor time."""
     run(0)
     started, done = time.process_time(), 0
     while time.process_time() - started < seconds:
@@ -123,8 +123,8 @@ def main() -> None:
     parser.add_argument("--trials", nargs="+", type=int, default=[30, 100, 1000])
     parser.add_argument("--seconds", type=float, default=1.0, help="of each measurement")
     options = parser.parse_args()
-    table = Table(title="Trials a second on one core")
-    for column in ("preset", "parameters", "trials a study", "ours", "loop", "ratio"):
+    table = Table(title="Trials per second on one core")
+    for column in ("preset", "parameters", "trials per study", "ours", "loop", "ratio"):
         table.add_column(column, justify="left" if column == "preset" else "right")
     for name, preset in (("default", DEFAULT), ("released", RELEASED)):
         tokenizer = StudyTokenizer(preset)

@@ -12,7 +12,8 @@ from optformer.errors import OptFormerError
 from optformer.study import Problem, Study
 
 if TYPE_CHECKING:
-    from optformer.policies.model import OptFormer, PolicyConfig, load
+    from optformer.policies.config import PolicyConfig
+    from optformer.policies.model import OptFormer, load
     from optformer.policies.optuna import OptFormerSampler
     from optformer.policies.vizier import OptFormerDesigner
 
@@ -29,7 +30,7 @@ __all__ = [
 
 _LATER = {
     "OptFormer": "optformer.policies.model",
-    "PolicyConfig": "optformer.policies.model",
+    "PolicyConfig": "optformer.policies.config",
     "load": "optformer.policies.model",
     "OptFormerDesigner": "optformer.policies.vizier",
     "OptFormerSampler": "optformer.policies.optuna",

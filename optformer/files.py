@@ -1,4 +1,4 @@
-"""Writing files atomically, and the folder for results that can be computed again."""
+"""Atomic writes, and the folder for caches."""
 
 import contextlib
 import os
@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 def cache_folder() -> Path:
-    """The folder for results that can be computed again: $XDG_CACHE_HOME (~/.cache)/optformer."""
+    """The folder for caches: optformer in $XDG_CACHE_HOME, by default in ~/.cache."""
     home = os.environ.get("XDG_CACHE_HOME", "")
     return (Path(home) if home else Path.home() / ".cache") / "optformer"
 

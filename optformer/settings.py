@@ -33,13 +33,13 @@ def read_config(
 def read_tree(kind: type[Config], path: Path | None = None, overrides: Iterable[str] = ()) -> Tree:
     """The settings of the file and overrides as nested dicts, without defaults.
 
-    A file may begin with `extends = "other.toml"`, a path relative to its own folder: it then holds
-    only its differences from that file. Sections are merged; any other value, a list included,
-    replaces the one in the other file.
+    A file may begin with `extends = "other.toml"`, a path relative to its own folder, and then
+    contains only differences from that file. Sections are merged; other values, including lists,
+    replace those of the other file.
 
     Raises:
-      ConfigError: a file that is not TOML or extends itself, or an override that does not have the
-        form section.field=value.
+      ConfigError: a file is not TOML or extends itself, or an override does not have the form
+        section.field=value.
     """
     tree: Tree = {} if path is None else _read_file(kind, path)
     for override in overrides:
@@ -71,7 +71,7 @@ def _read_file(kind: type, path: Path, extended_by: tuple[Path, ...] = ()) -> Tr
 
 
 def _merge(kind: object, tree: Tree, changes: Tree) -> Tree:
-    """The tree with the changes; the settings of a name become a section if parts change."""
+    """The tree with changes. A named preset is replaced by its settings if some of them change."""
     merged = dict(tree)
     for key, change in changes.items():
         inner = typing.get_type_hints(kind).get(key, object) if isinstance(kind, type) else object
@@ -116,7 +116,7 @@ def to_tree(config: object) -> Tree:
 
 
 def to_toml(config: object) -> str:
-    """A dataclass as a TOML file, which `read_config` reads as an equal one."""
+    """A dataclass as the text of a TOML file, the inverse of `read_config`."""
     return "".join(_section(to_tree(config), ""))
 
 
@@ -132,7 +132,7 @@ def _section(tree: Tree, name: str) -> Iterator[str]:
 
 
 def _toml(value: object) -> str:
-    """A value as TOML writes it; a dataclass in a list is an inline table."""
+    """A value in TOML; a dataclass in a list becomes an inline table."""
     if isinstance(value, dict):
         return "{" + ", ".join(f"{key} = {_toml(inner)}" for key, inner in value.items()) + "}"
     if isinstance(value, list):

@@ -246,15 +246,15 @@ class Problem:
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Curves:
-    """Learning curves of a study's trials: one row a measurement, in any order.
+    """Learning curves of a study's trials, with one row for each measurement, in any order.
 
     Attributes:
       trial_C: the trial that was measured, counted from 0.
-      step_C: after how much training: epochs, rounds, or whatever the study counts in.
-      values_CM: the metrics then, in their own units; NaN where not measured.
+      step_C: the amount of training so far, in the study's own unit: epochs, rounds, seconds.
+      values_CM: the metrics at that step, in their own units; NaN where not measured.
 
     Raises:
-      StudyError: when shapes disagree.
+      StudyError: the shapes are inconsistent.
     """
 
     trial_C: Int32[np.ndarray, " C"]
@@ -266,14 +266,14 @@ class Curves:
         if len(set(lengths)) > 1:
             raise StudyError(
                 f"curves have {lengths[0]} trials, {lengths[1]} steps and {lengths[2]} values. "
-                "Give each measurement one of each."
+                "Give one of each for every measurement."
             )
 
     def __len__(self) -> int:
         return len(self.trial_C)
 
     def of_trials(self, trials_R: Int64[np.ndarray, " R"]) -> "Curves":
-        """The curves of these trials, which are then numbered by their place here."""
+        """The curves of these trials, renumbered by their positions in `trials_R`."""
         order_C = np.argsort(self.trial_C, kind="stable")
         sorted_C = self.trial_C[order_C]
         first_R = np.searchsorted(sorted_C, trials_R, side="left")
@@ -302,9 +302,9 @@ class Study:
         all earlier trials, in the metric's units; None if the generator does not provide them.
       notes: texts of each trial, by key (Vizier's trial metadata); None if no trial has any. They
         are for people: models do not read them.
-      curves: measurements of trials while they ran; None if there are none.
-      data_set: the data that the objective was measured on, if known. It keeps studies of one data
-        set on one side of a split. Models do not read it: they would learn it by heart.
+      curves: intermediate measurements of trials; None if there are none.
+      data_set: the name of the data set of the objective, if known. Splits keep studies of one data
+        set on one side. Models do not read it, so that they cannot memorize results by data set.
 
     Raises:
       StudyError: the shapes are inconsistent. `validate` checks the rest.

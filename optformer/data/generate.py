@@ -1,7 +1,7 @@
-"""Blocks of studies -> shards, by as many processes as there are cores, or by a Ray cluster.
+"""Writes synthetic studies to shards, with processes on this machine or a Ray cluster.
 
-Each shard holds a fixed range of the blocks of a stream (see `mixture`), so that what is written
-does not depend on the number of workers, and a run that was killed goes on where it stopped.
+Each shard contains a fixed range of the blocks of a stream (see `mixture`), so the result does not
+depend on the number of workers, and a killed run resumes at the next unfinished shard.
 """
 
 import dataclasses
@@ -15,8 +15,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from optformer.data import store
-from optformer.data.mixture import GenerateConfig, make_block
-from optformer.data.processes import WorkerDied, each
+from optformer.data.mixture import GenerateConfig, generate_with_refusals
+from optformer.data.processes import WorkerDied, run_tasks
 from optformer.errors import SourceError, make_folder
 from optformer.files import atomic_write
 from optformer.progress import Progress, silent
@@ -24,7 +24,7 @@ from optformer.study import Study
 
 MANIFEST = "manifest.json"
 
-# What tells random functions of one family apart at the end of their names.
+# The suffix that distinguishes random functions of a family.
 _INSTANCE = re.compile("/[0-9a-f]{8}$")
 
 
@@ -38,20 +38,20 @@ def generate(
     cluster: str | None = None,
     progress: Progress = silent,
 ) -> Mapping[str, object]:
-    """Writes the first `studies` studies of the stream as shards, and the manifest; returns that.
+    """Writes the first `studies` studies of the stream as shards; returns the manifest.
 
-    Shards that the folder already holds are kept, so that after a kill the same call goes on.
-    The result does not depend on `workers` or `cluster`. What was refused is missing from the
-    number, and the manifest says so. `progress` counts studies.
+    Existing shards are kept, so the same call resumes a killed run. The result does not depend on
+    `workers` or `cluster`. Rejected studies are not replaced; the manifest counts them.
+    `progress` counts studies.
 
     Args:
       workers: processes on this machine.
-      cluster: the address of a Ray cluster, which then does the work (see `processes.each`). Its
-        machines send the shards here and need not see the folder.
+      cluster: the address of a Ray cluster to use instead (see `processes.run_tasks`). Its machines
+        send the shards here and do not need access to the folder.
 
     Raises:
       ConfigError: there is no such cluster.
-      SourceError: when the folder holds shards of another config or seed.
+      SourceError: the folder contains shards of another config or seed.
     """
     make_folder(folder)
     stream = _fingerprint(config, seed)
@@ -61,7 +61,7 @@ def generate(
         shard: int(str(position["planned"]))
         for shard, position in _finished(folder, stream).items()
     }
-    # A shorter run's last shard is made again; a longer run's are more than enough.
+    # The last shard of a shorter run is generated again; shards of a longer run suffice.
     todo = [shard for shard, count in enumerate(planned) if done.get(shard, 0) < count]
     total, started = sum(planned), time.monotonic()
     ready = total - sum(planned[shard] for shard in todo)
@@ -72,17 +72,17 @@ def generate(
         for shard in todo
     ]
     try:
-        for task, made in each(_make_shard, tasks, workers=workers, cluster=cluster):
-            _place(folder, task.shard, made)
+        for task, shard in run_tasks(_generate_shard, tasks, workers=workers, cluster=cluster):
+            _save(folder, task.shard, shard)
             ready += task.planned
-            trials += made.trials
+            trials += shard.trials
             rate = trials / (time.monotonic() - started)
             progress(ready, total, f"{rate:,.0f} trials/s")
     except WorkerDied as error:
         fewer = "" if cluster else f"fewer than {workers} workers or "
         raise WorkerDied(
             f"{error} Try {fewer}a smaller block than {config.block}. "
-            "Shards that are finished stay; the same command goes on after them."
+            "Finished shards are kept; the same command resumes after them."
         ) from error
     manifest = _manifest(config, seed, _finished(folder, stream))
     with atomic_write(folder / MANIFEST) as path:
@@ -92,7 +92,7 @@ def generate(
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _Task:
-    """A shard to make."""
+    """A shard to generate."""
 
     config: GenerateConfig
     seed: int
@@ -103,14 +103,14 @@ class _Task:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _Shard:
-    """A shard as bytes: where it was made need not be where it is kept."""
+    """A finished shard as bytes, to be sent to the machine that saves it."""
 
     trials: int
     files: Mapping[str, bytes]
 
 
-def _make_shard(task: _Task) -> _Shard:
-    """Makes the shard's blocks."""
+def _generate_shard(task: _Task) -> _Shard:
+    """Generates the blocks of the shard."""
     config, planned = task.config, task.planned
     counts: dict[str, Counter[str]] = {
         key: Counter() for key in ("families", "teachers", "parameters", "trials", "refused")
@@ -119,9 +119,9 @@ def _make_shard(task: _Task) -> _Shard:
     def studies() -> Iterator[Study]:
         first = task.shard * config.blocks_per_shard
         for block in range(-(-planned // config.block)):
-            made = make_block(config, task.seed, first + block)
-            counts["refused"].update(made.refused)
-            for study in made.studies[: planned - block * config.block]:
+            generated = generate_with_refusals(config, task.seed, first + block)
+            counts["refused"].update(generated.refused)
+            for study in generated.studies[: planned - block * config.block]:
                 counts["families"][_INSTANCE.sub("", study.name)] += 1
                 counts["teachers"][study.algorithm] += 1
                 counts["parameters"][str(len(study.problem.parameters))] += 1
@@ -148,8 +148,8 @@ def _make_shard(task: _Task) -> _Shard:
     return _Shard(trials=trials, files=files)
 
 
-def _place(folder: Path, number: int, shard: _Shard) -> None:
-    """Writes a shard, complete or not at all."""
+def _save(folder: Path, number: int, shard: _Shard) -> None:
+    """Writes a shard atomically."""
     for old in folder.glob(f"{_prefix(number)}-*.parquet"):  # of a shorter run
         old.unlink()
     for name, content in shard.files.items():
@@ -162,19 +162,19 @@ def _prefix(shard: int) -> str:
 
 
 def _fingerprint(config: GenerateConfig, seed: int) -> str:
-    """Tells streams of studies apart."""
+    """A hash that identifies a stream of studies."""
     text = json.dumps({"config": dataclasses.asdict(config), "seed": seed}, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def _finished(folder: Path, stream: str) -> dict[int, dict[str, object]]:
-    """What the folder's shards say of themselves, by shard number."""
+    """The recorded positions of the folder's shards, by shard number."""
     finished = {}
     for position in store.positions(folder):
         if position.get("stream") != stream:
             raise SourceError(
-                f"{folder} holds shards that another config or seed made, or that were imported. "
-                "Generate into an empty folder; training can read several."
+                f"{folder} contains shards of another config or seed, or imported shards. "
+                "Generate into an empty folder; training can read several folders."
             )
         finished[int(str(position["shard"]))] = dict(position)
     return finished

@@ -1,8 +1,8 @@
-"""Studies made to order: problems x teachers -> blocks of studies.
+"""Synthetic studies: blocks of studies from a mixture of problems and teachers.
 
-A block is B studies with the same teacher, source, number of parameters and number of trials, made
-together. Block number i is a function of (config, seed, i) alone: any worker can make any block,
-and training can do without shards at all.
+A block is B studies with the same teacher, kind of problem, number of parameters and number of
+trials, generated together. Block i is a function of (config, seed, i) only: any worker can generate
+any block, and training can generate blocks without shards.
 
 Array dimensions: B studies, R trials, P parameters.
 """
@@ -40,15 +40,15 @@ from optformer.errors import ConfigError, TeacherError
 from optformer.study import Study
 from optformer.tokenization.metadata import OPTIMUM
 
-# Unlike any `ObjectiveBlock`, these know where their optimum is.
+# The blocks with a location of the optimum, which not every `ObjectiveBlock` has.
 Block = BbobBlock | GaussianProcessBlock | LayeredBlock | TableBlock | SurrogateBlock
 Source = Literal["bbob", "gaussian_process", "layered", "tables", "surrogate"]
 
-# These know more than a search space, and are made for one block.
+# Teachers that need the costs of one block's problems, besides its search spaces.
 LAYERNAS, TRAINING_AWARE = "layernas", "training_aware_evolution"
-KNOW_COSTS = (LAYERNAS, TRAINING_AWARE)
+NEED_COSTS = (LAYERNAS, TRAINING_AWARE)
 
-# These never look at results: all their trials are evaluated at once.
+# Teachers that ignore results, so that all their trials can be evaluated at once.
 NOT_ADAPTIVE = frozenset(
     {"grid_search", "shuffled_grid_search", "random_search", "quasi_random", OPTIMUM}
 )
@@ -68,13 +68,13 @@ class Part:
     """One part of a mixture: problems of one kind under some teachers.
 
     Attributes:
-      weight: this part's share of the blocks, relative to the other parts'.
-      teachers: each block has one of these with equal chance. "optimum" is random trials and then
-        the known optimum; functions without a known one are left out, and counted. "layernas"
-        and "training_aware_evolution" need problems that have a cost.
-      fewest_parameters, most_parameters: each block's number is uniform between them, for bbob
-        and gaussian_process; the others have their own.
-      trials: each block's number of trials is one of these with equal chance.
+      weight: the share of blocks from this part, relative to the other parts.
+      teachers: each block has one of these, chosen uniformly. "optimum" makes random trials and
+        then the known optimum; functions whose optimum is unknown are left out and counted.
+        "layernas" and "training_aware_evolution" need problems with costs.
+      fewest_parameters, most_parameters: the range of a block's number of parameters, chosen
+        uniformly, for bbob and gaussian_process; the other problems define their own.
+      trials: each block's number of trials is one of these, chosen uniformly.
     """
 
     weight: float = 1.0
@@ -92,7 +92,7 @@ class Part:
     surrogate: SurrogateConfig = dataclasses.field(default_factory=SurrogateConfig)
 
     def __post_init__(self) -> None:
-        known = [*TEACHERS, OPTIMUM, *KNOW_COSTS]
+        known = [*TEACHERS, OPTIMUM, *NEED_COSTS]
         unknown = [name for name in self.teachers if name not in known]
         if unknown or not self.teachers:
             raise ConfigError(
@@ -108,10 +108,10 @@ class Part:
             raise ConfigError(f"trials {self.trials}: give at least one number, each at least 1.")
         if self.weight < 0:
             raise ConfigError(f"weight {self.weight} of a part must not be negative.")
-        know_costs = [name for name in self.teachers if name in KNOW_COSTS]
-        if know_costs and self.problems != "layered":
+        need_costs = [name for name in self.teachers if name in NEED_COSTS]
+        if need_costs and self.problems != "layered":
             raise ConfigError(
-                f'teacher "{know_costs[0]}" needs a cost, which problems="{self.problems}" do not '
+                f'teacher "{need_costs[0]}" needs a cost, which problems="{self.problems}" do not '
                 'have. Use it with problems="layered".'
             )
         unknown_optima = self.problems == "gaussian_process" and not self.gaussian_process.search
@@ -124,12 +124,13 @@ class Part:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class GenerateConfig:
-    """What to generate.
+    """The mixture of synthetic studies and their division into blocks and shards.
 
     Attributes:
-      purpose: "train" refuses the BBOB functions that are held out for testing.
-      block: studies made together. More are faster a study, and need more memory.
-      blocks_per_shard: how much one file holds, and is lost when a run is killed.
+      purpose: "train" rejects the BBOB functions that are held out for testing.
+      block: the number of studies that are generated together. Larger blocks take less time for
+        each study and more memory.
+      blocks_per_shard: the size of a file; a killed run loses its unfinished file.
     """
 
     mixture: tuple[Part, ...] = (
@@ -155,11 +156,11 @@ class GenerateConfig:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Made:
-    """The studies of one or more blocks, and why others are not among them.
+class GeneratedBlock:
+    """The studies of a block, and the reasons for missing ones.
 
     Attributes:
-      refused: "teacher: reason" -> studies.
+      refused: the number of missing studies by "teacher: reason".
     """
 
     studies: list[Study]
@@ -167,14 +168,14 @@ class Made:
 
 
 class GeneratedSource:
-    """Studies generated while training: a `batches.Source`.
+    """Studies that are generated during training: a `batches.Source`.
 
-    Memory holds one block at a time.
+    Only one block is in memory at a time.
 
     Args:
-      rows, tokens: the size of a batch. A block has as many studies as fill it, by the number of
-        parameters that was drawn: for problems that have their own, a block may be too small or
-        too large. By default, `config.block`.
+      rows, tokens: the size of a batch. A block then has enough studies to fill it, estimated from
+        the drawn number of parameters. The estimate can be off for problems that define their own
+        number. By default, a block has `config.block` studies.
     """
 
     def __init__(self, config: GenerateConfig, rows: int = 0, tokens: int = 0) -> None:
@@ -182,27 +183,27 @@ class GeneratedSource:
         self._rows, self._tokens = rows, tokens
 
     def draw(self, seed: int, step: int) -> Sequence[Study]:
-        """The studies of block `step`: all with the same number of parameters."""
-        return make_block(self._config, seed, step, self._rows, self._tokens).studies
+        """The studies of block `step`, all with the same number of parameters."""
+        return generate_with_refusals(self._config, seed, step, self._rows, self._tokens).studies
 
 
 def generate_block(config: GenerateConfig, seed: int, index: int) -> list[Study]:
-    """Block number `index` of the stream of studies that `config` and `seed` stand for."""
-    return make_block(config, seed, index).studies
+    """Block number `index` of the stream of studies of `config` and `seed`."""
+    return generate_with_refusals(config, seed, index).studies
 
 
-def make_block(
+def generate_with_refusals(
     config: GenerateConfig, seed: int, index: int, rows: int = 0, tokens: int = 0
-) -> Made:
-    """As `generate_block`, with an account of what was refused.
+) -> GeneratedBlock:
+    """`generate_block` with counts of refused studies.
 
-    With `rows` of `tokens`, as many studies as fill them rather than `config.block`.
+    With `rows` and `tokens`, the block fills a batch of that size (see `GeneratedSource`).
 
-    A teacher that refuses the drawn search spaces is replaced by another of its part, then the
-    whole block by another draw.
+    If a teacher refuses the drawn search spaces, another teacher of its part is tried, and after
+    the last one another draw of the block.
 
     Raises:
-      ConfigError: when a hundred draws in a row come to nothing.
+      ConfigError: a hundred draws in a row gave no study.
     """
     rng = np.random.default_rng((seed, index))
     weights = np.array([part.weight for part in config.mixture])
@@ -215,7 +216,7 @@ def make_block(
         if rows:
             size = -(-rows * tokens // min(tokens, trials * (parameters + 1)))
         block = _random_block(part, rng, size, parameters)
-        if config.purpose == "train":  # a surrogate's study may be of a test function
+        if config.purpose == "train":  # a surrogate may be of a study of a test function
             bbob.refuse_held_out(filter(None, map(bbob.family_of, block.problems)))
         for name in rng.permutation(part.teachers).tolist():
             try:
@@ -226,7 +227,7 @@ def make_block(
             if len(studies) < size:
                 refused[f"{name}: the optimum is not known"] += size - len(studies)
             if studies:
-                return Made(studies=studies, refused=refused)
+                return GeneratedBlock(studies=studies, refused=refused)
     raise ConfigError(
         f"block {index}: 100 draws gave no study. Refused: "
         + "; ".join(f"{reason} ({count})" for reason, count in refused.most_common(3))
@@ -239,25 +240,25 @@ def run_teacher(
     trials: int,
     rng: np.random.Generator,
 ) -> list[Study]:
-    """The studies that a teacher leaves after so many trials on a fresh block.
+    """The studies of a teacher's search with this number of trials, on a new block.
 
     Raises:
-      TeacherError: when the teacher cannot search these spaces.
+      TeacherError: the teacher cannot search these spaces.
     """
     seeds_B = rng.integers(2**63, size=len(block.problems))
     known_B = ~np.isnan(block.optimum_B)
     if name == OPTIMUM:
         factory = optimum_teacher(np.where(known_B[:, None], block.optimum_BP, 0.5))
-    elif name in KNOW_COSTS:
+    elif name in NEED_COSTS:
         assert isinstance(block, LayeredBlock)
-        factory = _knows_costs(name, block)
+        factory = _cost_aware_teacher(name, block)
     else:
         factory = TEACHERS[name]
     teacher = factory(block.spaces, seeds_B, trials)
     units_BRP, values_BR = _search(teacher, block, trials, rng, name not in NOT_ADAPTIVE)
     if name == OPTIMUM:
         studies = studies_of(block, units_BRP, values_BR, name)
-        # The optimum is a lesson once; what comes after it is not.
+        # Trials after the first one at the optimum have nothing to teach.
         lengths_B = 1 + _first_at(units_BRP, block.spaces.snap(block.optimum_BP[:, None]))
         return [
             study.rows(slice(length))
@@ -270,7 +271,7 @@ def run_teacher(
     return studies_of(block, units_BRP, values_BR, name, predictive_BR2)
 
 
-def _knows_costs(name: str, block: LayeredBlock) -> TeacherFactory:
+def _cost_aware_teacher(name: str, block: LayeredBlock) -> TeacherFactory:
     if name == LAYERNAS:
         return layernas_teacher(block.costs)
     return training_aware_teacher(
@@ -299,7 +300,7 @@ def _search(
     rng: np.random.Generator,
     adaptive: bool,
 ) -> tuple[Float64[np.ndarray, "B R P"], Float64[np.ndarray, "B R"]]:
-    """The points that the teacher tried and what it was told."""
+    """The teacher's points and their measured values."""
     if not adaptive:
         units_BRP = np.stack([teacher.suggest() for _ in range(trials)], axis=1)
         return units_BRP, block.evaluate(units_BRP, rng)
@@ -316,5 +317,5 @@ def _search(
 def _first_at(
     units_BRP: Float64[np.ndarray, "B R P"], point_B1P: Float64[np.ndarray, "B 1 P"]
 ) -> np.ndarray:
-    """The row of the first trial at a point; 0 where none is."""
+    """The row of the first trial at the point; 0 if there is none."""
     return np.argmax((units_BRP == point_B1P).all(axis=2), axis=1)

@@ -1,8 +1,8 @@
-"""Work for many processes: those of this machine, or of a Ray cluster.
+"""Runs a function in parallel, in processes on this machine or on a Ray cluster.
 
-    for task, result in each(function, tasks, workers=2): ...
+    for task, result in run_tasks(function, tasks, workers=2): ...
 
-What is done does not depend on where; the order in which it ends does.
+The results do not depend on where they are computed; their order does.
 """
 
 import concurrent.futures
@@ -24,38 +24,38 @@ if TYPE_CHECKING:
 Task = TypeVar("Task")
 Result = TypeVar("Result")
 
-# One thread of arithmetic a process. Read by libraries as a process loads them.
-_SINGLE = {
+# One thread for arithmetic in each process. Libraries read these variables when they are loaded.
+_SINGLE_THREAD = {
     "OMP_NUM_THREADS": "1",
     "OPENBLAS_NUM_THREADS": "1",
     "XLA_FLAGS": "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1",
 }
-_ANSWER_SECONDS = 10.0
+_CONNECT_SECONDS = 10.0
 
 
 class WorkerDied(OptFormerError):
-    """A process ended without a word."""
+    """A worker process ended without a result or an error."""
 
 
-def each(
+def run_tasks(
     function: Callable[[Task], Result],
     tasks: Iterable[Task],
     *,
     workers: int = 1,
     cluster: str | None = None,
 ) -> Iterator[tuple[Task, Result]]:
-    """Every task with `function(task)`, in the order in which they end.
+    """Pairs of a task and `function(task)`, in the order in which they finish.
 
-    On an error, and when interrupted, tasks that have not begun are dropped.
+    After an error or an interruption, no further tasks start.
 
     Args:
-      function: of a module that workers can import; tasks and results are pickled.
-      workers: processes on this machine; 1 works in this one.
-      cluster: the address of a Ray cluster, whose CPUs then do the work instead: "local" starts
-        one here, "auto" finds it. Its machines need this package.
+      function: defined in a module that workers can import; tasks and results are pickled.
+      workers: processes on this machine; with 1, the tasks run in this process.
+      cluster: the address of a Ray cluster whose CPUs are used instead. "local" starts one here,
+        "auto" finds a running one. This package must be installed on its machines.
 
     Raises:
-      ConfigError: no such cluster, or Ray is not installed.
+      ConfigError: there is no such cluster, or Ray is not installed.
       WorkerDied: a process was killed.
     """
     if cluster is not None:
@@ -70,8 +70,8 @@ def each(
 def _in_processes(
     function: Callable[[Task], Result], tasks: Iterable[Task], workers: int
 ) -> Iterator[tuple[Task, Result]]:
-    before = {key: os.environ.get(key) for key in _SINGLE}
-    os.environ.update({key: value for key, value in _SINGLE.items() if before[key] is None})
+    before = {key: os.environ.get(key) for key in _SINGLE_THREAD}
+    os.environ.update({key: value for key, value in _SINGLE_THREAD.items() if before[key] is None})
     pool = concurrent.futures.ProcessPoolExecutor(
         workers, multiprocessing.get_context("spawn"), initializer=_end_with_parent
     )
@@ -80,7 +80,7 @@ def _in_processes(
         for ended in concurrent.futures.as_completed(running):
             yield running.pop(ended), ended.result()
     except BrokenProcessPool as error:
-        raise WorkerDied("a worker process died, perhaps for want of memory.") from error
+        raise WorkerDied("a worker process died, perhaps because memory ran out.") from error
     finally:
         pool.shutdown(cancel_futures=True)
         for key, value in before.items():
@@ -89,7 +89,7 @@ def _in_processes(
 
 
 def _end_with_parent() -> None:
-    """Ends this worker when its parent is gone: a killed parent cannot tell it."""
+    """Ends this worker when its parent process ends, even if the parent is killed."""
     parent = multiprocessing.parent_process()
     assert parent is not None
 
@@ -112,7 +112,8 @@ def _on_ray(
         running: dict[ray.ObjectRef, Task] = {}
         try:
             while True:
-                # A cluster may grow. Two tasks a CPU: results do not fill its memory.
+                # Asked again each time, because a cluster may grow. Two tasks for each CPU, so that
+                # waiting results do not fill its memory.
                 most = 2 * max(1, int(ray.cluster_resources().get("CPU", 1)))
                 while len(running) < most and (task := next(waiting, None)) is not None:
                     running[remote.remote(task)] = task
@@ -124,7 +125,7 @@ def _on_ray(
         except ray.exceptions.RayTaskError as error:
             raise error.cause from error
         except ray.exceptions.RayError as error:
-            # Ray has already tried three times more.
+            # Ray has already retried three times.
             raise WorkerDied(f"a process of the Ray cluster died: {error}") from error
         finally:
             for reference in running:
@@ -133,22 +134,22 @@ def _on_ray(
 
 @contextlib.contextmanager
 def _connected(address: str) -> "Iterator[ray]":
-    """The ray module, connected to a cluster for as long as the block lasts."""
+    """The ray module, connected to a cluster while the block runs."""
     try:
         import ray
     except ImportError as error:
         raise ConfigError(
             "a Ray cluster needs Ray, which is not installed. Run: pip install 'optformer[ray]'"
         ) from error
-    if ray.is_initialized():  # the caller's, who then chose the cluster too
+    if ray.is_initialized():  # the caller has chosen the cluster
         yield ray
         return
-    _check_answers(address)
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # of one that is started here
+    _check_reachable(address)
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # for a cluster that starts here
     try:
         ray.init(
             address=address,
-            runtime_env={"env_vars": _SINGLE},
+            runtime_env={"env_vars": _SINGLE_THREAD},
             log_to_driver=False,
             logging_level="ERROR",
         )
@@ -160,12 +161,12 @@ def _connected(address: str) -> "Iterator[ray]":
         ray.shutdown()
 
 
-def _check_answers(address: str) -> None:
-    """Fails at once where Ray itself tries for many minutes."""
+def _check_reachable(address: str) -> None:
+    """Fails fast, because Ray itself retries for many minutes."""
     place = urlsplit(address if "://" in address else f"//{address}")
     try:
         if place.port is not None:
-            socket.create_connection((place.hostname or "", place.port), _ANSWER_SECONDS).close()
+            socket.create_connection((place.hostname or "", place.port), _CONNECT_SECONDS).close()
     except (OSError, ValueError) as error:
         raise _no_cluster(address, error) from error
 
@@ -173,7 +174,7 @@ def _check_answers(address: str) -> None:
 def _no_cluster(address: str, error: Exception) -> ConfigError:
     return ConfigError(
         f"no Ray cluster at {address!r}: {error}. Give host:port of its head node (the port is "
-        '6379 unless `ray start` was told another), ray://host:10001 from outside, "auto" on one '
+        '6379 by default), ray://host:10001 from outside, "auto" on one '
         'of its machines, or "local" to start one here. Where a cluster has token authentication, '
         "set RAY_AUTH_MODE=token here too."
     )

@@ -1,1 +1,1 @@
-"""`optformer demo`: the whole loop on real input, with what it tunes and what it reports."""
+"""`optformer demo`: the whole workflow on real data, its problems and its report."""

@@ -1,7 +1,7 @@
-"""Real study logs: clients of a Vizier service tune scikit-learn models with its algorithms.
+"""Real study logs: clients of a Vizier service tune scikit-learn models with Vizier's algorithms.
 
-This is how a team's own logs come about, in small: the service keeps a database, and clients ask
-it for trials and tell it what they measured.
+A team's own logs arise in the same way: clients request trials from a service and report
+measurements, and the service stores them in its database.
 """
 
 import dataclasses
@@ -18,15 +18,15 @@ from optformer.service.server import endpoint_of
 
 OWNER = "sklearn"
 
-# Vizier's algorithms that are quick and work in its service. Left out: SHUFFLED_GRID_SEARCH and
-# CMA_ES fail there (google-vizier 0.1.24), NSGA2 is random for its first 50 trials, and the
-# Gaussian processes need seconds for each suggestion.
+# Vizier's algorithms that are fast and work in its service. SHUFFLED_GRID_SEARCH and CMA_ES fail in
+# it (google-vizier 0.1.24), NSGA2 is random for its first 50 trials, and Gaussian processes need
+# seconds for each suggestion.
 ALGORITHMS = ("RANDOM_SEARCH", "QUASI_RANDOM_SEARCH", "GRID_SEARCH", "EAGLE_STRATEGY")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Logs:
-    """What the service's database holds now."""
+    """The contents of the service's database."""
 
     studies: int
     trials: int
@@ -42,17 +42,17 @@ def write_logs(
     workers: int = 2,
     progress: Progress = silent,
 ) -> Logs:
-    """A new SQLite file as a team's own service would leave it; see `make_logs`.
+    """Writes a new SQLite database of a Vizier service; see `make_logs`.
 
     Args:
-      problems: all that the demo's logs hold, if none.
+      problems: by default, all except those that the demo holds out.
 
     Raises:
-      ConfigError: the file is there, or scikit-learn is not.
+      ConfigError: the file exists, or scikit-learn is not installed.
     """
     need_sklearn()
     if database.exists():
-        raise ConfigError(f"{database} is there already. Name a new file.")
+        raise ConfigError(f"{database} exists already. Choose a new file.")
     database.parent.mkdir(parents=True, exist_ok=True)
     with endpoint_of(database=database) as endpoint:
         return make_logs(
@@ -76,29 +76,29 @@ def make_logs(
 ) -> Logs:
     """Tunes every problem with every algorithm through the Vizier service at this `host:port`.
 
-    Evaluations run in `workers` processes, one thread each; a script that calls this needs the
-    usual `if __name__ == "__main__":` around its own code.
+    Evaluations run in `workers` processes with one thread each. A script that calls this function
+    needs the usual `if __name__ == "__main__":` guard.
 
     Raises:
-      SourceError: nothing answers at the endpoint.
+      SourceError: no service responds at the endpoint.
     """
     jobs = [(problem, algorithm) for problem in problems for algorithm in algorithms]
-    done: list[bool] = []  # whether each trial so far was feasible
+    feasible: list[bool] = []  # of each finished trial
 
     with (
         ProcessPoolExecutor(
             max_workers=workers,
-            mp_context=get_context("spawn"),  # a running gRPC server does not survive a fork
+            mp_context=get_context("spawn"),  # a running gRPC server cannot be forked
         ) as evaluators,
-        # One more study than evaluators, so that none of them waits for a suggestion.
+        # One more client than evaluators, so that evaluators do not wait for suggestions.
         ThreadPoolExecutor(max_workers=workers + 1) as clients,
     ):
 
         def run(problem: SklearnProblem, algorithm: str) -> None:
             def evaluate(values: Values) -> float | None:
                 metric = evaluators.submit(_evaluate, problem.name, dict(values)).result()
-                done.append(metric is not None)
-                progress(len(done), len(jobs) * trials, f"{problem.name}, {algorithm.lower()}")
+                feasible.append(metric is not None)
+                progress(len(feasible), len(jobs) * trials, f"{problem.name}, {algorithm.lower()}")
                 return metric
 
             study = open_study(
@@ -116,7 +116,7 @@ def make_logs(
         for job in running:
             if not job.cancelled():
                 job.result()
-    return Logs(studies=len(jobs), trials=len(done), infeasible=done.count(False))
+    return Logs(studies=len(jobs), trials=len(feasible), infeasible=feasible.count(False))
 
 
 def _evaluate(name: str, values: Values) -> float | None:

@@ -1,4 +1,4 @@
-"""The demo's report: one HTML page that says what was done, what came of it and what it shows."""
+"""The demo's report: one HTML page with its steps, results and conclusions."""
 
 import itertools
 import os
@@ -13,17 +13,8 @@ import numpy as np
 from optformer.data import store
 from optformer.demo.problems import held_out
 from optformer.eval import prediction, prediction_sections
-from optformer.eval.report import (
-    Curve,
-    Figure,
-    Heading,
-    Page,
-    Section,
-    Table,
-    Text,
-    plot_curves,
-    write_page,
-)
+from optformer.eval.report.page import Figure, Heading, Page, Section, Table, Text, write_page
+from optformer.eval.report.plots import Curve, plot_curves
 
 if TYPE_CHECKING:
     from optformer.data.importers import ImportReport
@@ -53,36 +44,36 @@ def rows(comparison: "Comparison") -> list[tuple[str, str, str, str, str]]:
 
 
 def verdict(comparison: "Comparison") -> str:
-    """What the comparison shows, in a sentence or two, with its limits."""
+    """The conclusion of the comparison and its limits, in one or two sentences."""
     first = next(iter(comparison.best))
     better, pairs = comparison.wins(first)
     runs = len(comparison.final(first))
-    if chance(comparison.final(first), comparison.final(RANDOM)) >= 0.05:
-        found = f"{runs} runs each do not tell {first} from random search here"
+    if p_value(comparison.final(first), comparison.final(RANDOM)) >= 0.05:
+        conclusion = f"with {runs} runs each, {first} and random search do not differ clearly here"
     else:
-        how = "better" if 2 * better > pairs else "worse"
-        found = f"{first} found {how} settings than random search here"
+        comparative = "better" if 2 * better > pairs else "worse"
+        conclusion = f"{first} found {comparative} settings than random search here"
     return (
-        f"{found}: it ended better in {better} of {pairs} pairs of runs. One problem shows that "
-        "the loop works, not how good the method is."
+        f"{conclusion}: {first} ended better in {better} of {pairs} pairs of runs. One problem "
+        "shows that the workflow works, not how good the method is."
     )
 
 
-def chance(ours: Sequence[float], theirs: Sequence[float]) -> float:
-    """How often runs that are dealt at random into two such groups differ as much as these.
+def p_value(ours: Sequence[float], theirs: Sequence[float]) -> float:
+    """The p-value of an exact two-sided Mann-Whitney test of two groups of runs.
 
-    Exact, by all ways to deal them; groups differ by their pairs in order (Mann and Whitney).
+    All ways to divide the runs into groups of these sizes are enumerated.
     """
-    every = [*ours, *theirs]
+    runs = [*ours, *theirs]
 
-    def lead(group: tuple[int, ...]) -> float:
-        rest = [value for index, value in enumerate(every) if index not in group]
-        pairs = [(every[index], value) for index in group for value in rest]
+    def difference(group: tuple[int, ...]) -> float:
+        rest = [value for index, value in enumerate(runs) if index not in group]
+        pairs = [(runs[index], value) for index in group for value in rest]
         return abs(sum((a > b) - (a < b) for a, b in pairs))
 
-    seen = lead(tuple(range(len(ours))))
-    deals = list(itertools.combinations(range(len(every)), len(ours)))
-    return sum(lead(group) >= seen for group in deals) / len(deals)
+    observed = difference(tuple(range(len(ours))))
+    groups = list(itertools.combinations(range(len(runs)), len(ours)))
+    return sum(difference(group) >= observed for group in groups) / len(groups)
 
 
 def write(
@@ -94,7 +85,7 @@ def write(
     predictions: Mapping[str, prediction.Predictions],
     clock: Mapping[str, float],
 ) -> Path:
-    """Writes the page, its pictures and its tables; returns the page's path."""
+    """Writes the page with its figures and tables; returns the page's path."""
     page = Page(
         title="From study logs to a served optimizer",
         lead=verdict(comparison),
@@ -115,7 +106,7 @@ def _tuning(settings: "Settings", comparison: "Comparison") -> list[Section]:
     curves = []
     for name, best_RT in comparison.best.items():
         with warnings.catch_warnings():
-            # Before any run's first feasible trial there is no median: the curve starts later.
+            # The median is NaN until a run has a feasible trial; the curve then starts later.
             warnings.filterwarnings("ignore", "All-NaN slice", RuntimeWarning)
             curves.append(
                 Curve(
@@ -128,22 +119,22 @@ def _tuning(settings: "Settings", comparison: "Comparison") -> list[Section]:
             )
     problem = held_out().problem
     return [
-        Heading(title="Tuning what the log does not have"),
+        Heading(title="Tuning a problem that is not in the log"),
         Text(
             paragraphs=(
-                f"A Vizier service offered the trained model, and an ordinary Vizier client tuned "
+                f"A Vizier service served the trained model, and an ordinary Vizier client tuned "
                 f"{problem.title}: {len(problem.parameters)} parameters, {settings.trials} trials, "
-                f"{settings.repeats} runs of each algorithm, each from nothing. Neither this kind "
-                "of model nor this data set was in the study log.",
-                "OPTFORMER_PRIOR samples what the model thinks comes next. OPTFORMER_EI samples "
-                "many such candidates, adds points that the Gaussian processes inside the model "
-                "find promising, and takes the one with the largest expected improvement under "
-                "the prediction of the model and its processes together.",
+                f"{settings.repeats} runs of each algorithm, each without earlier trials. Neither "
+                "this kind of model nor this data set was in the study log.",
+                "OPTFORMER_PRIOR samples the model's prediction of the next trial. OPTFORMER_EI "
+                "samples many such candidates, adds points that the Gaussian processes inside the "
+                "model find promising, and chooses the one with the largest expected improvement "
+                "under the joint prediction of the model and its processes.",
             )
         ),
         Figure(
             caption=f"Best {comparison.metric} so far ({better} is better): median of "
-            f"{settings.repeats} runs, and the range from the best to the worst run.",
+            f"{settings.repeats} runs, with the range from the best to the worst run.",
             picture=plot_curves(
                 curves,
                 x_label="trials",
@@ -153,9 +144,9 @@ def _tuning(settings: "Settings", comparison: "Comparison") -> list[Section]:
             name="tuning",
         ),
         Table(
-            caption=f"Best {comparison.metric} after {settings.trials} trials: the median of the "
-            "runs and their range; in how many pairs of one of its runs and one of random "
-            "search's its run was better; and milliseconds for a suggestion, round trip.",
+            caption=f"Best {comparison.metric} after {settings.trials} trials: median and range of "
+            "the runs; the number of pairs with a run of random search in which the algorithm's "
+            "run was better; and milliseconds for a suggestion, round trip.",
             header=HEADER,
             rows=rows(comparison),
             name="tuning",
@@ -168,9 +159,9 @@ def _predictions(predictions: Mapping[str, prediction.Predictions]) -> list[Sect
         Heading(title="Predictions"),
         Text(
             paragraphs=(
-                "Before each trial of random search above, the model said how likely each value "
-                "was, from the trials before it; so did a Gaussian process that was fitted to "
-                "them. Neither had a say in which trials these were.",
+                "Before each trial of random search above, the model predicted the distribution "
+                "of its value from the earlier trials, and so did a Gaussian process that was "
+                "fitted to them. Neither of them chose these trials.",
             )
         ),
         *prediction_sections.sections({"random search above": predictions}),
@@ -189,16 +180,15 @@ def _training(settings: "Settings", trained: "TrainResult") -> list[Section]:
         Heading(title="Training"),
         Text(
             paragraphs=(
-                f"{settings.pretrained}, a model of {trained.parameters:,} weights, learned for "
-                f"{last.seconds:.0f} s more, "
-                f"{last.step:,} steps. A token of a parameter cost {first.parameter:.2f} nats at "
-                f"first and {last.parameter:.2f} at last, one of a metric {first.value:.2f} and "
-                f"{last.value:.2f}. A model that knows nothing pays about 6.9 nats for one of "
-                "1,000 bins.",
+                f"{settings.pretrained}, a model with {trained.parameters:,} weights, was "
+                f"fine-tuned for {last.seconds:.0f} s, {last.step:,} steps. The loss for a "
+                f"parameter's token was {first.parameter:.2f} nats at first and "
+                f"{last.parameter:.2f} at the end, and for a metric's token {first.value:.2f} and "
+                f"{last.value:.2f}. A uniform prediction over 1,000 bins has a loss of 6.9 nats.",
             )
         ),
         Figure(
-            caption="Cross entropy of the next token on studies as they were trained on.",
+            caption="Cross entropy of the next token on the training studies.",
             picture=plot_curves(curves, x_label="steps", y_label="nats a token"),
             name="training",
         ),
@@ -208,12 +198,12 @@ def _training(settings: "Settings", trained: "TrainResult") -> list[Section]:
 def _studies(
     settings: "Settings", imported: "ImportReport", manifest: Mapping[str, object]
 ) -> list[Section]:
-    best: dict[str, tuple[int, int, str]] = {}
+    totals: dict[str, tuple[int, int, str]] = {}
     for study in store.scan(settings.shards):
         metric = study.problem.objectives[0]
-        studies, trials, _ = best.get(study.problem.title, (0, 0, ""))
-        told = f"{metric.name}, {metric.goal.lower()}d"
-        best[study.problem.title] = (studies + 1, trials + len(study), told)
+        studies, trials, _ = totals.get(study.problem.title, (0, 0, ""))
+        goal = f"{metric.name}, {metric.goal.lower()}d"
+        totals[study.problem.title] = (studies + 1, trials + len(study), goal)
     skipped = ", ".join(f"{kind} ({count})" for kind, count in imported.skipped.items())
     return [
         Heading(title="Studies"),
@@ -223,16 +213,15 @@ def _studies(
                 f"models with {', '.join(imported.algorithms)}: {imported.studies:,} studies with "
                 f"{imported.trials:,} trials were imported"
                 + (f"; skipped: {skipped}." if skipped else ", none was skipped."),
-                f"Beside them the model learned from {manifest['studies']:,} studies with "
-                f"{manifest['trials']:,} trials that were generated: algorithms searching BBOB "
-                "functions (none of those held out for testing) and functions drawn from Gaussian "
-                "processes.",
+                f"The model was also trained on {manifest['studies']:,} synthetic studies with "
+                f"{manifest['trials']:,} trials: searches on BBOB functions (none of those held "
+                "out for testing) and on functions drawn from Gaussian processes.",
             )
         ),
         Table(
-            caption="What the log holds.",
-            header=("tuned", "metric", "studies", "trials"),
-            rows=[(title, told, s, t) for title, (s, t, told) in sorted(best.items())],
+            caption="The studies in the log.",
+            header=("problem", "metric", "studies", "trials"),
+            rows=[(title, goal, s, t) for title, (s, t, goal) in sorted(totals.items())],
             name="studies",
         ),
     ]
@@ -246,7 +235,7 @@ def _time(clock: Mapping[str, float]) -> list[Section]:
             header=("step", "seconds"),
             rows=[
                 *((name, round(s, 1)) for name, s in clock.items()),
-                ("all", sum(clock.values())),
+                ("total", sum(clock.values())),
             ],
             name="time",
         ),

@@ -1,8 +1,8 @@
 """Real tuning problems that need no download: scikit-learn models on its bundled data sets.
 
-A problem is a model on a data set, named `svc/wine`. An evaluation is a cross-validated score,
-which takes 5 to 100 ms on one core. Some settings fail, as real ones do: a network that diverges
-makes its trial infeasible.
+A problem is a model on a data set, named like `svc/wine`. An evaluation is a cross-validated score
+and takes 5 to 100 ms on one core. As in real tuning, some settings fail: if a network diverges, the
+trial is infeasible.
 """
 
 import dataclasses
@@ -22,17 +22,17 @@ if TYPE_CHECKING:
     import threadpoolctl  # type: ignore[import-untyped]
     from sklearn.base import BaseEstimator
 
-ROWS = 400  # at most, of any data set: digits and breast_cancer have more
+ROWS = 400  # the largest number of rows; larger data sets are subsampled
 FOLDS = 3
 
-# Neither this model nor this data set is in the logs: what is learned there has to carry over.
+# Neither this model nor this data set is in the logs, so the demo tests generalization.
 HELD_OUT_MODEL = "mlp"
 HELD_OUT_DATA = "breast_cancer"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Model:
-    """A kind of model: its search space and how settings become an estimator."""
+    """A kind of model: its search space, and a function from settings to an estimator."""
 
     parameters: tuple[Parameter, ...]
     build: Callable[[Values], "BaseEstimator"]
@@ -126,7 +126,7 @@ def _neighbors_regression(values: Values) -> "BaseEstimator":
 def _linear(values: Values) -> "BaseEstimator":
     from sklearn.linear_model import SGDClassifier
 
-    # A fixed number of passes: how far a learning rate gets in them is part of the problem.
+    # The number of passes is fixed, so the learning rate also determines convergence.
     return SGDClassifier(**values, loss="log_loss", max_iter=15, tol=None, random_state=0)
 
 
@@ -213,7 +213,7 @@ MODELS: dict[str, Model] = {
         build=_boosting,
         metric=_LOG_LOSS,
         scoring="neg_log_loss",
-        # Digits has ten classes, and boosting fits a tree for each: too slow for a demo.
+        # Digits has ten classes, and boosting fits a tree for each, which is too slow.
         data=tuple(name for name in _CLASSES if name != "digits"),
     ),
     "boosting_regression": Model(
@@ -298,31 +298,31 @@ class SklearnProblem:
 
     @functools.cached_property
     def problem(self) -> Problem:
-        """Search space, metric and what the logs say in words."""
+        """Search space, metric, and texts for the logs."""
         model = MODELS[self.model]
-        words = self.model.replace("_", " ")
+        readable = self.model.replace("_", " ")
         return Problem(
             parameters=model.parameters,
             metrics=(model.metric,),
             name=self.name,
-            title=f"{words} on {self.data}",
+            title=f"{readable} on {self.data}",
             metadata=(("model", self.model), ("data", self.data), ("library", "scikit-learn")),
         )
 
     def evaluate(self, values: Values) -> float | None:
-        """The cross-validated metric in its own units, or None where training fails.
+        """The cross-validated metric in its own units, or None if training fails.
 
-        The same settings always give the same value.
+        Equal settings give equal values.
         """
         from sklearn.exceptions import ConvergenceWarning
         from sklearn.model_selection import cross_val_score
 
         model = MODELS[self.model]
         inputs, targets = _table(self.data)
-        # A network that diverges overflows on its way, and every model gets a fixed number of
-        # iterations, enough or not: the score says what came of it.
+        # Diverging networks overflow, and the fixed number of iterations may end before
+        # convergence; the score accounts for both.
         with (
-            _threads().limit(limits=1),  # on so little data, threads cost more than they save
+            _threads().limit(limits=1),  # on so little data, more threads are slower
             warnings.catch_warnings(),
             np.errstate(over="ignore", invalid="ignore"),
         ):
@@ -337,7 +337,7 @@ class SklearnProblem:
                     error_score="raise",
                 )
             except ValueError as error:
-                if "non-finite" in str(error):  # scikit-learn's word for a diverged network
+                if "non-finite" in str(error):  # scikit-learn's message for a diverged network
                     return None
                 raise
         return model.metric.sign * float(np.mean(scores))
@@ -352,7 +352,7 @@ def find(name: str) -> SklearnProblem:
     """The problem of this name.
 
     Raises:
-      ConfigError: there is none; names the nearest.
+      ConfigError: there is none. Suggests the nearest name.
     """
     if name not in names():
         raise ConfigError(
@@ -364,10 +364,10 @@ def find(name: str) -> SklearnProblem:
 
 
 def need_sklearn() -> None:
-    """Checks that scikit-learn is installed, before anything is made for it.
+    """Checks that scikit-learn is installed.
 
     Raises:
-      ConfigError: it is not; says how to install it.
+      ConfigError: it is not. Gives the command to install it.
     """
     import importlib.util
 
@@ -376,20 +376,20 @@ def need_sklearn() -> None:
 
 
 def logged() -> list[SklearnProblem]:
-    """The problems that the demo's logs hold."""
+    """The problems in the demo's logs."""
     problems = map(find, names())
     return [p for p in problems if p.model != HELD_OUT_MODEL and p.data != HELD_OUT_DATA]
 
 
 def held_out() -> SklearnProblem:
-    """The problem that the demo tunes: a model and a data set that the logs do not have."""
+    """The problem that the demo tunes. Neither its model nor its data set is in the logs."""
     return SklearnProblem(model=HELD_OUT_MODEL, data=HELD_OUT_DATA)
 
 
 @functools.cache
 def _threads() -> "threadpoolctl.ThreadpoolController":
-    """What limits the threads of the libraries that scikit-learn loads."""
-    import sklearn.ensemble  # noqa: F401 (it knows only libraries that are loaded)
+    """The controller of the threads of the libraries that scikit-learn loads."""
+    import sklearn.ensemble  # noqa: F401 (the controller finds only loaded libraries)
     import threadpoolctl
 
     return threadpoolctl.ThreadpoolController()

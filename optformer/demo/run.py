@@ -1,9 +1,9 @@
-"""`optformer demo`: the whole loop on real input, each step by the functions of its own command.
+"""`optformer demo`: the complete workflow on real data, each step with the code of its command.
 
 log     a Vizier service tunes scikit-learn models; its database is the study log
-learn   the log is imported; the model of the package is fine-tuned on it and on generated studies
-tune    a Vizier service offers that model; a client tunes a problem that the log does not have
-report  one page says what came of it
+train   the log is imported; the shipped model is fine-tuned on it and on synthetic studies
+tune    a Vizier service serves the model; a client tunes a problem that is not in the log
+report  one page shows the results
 """
 
 import contextlib
@@ -47,19 +47,20 @@ if TYPE_CHECKING:
 KINDS: tuple[Literal["bbob", "gaussian_process"], ...] = ("bbob", "gaussian_process")
 OURS = ("OPTFORMER_EI", "OPTFORMER_PRIOR")
 
-_MARK = ".optformer-demo"  # says that a folder is a demo's, so that the next may replace it
+_MARK = ".optformer-demo"  # marks the folder of a demo, which another demo may overwrite
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Settings:
-    """What the demo does. A step's length depends on the machine only where it says seconds.
+    """The settings of the demo.
 
     Attributes:
-      problems, logged_trials: what the log holds, and how many trials each of its studies has.
-      generated: how many studies are made for training.
-      pretrained: the model to fine-tune, a name or a checkpoint's folder.
-      train_seconds: for how long.
-      trials, repeats: in each study of the comparison, and studies of each algorithm.
+      problems, logged_trials: the problems in the log, and the number of trials of each study.
+      generated: the number of synthetic studies for training.
+      pretrained: the model to fine-tune, a name or a checkpoint folder.
+      train_seconds: the time for fine-tuning.
+      trials, repeats: the number of trials in each study of the comparison, and the number of
+        studies of each algorithm.
     """
 
     out: Path = Path("runs/demo")
@@ -82,17 +83,17 @@ class Settings:
 
     @property
     def shards(self) -> Path:
-        """The log's studies."""
+        """The imported studies of the log."""
         return self.out / "studies"
 
     @property
-    def made(self) -> Path:
-        """The generated studies."""
+    def synthetic(self) -> Path:
+        """The synthetic studies."""
         return self.out / "generated"
 
     @property
     def run(self) -> Path:
-        """The training run, with its checkpoint."""
+        """The training run, including its checkpoint."""
         return self.out / "training"
 
     @property
@@ -108,13 +109,14 @@ class Settings:
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Comparison:
-    """Studies of one problem by several algorithms.
+    """Studies of several algorithms on one problem.
 
     Attributes:
-      best: the best metric so far of each repeat after each trial, in the metric's units; NaN
-        before the first feasible one. By algorithm.
-      milliseconds: median time for a suggestion, round trip, after each study's first.
-      studies: those of random search, for judging predictions: nobody chose them to suit a model.
+      best: for each algorithm, the best metric so far of each repeat after each trial, in the
+        metric's units; NaN before the first feasible trial.
+      milliseconds: for each algorithm, the median round-trip time of a suggestion, without the
+        first of each study.
+      studies: those of random search, which do not favour any model, to evaluate predictions.
     """
 
     metric: str
@@ -128,9 +130,9 @@ class Comparison:
         return [float(value) for value in self.best[algorithm][:, -1]]
 
     def wins(self, algorithm: str) -> tuple[int, int]:
-        """In how many pairs of one of its runs and one of random search its run ends better.
+        """The number of pairs with a run of random search in which its run ends better.
 
-        Ties count for neither; the second number is that of all pairs.
+        Ties count for neither. The second number is that of all pairs.
         """
         ours, theirs = self.final(algorithm), self.final(report.RANDOM)
         better = sum(self.sign * a > self.sign * b for a in ours for b in theirs)
@@ -138,19 +140,18 @@ class Comparison:
 
 
 def run(settings: Settings) -> Path:
-    """Runs all steps, says on the terminal how each went, and returns the report's path.
+    """Runs all steps, prints their results, and returns the report's path.
 
     Raises:
-      ConfigError: the folder holds something that is not an earlier demo, or scikit-learn is
-        not installed.
+      ConfigError: the folder has files that are not from a demo, or scikit-learn is not installed.
     """
     need_sklearn()
     claim(settings.out)
     clock: dict[str, float] = {}
-    show.line(f"[bold]optformer demo[/bold]: the whole loop on real input, in {settings.out}")
+    show.line(f"[bold]optformer demo[/bold]: the whole workflow on real data, in {settings.out}")
 
     with step(
-        clock, "1/5 logs", f"Vizier's service tunes {len(settings.problems)} scikit-learn problems"
+        clock, "1/5 logs", f"a Vizier service tunes {len(settings.problems)} scikit-learn problems"
     ) as p:
         logs = log(settings, p)
     show.logged(
@@ -159,42 +160,42 @@ def run(settings: Settings) -> Path:
         infeasible=logs.infeasible,
         database=settings.database,
     )
-    with step(clock, "2/5 import", "the service's database becomes studies") as p:
+    with step(clock, "2/5 import", "the service's database is imported") as p:
         imported = importers.import_studies(
             str(settings.database), settings.shards, progress=show.import_progress(p)
         )
     show.imported(imported, settings.shards)
 
-    with step(clock, "3/5 generate", "algorithms search functions, to learn from as well") as p:
-        manifest = make(settings, p)
-    show.generated(manifest, settings.made)
-    with step(clock, "3/5 train", f"{settings.pretrained} goes on learning, from both") as p:
+    with step(clock, "3/5 generate", "synthetic studies of several algorithms") as p:
+        manifest = generate_studies(settings, p)
+    show.generated(manifest, settings.synthetic)
+    with step(clock, "3/5 train", f"{settings.pretrained} is fine-tuned on both") as p:
         trained = train(settings, p)
     show.trained(trained)
 
     problem = held_out()
     with step(
-        clock, "4/5 serve and tune", f"{problem.name}: neither model nor data were in the log"
+        clock, "4/5 serve and tune", f"{problem.name}: model and data set are not in the log"
     ) as p:
         comparison = compare(settings, trained.checkpoint, p)
-    with step(clock, "5/5 report", "how good the model's predictions were, and one page") as p:
-        predictions = judge(trained.checkpoint, comparison, p)
+    with step(clock, "5/5 report", "the predictions are evaluated, and the page is written") as p:
+        predictions = predict_trials(trained.checkpoint, comparison, p)
         page = report.write(settings, imported, manifest, trained, comparison, predictions, clock)
     summary(settings, comparison, clock)
-    show.line(f"\nThe whole story, with pictures: [bold]{page}[/bold]")
+    show.line(f"\nThe report: [bold]{page}[/bold]")
     return page
 
 
 def claim(out: Path) -> None:
-    """An empty folder for a demo; one with an earlier demo is emptied.
+    """Creates the folder of the demo, or empties that of an earlier demo.
 
     Raises:
-      ConfigError: it holds something else.
+      ConfigError: the folder has other files.
     """
     if out.exists():
         if any(out.iterdir()) and not (out / _MARK).exists():
             raise ConfigError(
-                f"{out} holds files that are not from a demo. Name an empty or new folder with "
+                f"{out} has files that are not from a demo. Choose an empty or new folder with "
                 "--out."
             )
         shutil.rmtree(out)
@@ -203,7 +204,7 @@ def claim(out: Path) -> None:
 
 
 def log(settings: Settings, progress: Progress) -> Logs:
-    """Step 1: a study log, as a team's own service would leave it."""
+    """Step 1: a study log, like that of a team's own service."""
     return write_logs(
         settings.database,
         settings.problems,
@@ -213,8 +214,8 @@ def log(settings: Settings, progress: Progress) -> Logs:
     )
 
 
-def make(settings: Settings, progress: Progress) -> dict[str, object]:
-    """Step 3, first half: studies of made-up functions with search spaces of the usual kind."""
+def generate_studies(settings: Settings, progress: Progress) -> dict[str, object]:
+    """Step 3, first half: synthetic studies with search spaces similar to real ones."""
     config = GenerateConfig(
         mixture=tuple(
             Part(
@@ -226,25 +227,27 @@ def make(settings: Settings, progress: Progress) -> dict[str, object]:
             for problems in KINDS
         )
     )
-    made = generate(
+    manifest = generate(
         config,
-        settings.made,
+        settings.synthetic,
         seed=settings.seed,
         studies=settings.generated,
         workers=settings.workers,
         progress=progress,
     )
-    return dict(made)
+    return dict(manifest)
 
 
 def train(settings: Settings, progress: Progress) -> "TrainResult":
-    """Step 3, second half: fine-tuning for a set time. Most batches are generated studies, so that
-    the model does not forget other problems for the few that the log has."""
+    """Step 3, second half: fine-tuning for a fixed time.
+
+    Most batches are synthetic studies, so that the model does not forget other problems.
+    """
     from optformer.training import train as training
 
     config = RunConfig(
         init=settings.pretrained,
-        # Just long enough for these studies: many small steps teach more in a short time.
+        # Rows just long enough for these studies: in a short time, many small steps work best.
         batch=BatchConfig(
             rows=4,
             tokens=192,
@@ -255,7 +258,7 @@ def train(settings: Settings, progress: Progress) -> "TrainResult":
         data=DataConfig(shards=(str(settings.shards.resolve()),), generated_weight=2.0),
         optimizer=OptimizerConfig(learning_rate=FINE_TUNING_RATE, warmup=50),
         train=TrainConfig(
-            steps=1_000_000,  # time ends it
+            steps=1_000_000,  # `seconds` ends it earlier
             seconds=settings.train_seconds,
             seed=settings.seed,
             evaluate_every=200,
@@ -266,13 +269,13 @@ def train(settings: Settings, progress: Progress) -> "TrainResult":
         config,
         settings.run,
         list(store.scan(settings.shards)),
-        generated=StudySource(list(store.scan(settings.made))),
+        generated=StudySource(list(store.scan(settings.synthetic))),
         report=show.training_progress(progress),
     )
 
 
 def compare(settings: Settings, checkpoint: Path, progress: Progress) -> Comparison:
-    """Step 4: a Vizier client tunes the held-out problem by our policies and by random search."""
+    """Step 4: a Vizier client tunes the held-out problem with our policies and random search."""
     from optformer.study import Trial, from_trials
 
     target = held_out()
@@ -325,7 +328,7 @@ def compare(settings: Settings, checkpoint: Path, progress: Progress) -> Compari
     )
 
 
-def judge(
+def predict_trials(
     checkpoint: Path, comparison: Comparison, progress: Progress
 ) -> dict[str, "prediction.Predictions"]:
     """Step 5: the model and a Gaussian process predict each trial of random search in turn."""
@@ -344,7 +347,7 @@ def judge(
 
 
 def summary(settings: Settings, comparison: Comparison, clock: dict[str, float]) -> None:
-    """The short table at the end, with what it can and cannot show."""
+    """Prints the table of results with its conclusion."""
     from rich.table import Table
 
     title = f"Best {comparison.metric} of {held_out().name} after {settings.trials} trials"
@@ -359,14 +362,14 @@ def summary(settings: Settings, comparison: Comparison, clock: dict[str, float])
     show.line(
         "[dim]Seconds: "
         + ", ".join(f"{name} {took:.0f}" for name, took in clock.items())
-        + f"; {sum(clock.values()):.0f} in all[/dim]"
+        + f"; {sum(clock.values()):.0f} in total[/dim]"
     )
 
 
 @contextlib.contextmanager
-def step(clock: dict[str, float], name: str, what: str) -> Iterator[Progress]:
-    """Says that a step begins, shows how far it is, and notes how long it took."""
-    show.line(f"\n[bold]{name}[/bold]: {what}")
+def step(clock: dict[str, float], name: str, description: str) -> Iterator[Progress]:
+    """Announces a step, shows its progress, and records its time in `clock`."""
+    show.line(f"\n[bold]{name}[/bold]: {description}")
     start = time.perf_counter()
     with show.bar(f"  {name}") as progress:
         yield progress

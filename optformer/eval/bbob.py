@@ -13,17 +13,29 @@ test are OptFormer's [arXiv 2205.13320]; the two reference values are ours.
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Annotated
 
 import numpy as np
 
 from optformer.data.problems import ObjectiveBlock
 from optformer.data.problems.bbob import TEST_FAMILIES, BbobConfig, random_block
 from optformer.errors import ConfigError
-from optformer.eval import prediction
+from optformer.eval.benchmark import Benchmark, Option, Protocol
 from optformer.eval.task import Task, rng_of
 from optformer.study import Study
 
-PROTOCOL = "bbob"
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class BbobOptions:
+    """Which functions are optimized."""
+
+    functions: Annotated[
+        tuple[str, ...],
+        Option("A BBOB function; by default all held-out ones.", flag="--function"),
+    ] = ()
+    parameters: Annotated[tuple[int, ...], Option("How many parameters.")] = (2, 4)
+    instances: Annotated[int, Option("Functions of each kind and number of parameters.", min=1)] = 1
+    seeds: Annotated[int, Option("How many paired runs on each task.", min=1)] = 5
 
 
 def tasks(
@@ -79,6 +91,8 @@ def random_studies(
     seed: int = 0,
 ) -> list[Study]:
     """Random trials of the functions that `tasks` has, to be predicted."""
+    from optformer.eval import prediction
+
     studies = []
     for family in families:
         for size in parameters:
@@ -137,3 +151,27 @@ def reference_optimum(
         best_NP = np.concatenate([best_NP, child_NP])
         value_N = np.concatenate([value_N, block.evaluate_exact(child_NP[None])[0]])
     return float(value_N.max())
+
+
+BBOB = Benchmark(
+    name="bbob",
+    help="How soon optimizers find good values of randomized BBOB functions that no model was "
+    "trained on.",
+    protocols=(
+        Protocol(
+            name="bbob",
+            title="BBOB",
+            score="The score is the best noiseless value so far on a scale where 0 is what one "
+            "random trial finds in the median and 1 is the optimum, or the best value known where "
+            "the optimum is not (optformer/eval/bbob.py).",
+        ),
+    ),
+    options=BbobOptions,
+    tasks=lambda options, trials: tasks(
+        families=options.functions or TEST_FAMILIES,
+        parameters=options.parameters,
+        instances=options.instances,
+        trials=trials,
+    ),
+    seeds=lambda options: range(options.seeds),
+)

@@ -17,21 +17,20 @@ import sys
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
-import pyarrow.parquet as pq
 from jaxtyping import Float64
 
 from optformer.errors import ConfigError, SourceError
 from optformer.eval.bbob import random_level
+from optformer.eval.benchmark import Benchmark, Option, Protocol
 from optformer.eval.task import ExactFunction, Task
 from optformer.study import Goal, Metric, Parameter, ParameterType, Problem
 
 if TYPE_CHECKING:
     import cocoex
 
-PROTOCOL = "coco"
 FUNCTIONS = tuple(range(1, 25))
 DIMENSIONS = (2, 3, 5, 10)
 _LOW, _HIGH = -5.0, 5.0
@@ -129,6 +128,8 @@ def observe(folder: Path) -> list[Path]:
     Raises:
       SourceError: coco-experiment is not installed.
     """
+    import pyarrow.parquet as pq
+
     cocoex = _cocoex()
     cocoex.log_level("warning")
     columns = ["optimizer", "task", "seed", "trial", "values"]
@@ -203,3 +204,43 @@ def _cocoex() -> "cocoex":
 @functools.lru_cache(maxsize=4096)
 def _bare(function: int, dimension: int, instance: int) -> "cocoex.BareProblem":
     return _cocoex().BareProblem("bbob", function, dimension, instance)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CocoOptions:
+    """Which of the suite's functions are optimized."""
+
+    functions: Annotated[tuple[int, ...], Option("1 to 24; by default all.", "--function")] = ()
+    dimensions: Annotated[tuple[int, ...], Option("By default 2, 3, 5 and 10.", "--dimension")] = ()
+    instances: Annotated[int, Option("Instances of each function.", min=1)] = 5
+    postprocess: Annotated[bool, Option("Have cocopp write its report, in OUT/ppdata.")] = True
+
+
+def _after(options: CocoOptions, out: Path) -> None:
+    observed = observe(out)
+    if options.postprocess:
+        report(out, observed)
+
+
+COCO = Benchmark(
+    name="coco",
+    help="COCO's official bbob suite: the observer's files, cocopp's report, and ours.",
+    protocols=(
+        Protocol(
+            name="coco",
+            title="COCO's bbob suite",
+            score="The score is the best value so far on a scale where 0 is what one random trial "
+            "finds in the median and 1 is the optimum (optformer/eval/coco.py). COCO's own report, "
+            "by its own measures, is ppdata/index.html; its observer's files are in exdata.",
+        ),
+    ),
+    options=CocoOptions,
+    tasks=lambda options, trials: tasks(
+        functions=options.functions or FUNCTIONS,
+        dimensions=options.dimensions or DIMENSIONS,
+        instances=options.instances,
+        trials=trials,
+    ),
+    defaults={"acquisitions": ("ei",)},
+    after=_after,
+)

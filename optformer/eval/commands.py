@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from optformer.errors import plural
-from optformer.eval.page import Code, Section, Text
+from optformer.eval.report.page import Code, Section, Text
 from optformer.eval.results import labels
 from optformer.files import atomic_write
 

@@ -1,16 +1,16 @@
-"""Who is compared: models with their prompts and acquisitions, and optimizers by name."""
+"""What is compared: models with their prompts and acquisitions, and optimizers by name."""
 
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 from optformer.errors import ConfigError, did_you_mean
-from optformer.eval.optimizers import optimizer
-from optformer.eval.results import labels
-from optformer.eval.task import OptimizerFactory
-from optformer.model import checkpoint as checkpoints
-from optformer.policies.acquisition import ACQUISITIONS
+from optformer.eval.benchmark import Option
 from optformer.settings import read_config
+
+if TYPE_CHECKING:
+    from optformer.eval.task import OptimizerFactory
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -28,44 +28,65 @@ class Contestants:
       settings: of the model's policy, as in `candidates=200`.
     """
 
-    checkpoints: Sequence[Path] = ()
+    checkpoints: Annotated[Sequence[Path], Option("A model to evaluate.", "--checkpoint")] = ()
     named_by_folder: bool = False
-    acquisitions: Sequence[str] = ("ei", "prior")
-    prompts: Sequence[str] = ()
-    optimizers: Sequence[str] = ()
-    together: int = 32
-    settings: Sequence[str] = ()
+    acquisitions: Annotated[
+        Sequence[str], Option("How a model suggests: ei, ts, prior ...", "--acquisition")
+    ] = ("ei", "prior")
+    prompts: Annotated[
+        Sequence[str],
+        Option("The algorithm to imitate; by default the best that the model knows.", "--prompt"),
+    ] = ()
+    settings: Annotated[
+        Sequence[str], Option("A setting of the policy, as in candidates=200.", "--set")
+    ] = ()
+    optimizers: Annotated[
+        Sequence[str],
+        Option(
+            "What to compare with: a teacher, vizier_..., optuna_...; an unknown name lists all.",
+            "--optimizer",
+        ),
+    ] = ("random_search", "vizier_eagle")
+    together: Annotated[
+        int, Option("How many studies share one pass through the model.", min=1)
+    ] = 32
 
-    def factories(self, trials: int) -> dict[str, OptimizerFactory]:
-        """The optimizers by name: `optformer_ei`, and `optformer_ei_as_tpe` with a prompt. Of
+    def factories(self, trials: int) -> "dict[str, OptimizerFactory]":
+        """The optimizers by name: `optformer_ei`, or `optformer_ei_as_tpe` with a prompt. With
         several models, each has the name of its folder.
 
         Args:
           trials: how many trials an optimizer may plan for.
 
         Raises:
-          ConfigError: an unknown optimizer, prompt or acquisition, or nobody to compare.
+          ConfigError: an unknown optimizer, prompt or acquisition, or nothing to compare.
           CheckpointError: the model cannot be loaded.
         """
+        from optformer.eval.optimizers import optimizer
+
         found = self._model_factories()
         found |= {name: optimizer(name, budget=trials) for name in self.optimizers}
         if not found:
-            raise ConfigError("nobody to evaluate: give --checkpoint, or --optimizer.")
+            raise ConfigError("nothing to evaluate: pass --checkpoint or --optimizer.")
         return found
 
     def models(self) -> dict[str, Path]:
         """The models' folders by name."""
+        from optformer.eval.results import labels
+
         if len(self.checkpoints) == 1 and not self.named_by_folder:
             return {"optformer": self.checkpoints[0]}
         return dict(zip(labels(self.checkpoints), self.checkpoints, strict=True))
 
-    def _model_factories(self) -> dict[str, OptimizerFactory]:
+    def _model_factories(self) -> "dict[str, OptimizerFactory]":
         if not self.checkpoints:
             if self.prompts:
-                raise ConfigError("--prompt is for a model: give --checkpoint.")
+                raise ConfigError("--prompt needs a model: pass --checkpoint.")
             return {}
         from optformer.eval.ours import ModelFactory
-        from optformer.policies.model import PolicyConfig
+        from optformer.model import checkpoint as checkpoints
+        from optformer.policies.acquisition import ACQUISITIONS
+        from optformer.policies.config import PolicyConfig
 
         for name in self.acquisitions:
             if name not in ACQUISITIONS:
@@ -95,9 +116,11 @@ class Contestants:
 
 
 def prompts_of(checkpoint: Path) -> tuple[str, ...]:
-    """Whom the model of a checkpoint has learned to imitate.
+    """The algorithms that the model of a checkpoint can imitate.
 
     Raises:
-      CheckpointError: the model cannot be loaded; says so before anything runs.
+      CheckpointError: the model cannot be loaded; raised before anything runs.
     """
+    from optformer.model import checkpoint as checkpoints
+
     return checkpoints.load(checkpoint).algorithms

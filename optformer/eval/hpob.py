@@ -14,24 +14,26 @@ exclude them. The release is two folders beside each other, `hpob-data` and `sav
 import dataclasses
 import functools
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
 from jaxtyping import Float64, Int64
 
 from optformer.data.problems import ObjectiveBlock
 from optformer.errors import ConfigError, SourceError
-from optformer.eval.results import Results
+from optformer.eval.benchmark import Benchmark, Option, Protocol
 from optformer.eval.task import ExactFunction, Pool, Start, Task, nearest
 from optformer.study import Metric, Parameter, ParameterType, Problem, Scale
 
 if TYPE_CHECKING:
     import xgboost
 
-PROTOCOL = "hpob-continuous"
-DISCRETE = "hpob-discrete"
+    from optformer.eval.report.page import Section
+    from optformer.eval.report.view import View
+    from optformer.eval.results import Results
+
 SEEDS = (0, 1, 2, 3, 4)  # the release's test0 to test4
 _HOME = "https://github.com/machinelearningnuremberg/HPO-B"
 
@@ -210,7 +212,7 @@ def _recorded(data: Path, spaces: Sequence[str]) -> Iterator[_Recorded]:
             )
 
 
-def curves(results: Results, optimizer: str) -> Curves:
+def curves(results: "Results", optimizer: str) -> Curves:
     """One optimizer's scores in the layout of the published files; NaN where a run is missing."""
     scores_KST = results.of([optimizer]).scores()[0]
     nested: dict[str, dict[str, Float64[np.ndarray, "S T"]]] = {}
@@ -242,7 +244,7 @@ def read_published(path: Path) -> Curves:
         ) from error
 
 
-def with_published(results: Results, published: Mapping[str, Curves]) -> Results:
+def with_published(results: "Results", published: Mapping[str, Curves]) -> "Results":
     """The results with published curves as further optimizers, on the same tasks and seeds.
 
     Raises:
@@ -373,3 +375,93 @@ def _load(path: Path) -> dict:
             "unpack both into one folder and name that."
         )
     return json.loads(path.read_text())
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class HpobOptions:
+    """Which tasks of the release are optimized, and what their results are shown beside."""
+
+    data: Annotated[Path, Option("The release: a folder with hpob-data and saved-surrogates.")]
+    discrete: Annotated[
+        bool, Option("Choose among recorded rows, without surrogates.", "--discrete")
+    ] = False
+    spaces: Annotated[
+        tuple[str, ...], Option("A search space; by default all found.", flag="--space")
+    ] = ()
+    published: Annotated[
+        Path | None, Option("A folder of published results (JSON), drawn beside ours.")
+    ] = None
+    seeds: Annotated[int, Option("How many initialisations.", min=1, max=5)] = 5
+
+
+def _make_tasks(options: HpobOptions, trials: int) -> list[Task]:
+    make = discrete_tasks if options.discrete else tasks
+    return make(options.data, trials=trials, spaces=options.spaces)
+
+
+def _published(options: HpobOptions) -> "Callable[[Results], Results] | None":
+    """What adds the published results in a folder.
+
+    Raises:
+      ConfigError: for the discrete protocol.
+      SourceError: the folder holds none.
+    """
+    folder = options.published
+    if folder is None:
+        return None
+    if options.discrete:
+        raise ConfigError(
+            f"{folder}: published results are of HPO-B's continuous protocol, whose values are "
+            "normalized by the surrogates' range. Those of the discrete protocol are normalized "
+            "by the recorded values' and cannot be compared with them. Leave out --published, or "
+            "--discrete."
+        )
+    files = sorted(folder.glob("*.json"))
+    if not files:
+        raise SourceError(
+            f"{folder} holds no published results: it has no .json file. HPO-B's are in "
+            "results/ of its release, OptFormer's in its repository."
+        )
+    # optformer__gp_ucb.json, as in a folder that keeps several sources apart
+    curves = {
+        f"{file.stem.partition('__')[2] or file.stem} (published)": read_published(file)
+        for file in files
+    }
+    return lambda results: with_published(results, curves)
+
+
+def _sections(view: "View") -> "list[Section]":
+    from optformer.eval.hpob_sections import hpob_means
+    from optformer.eval.report.page import Heading
+
+    return [Heading(title="HPO-B means"), *hpob_means(view)]
+
+
+HPOB = Benchmark(
+    name="hpob",
+    help="HPO-B's continuous or discrete protocol, beside published results.",
+    protocols=(
+        Protocol(
+            name="hpob-continuous",
+            title="HPO-B, continuous",
+            score="The score is the best value so far, normalized by the surrogate's smallest "
+            "and largest value and clipped to [0, 1], as HPO-B's official handler does. Trials "
+            "exclude the 5 initial points; unlike in the handler, the last trial counts.",
+        ),
+        Protocol(
+            name="hpob-discrete",
+            title="HPO-B, discrete",
+            score="The score is the best value so far among the recorded rows, normalized by the "
+            "smallest and largest recorded value, as HPO-B's official handler does. Trials exclude "
+            "the 5 initial points. Optimizers that cannot rank given points take the untried row "
+            "that is nearest to their suggestion.",
+        ),
+    ),
+    protocol=lambda options: 1 if options.discrete else 0,
+    options=HpobOptions,
+    tasks=_make_tasks,
+    seeds=lambda options: SEEDS[: options.seeds],
+    published=_published,
+    about_published=ABOUT_PUBLISHED,
+    sections=_sections,
+)

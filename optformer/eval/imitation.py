@@ -30,7 +30,8 @@ from optformer.eval.task import OptimizerFactory, Task
 from optformer.model import transformer
 from optformer.model.config import ModelConfig
 from optformer.model.transformer import Ids, Weights
-from optformer.policies.model import OptFormer, PolicyConfig
+from optformer.policies.config import PolicyConfig
+from optformer.policies.model import OptFormer
 from optformer.progress import Progress, silent
 from optformer.study import State, Study
 from optformer.tokenization.trajectory import Role
@@ -221,14 +222,13 @@ def trial_nats(
         (problem, tokenizer.encode_trials(study, problem))
         for study, problem in zip(parts, encoded, strict=True)
     ]
-    tokens = len(layout.prefix) + trials * layout.length
     text = max(len(problem.ids_S) for problem in encoded)
     batch = pack(
         examples,
         tokenizer,
         BatchConfig(
             rows=max(rows, len(studies)),
-            tokens=-(-tokens // layout.length) * layout.length,
+            tokens=layout.whole(layout.tokens_of(trials)),
             text_tokens=max(64, 1 << (text - 1).bit_length()),
             sizes=1,
         ),

@@ -6,9 +6,10 @@ from collections.abc import Sequence
 import numpy as np
 
 from optformer.errors import plural
-from optformer.eval import curve_tables, statistics
+from optformer.eval import statistics
 from optformer.eval.imitation import CHECKPOINTS, Likelihoods, pairs
-from optformer.eval.page import (
+from optformer.eval.report import curve_tables
+from optformer.eval.report.page import (
     Cell,
     Figure,
     Heading,
@@ -21,8 +22,9 @@ from optformer.eval.page import (
     rounded,
     share,
 )
-from optformer.eval.plots import plot_matrices, plot_panels
-from optformer.eval.report_sections import View, difference
+from optformer.eval.report.plots import plot_matrices, plot_panels
+from optformer.eval.report.sections import difference
+from optformer.eval.report.view import View
 
 _TEACHER, _MODEL = "teacher", "optformer"
 

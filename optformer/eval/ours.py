@@ -16,7 +16,9 @@ from optformer.eval.prediction import in_range
 from optformer.eval.task import Optimizer, nearest
 from optformer.model.checkpoint import fingerprint, value_temperature
 from optformer.model.config import Temperature
-from optformer.policies.model import OptFormer, PolicyConfig, Session, load
+from optformer.policies.config import PolicyConfig
+from optformer.policies.model import OptFormer, load
+from optformer.policies.session import Session
 from optformer.space import to_units
 from optformer.study import Problem, Study
 from optformer.tokenization.metadata import UNKNOWN

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float, Int64
 
-from optformer.data.processes import each
+from optformer.data.processes import run_tasks
 from optformer.errors import ConfigError, SourceError, make_folder
 from optformer.eval.prediction import (
     Predictions,
@@ -123,7 +123,7 @@ def run(
     waiting = [job for job in jobs if not job.part.exists()]
     done = len(jobs) - len(waiting)
     progress(done, len(jobs))
-    for job, _ in each(_run_one, waiting, workers=min(workers, max(1, len(waiting)))):
+    for job, _ in run_tasks(_run_one, waiting, workers=min(workers, max(1, len(waiting)))):
         done += 1
         progress(done, len(jobs), job.study.name)
     return read(out)

@@ -15,9 +15,12 @@ import numpy as np
 from jaxtyping import Bool, Int64
 
 from optformer.errors import plural
-from optformer.eval import curve_tables
-from optformer.eval.page import Figure, Interval, Section, Table, Text, named
-from optformer.eval.plots import (
+from optformer.eval.prediction import GaussianProcess, Predictions
+from optformer.eval.prediction_runs import BySource, Found
+from optformer.eval.prediction_sources import title
+from optformer.eval.report import curve_tables
+from optformer.eval.report.page import Figure, Interval, Section, Table, Text, named
+from optformer.eval.report.plots import (
     Curve,
     plot_calibration,
     plot_curves,
@@ -25,9 +28,6 @@ from optformer.eval.plots import (
     plot_intervals,
     plot_panels,
 )
-from optformer.eval.prediction import GaussianProcess, Predictions
-from optformer.eval.prediction_runs import BySource, Found
-from optformer.eval.prediction_sources import title
 from optformer.model import predictive
 
 if TYPE_CHECKING:

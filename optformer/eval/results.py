@@ -21,23 +21,10 @@ import pyarrow.parquet as pq
 from jaxtyping import Bool, Float64, Int64
 
 from optformer.errors import ConfigError, SourceError, did_you_mean, make_folder
+from optformer.eval.task import TaskRecord
 from optformer.files import atomic_write
 
 _FORMAT = 2
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class TaskRecord:
-    """What a results folder keeps of a task; see `task.Task`."""
-
-    name: str
-    family: str
-    trials: int
-    parameters: int
-    low: float
-    high: float
-    fingerprint: str
-    group: str = ""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -8,16 +8,28 @@ where 1 is the best configuration of the table and 0 is what one random configur
 median. 1 − score is the regret to the table's optimum, in units of that range.
 """
 
+import dataclasses
 from collections.abc import Sequence
+from typing import Annotated
 
 import numpy as np
 
 from optformer.data.problems import tables
 from optformer.data.problems.tables import BENCHMARKS, TableBlock
 from optformer.errors import ConfigError, did_you_mean
+from optformer.eval.benchmark import Benchmark, Option, Protocol
 from optformer.eval.task import Task
 
-PROTOCOL = "tables"
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TablesOptions:
+    """Which tables are optimized."""
+
+    benchmarks: Annotated[
+        tuple[str, ...],
+        Option("hpobench, hpolib or nasbench201; by default all.", flag="--benchmark"),
+    ] = ()
+    seeds: Annotated[int, Option("How many paired runs on each task.", min=1)] = 5
 
 
 def tasks(benchmarks: Sequence[str] = (), *, trials: int = 100) -> list[Task]:
@@ -47,3 +59,22 @@ def tasks(benchmarks: Sequence[str] = (), *, trials: int = 100) -> list[Task]:
                 )
             )
     return found
+
+
+TABLES = Benchmark(
+    name="tables",
+    help="Regret to the optimum of real tables: HPOBench's MLP, FCNet, NAS-Bench-201.",
+    protocols=(
+        Protocol(
+            name="tables",
+            title="Tables",
+            score="The score is the best mean over training seeds so far, on a scale where 0 is "
+            "what one random configuration has in the median and 1 is the table's best (optformer/"
+            "eval/tables.py); a trial measures one seed. 1 − score is the regret to the table's "
+            "optimum.",
+        ),
+    ),
+    options=TablesOptions,
+    tasks=lambda options, trials: tasks(options.benchmarks, trials=trials),
+    seeds=lambda options: range(options.seeds),
+)

@@ -14,7 +14,6 @@ from jaxtyping import Float64, Int8, Int64
 
 from optformer.data.problems import ObjectiveBlock
 from optformer.errors import ConfigError
-from optformer.eval.results import TaskRecord
 from optformer.space import Spaces, to_natural, to_units
 from optformer.study import Problem
 
@@ -164,6 +163,20 @@ class Pool:
     values_NP: Float64[np.ndarray, "N P"]
     exact_N: Float64[np.ndarray, " N"]
     started: Mapping[int, Int64[np.ndarray, " S"]]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TaskRecord:
+    """What a results folder keeps of a task; see `Task`."""
+
+    name: str
+    family: str
+    trials: int
+    parameters: int
+    low: float
+    high: float
+    fingerprint: str
+    group: str = ""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)

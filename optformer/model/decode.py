@@ -16,9 +16,9 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Float32, Float64, Int, Int32, Int64, Key
+from jaxtyping import Array, Float, Float32, Int, Int32, Int64, Key
 
-from optformer.model import experts, mixture, transformer
+from optformer.model import transformer
 from optformer.model.config import ModelConfig
 from optformer.model.transformer import NEGATIVE, Ids, Weights
 from optformer.tokenization.tokenizer import EncodedProblem, EncodedTrials
@@ -96,8 +96,6 @@ class Engine:
         self._extend = jax.jit(functools.partial(_extend, config=config, ids=ids))
         self._reread = jax.jit(functools.partial(_reread, config=config, ids=ids))
         self._rollout = jax.jit(functools.partial(_rollout, config=config, ids=ids))
-        self._weigh = jax.jit(mixture.log_weights)
-        self._mix = jax.jit(functools.partial(mixture.mix, ids=ids))
 
     def read(self, problems: Sequence[EncodedProblem], trials: Sequence[EncodedTrials]) -> History:
         """The history of each study: its text and its trials so far, which may be none."""
@@ -176,7 +174,7 @@ class Engine:
 
         Returns:
           The candidates' output tokens, the transformer's log-odds over output tokens at the
-          metric's place, and the hidden state there, for `mix`.
+          metric's place, and the hidden state there, by which experts are weighed.
         """
         studies, candidates, parameters = given_BNP.shape
         shape = (
@@ -197,73 +195,6 @@ class Engine:
             np.asarray(logits_BNO)[:studies, :candidates],
             np.asarray(hidden_BND)[:studies, :candidates],
         )
-
-    def weigh_untold(self, evidence_E: Float64[np.ndarray, " E"]) -> Float32[np.ndarray, " G"]:
-        """Log weights of the transformer's own prediction and of each expert's, of a model that
-        has experts, by their evidence only."""
-        nothing_1D = np.zeros((1, self.config.width), np.float32)
-        return self._weighed(nothing_1D, evidence_E)[0]
-
-    def weigh(
-        self, hidden_ND: Float32[np.ndarray, "N D"], posterior: experts.Posterior
-    ) -> tuple[Int64[np.ndarray, " M"], Float32[np.ndarray, "N 1+M"]]:
-        """The experts that count for some candidate, and log weights of the transformer's own
-        prediction and of theirs."""
-        count = len(hidden_ND)
-        padded_ND = np.pad(hidden_ND, [(0, size_class(count, 1) - count), (0, 0)], mode="edge")
-        weights_NG = self._weighed(padded_ND, posterior.evidence_E)[:count]
-        return mixture.choose_experts(weights_NG)
-
-    def mix(
-        self,
-        logits_NO: Float32[np.ndarray, "N O"],
-        chosen_M: Int64[np.ndarray, " M"],
-        log_weights_NG: Float32[np.ndarray, "N 1+M"],
-        posterior: experts.Posterior,
-        units_NP: Float64[np.ndarray, "N P"],
-    ) -> Float32[np.ndarray, "N O"]:
-        """The candidates' log-odds with those of the experts mixed in (`model/mixture.py`), by the
-        weights that `weigh` gives, or others."""
-        count = len(units_NP)
-        more = size_class(count, 1) - count
-        logits_NO, log_weights_NG, units_NP = (
-            np.pad(array, [(0, more), (0, 0)], mode="edge")
-            for array in (logits_NO, log_weights_NG, units_NP)
-        )
-        mean_NM, scale_NM = experts.predict(posterior, units_NP, chosen_M)
-        with jax.enable_x64(False):
-            mixed_NO = self._mix(
-                logits_NO,
-                log_weights_NG,
-                mean_NM.astype(np.float32),
-                scale_NM.astype(np.float32),
-                (chosen_M // len(experts.KERNELS)).astype(np.int32),
-                np.float32(posterior.freedom),
-            )
-        return np.asarray(mixed_NO)[:count]
-
-    def compile_mix(self, candidates: int) -> None:
-        """Compiles `mix` for so many candidates: which experts count depends on a study."""
-        size = size_class(candidates, 1)
-        with jax.enable_x64(False):
-            for count in (mixture.FEW, mixture.MANY):
-                self._mix(
-                    np.zeros((size, self.ids.outputs), np.float32),
-                    np.zeros((size, 1 + count), np.float32),
-                    np.zeros((size, count), np.float32),
-                    np.ones((size, count), np.float32),
-                    np.zeros(count, np.int32),
-                    np.float32(1.0),
-                )
-
-    def _weighed(
-        self, hidden_ND: Float32[np.ndarray, "N D"], evidence_E: Float64[np.ndarray, " E"]
-    ) -> Float32[np.ndarray, "N G"]:
-        evidence_NE = np.broadcast_to(
-            evidence_E.astype(np.float32), (len(hidden_ND), len(evidence_E))
-        )
-        with jax.enable_x64(False):
-            return np.asarray(self._weigh(self.weights["experts"], hidden_ND, evidence_NE))
 
     def rules(self, legal: Sequence[LegalTokens], problems: Sequence[EncodedProblem]) -> Rules:
         """The rules of these studies as arrays for `rollout`."""
@@ -301,7 +232,7 @@ def size_class(size: int, least: int) -> int:
 
 def _places(problems: Sequence[EncodedProblem], trials: Sequence[EncodedTrials]) -> int:
     """How many places the longest of these histories takes, the start token among them."""
-    return 1 + len(problems[0].layout.prefix) + max(len(new.ids_T) for new in trials)
+    return 1 + problems[0].layout.tokens_of(0) + max(len(new.ids_T) for new in trials)
 
 
 def _chunk(
@@ -328,13 +259,13 @@ def _chunk(
         inputs_BC[row, :start] = before
         inputs_BC[row, here] = new.ids_T
         input_slots_BC[row, here] = new.slots_T
-        trial_BC[row, here] = np.arange(count) // problem.layout.length + 1
+        trial_BC[row, here] = problem.layout.trials_along(count) + 1
         # What follows a token is the token after it, and a trial's first after its last.
         slots = problem.layout.slots()
         whole = np.tile(slots, count // len(slots) + 1)
         target_slots_BC[row, max(start - 1, 0) : start + count] = whole[not first : count + 1]
         count_B[row] = start + count
-        trials_B[row] = count // problem.layout.length
+        trials_B[row] = len(problem.layout.rows_of(new.ids_T))
     return inputs_BC, input_slots_BC, target_slots_BC, trial_BC, count_B, trials_B
 
 

@@ -24,10 +24,8 @@ import scipy.linalg
 from jaxtyping import Bool, Float32, Float64, Int, Int64
 from scipy.special import ndtr, stdtr
 
+from optformer.model.points import INACTIVE, Points
 from optformer.tokenization.tokenizer import EncodedProblem, StudyTokenizer
-
-INACTIVE = -1.0
-"""Stands for a parameter that a trial does not have."""
 
 FLOOR = 1e-4
 """This share of each expert's prediction is uniform, so that no surprise costs infinitely much."""
@@ -185,10 +183,9 @@ def read_trials(
     """What experts see of whole trials: parameters and first metrics in [0, 1], as tokens say them,
     and which parameters have an order."""
     layout, vocabulary = problem.layout, tokenizer.vocabulary
-    ids_RL = ids_T.reshape(-1, layout.length)
     return (
-        vocabulary.to_units(ids_RL[:, : layout.parameters], other=INACTIVE),
-        vocabulary.to_units(ids_RL[:, layout.first_value], other=np.nan),
+        vocabulary.to_units(layout.parameters_of(ids_T), other=INACTIVE),
+        vocabulary.to_units(layout.values_of(ids_T), other=np.nan),
         problem.ordered_P,
     )
 
@@ -208,6 +205,21 @@ def foretell(
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class Predictions:
+    """What M experts say of the value at N points: Student-t distributions under their warps.
+
+    Attributes:
+      warp_M: the number of each expert's warp in `WARPS`.
+      freedom: degrees of freedom.
+    """
+
+    mean_NM: Float64[np.ndarray, "N M"]
+    scale_NM: Float64[np.ndarray, "N M"]
+    warp_M: Int64[np.ndarray, " M"]
+    freedom: float
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Posterior:
     """The experts given a study's trials.
 
@@ -223,6 +235,50 @@ class Posterior:
     scale_WK: Float64[np.ndarray, "W K"]
     evidence_E: Float64[np.ndarray, " E"]
     freedom: float
+
+    def predict(self, points: Points, experts_M: Int64[np.ndarray, " M"]) -> Predictions:
+        """What some of the experts say of the value at these points."""
+        mean_NM = np.empty((len(points), len(experts_M)))
+        scale_NM = np.empty_like(mean_NM)
+        square_NRP = _squares(points.inputs_NK, self.units_RP, self.ordered_P)
+        warp_M, kernel_M = np.divmod(experts_M, len(KERNELS))
+        for kernel in np.unique(kernel_M):
+            here_m = np.flatnonzero(kernel_M == kernel)
+            covariance_NR = _covariance(square_NRP, np.array([kernel]))[0]
+            white_RN = scipy.linalg.solve_triangular(
+                self.factor_KRR[kernel], covariance_NR.T, lower=True, check_finite=False
+            )
+            left_N = 1.0 + MEAN_VARIANCE + JITTER - (white_RN**2).sum(0)
+            spread_N = np.sqrt(np.maximum(left_N, 0.0) + KERNELS[kernel].noise)
+            mean_NM[:, here_m] = (self.innovations_WKR[warp_M[here_m], kernel] @ white_RN).T
+            scale_NM[:, here_m] = spread_N[:, None] * self.scale_WK[warp_M[here_m], kernel]
+        return Predictions(mean_NM=mean_NM, scale_NM=scale_NM, warp_M=warp_M, freedom=self.freedom)
+
+    def draw_levels(
+        self, points: Points, expert: int, rng: np.random.Generator
+    ) -> Float64[np.ndarray, " N"]:
+        """One draw of an expert's function at all points, as levels in [0, 1] of `predict`.
+
+        A level is the predicted probability of a lower value, and uniform over draws; those of near
+        points are near. The prediction's noise is one draw for all points, which moves them alike:
+        the best of the points is the best of the function's values. Warps change no level.
+        """
+        kernel = expert % len(KERNELS)
+        units_NP, count, every = points.inputs_NK, len(points), np.array([kernel])
+        across_NR = _covariance(_squares(units_NP, self.units_RP, self.ordered_P), every)[0]
+        white_RN = scipy.linalg.solve_triangular(
+            self.factor_KRR[kernel], across_NR.T, lower=True, check_finite=False
+        )
+        covariance_NN = _covariance(_squares(units_NP, units_NP, self.ordered_P), every)[0]
+        covariance_NN -= white_RN.T @ white_RN
+        covariance_NN[np.diag_indices(count)] += JITTER
+        noise = KERNELS[kernel].noise
+        drawn_N = np.linalg.cholesky(covariance_NN) @ rng.standard_normal(count)
+        drawn_N += np.sqrt(noise) * rng.standard_normal()
+        drawn_N /= np.sqrt(covariance_NN.diagonal() + noise)
+        # A Student-t process: one variance for all.
+        drawn_N *= np.sqrt(self.freedom / rng.chisquare(self.freedom))
+        return stdtr(self.freedom, drawn_N)
 
 
 def condition(
@@ -262,56 +318,6 @@ def condition(
         evidence_E=log_WKR.sum(-1).ravel(),
         freedom=FREEDOM + count,
     )
-
-
-def predict(
-    posterior: Posterior, units_NP: Float64[np.ndarray, "N P"], experts_M: Int64[np.ndarray, " M"]
-) -> tuple[Float64[np.ndarray, "N M"], Float64[np.ndarray, "N M"]]:
-    """Mean and scale of some experts' Student-t predictions of a value, under their warps."""
-    mean_NM = np.empty((len(units_NP), len(experts_M)))
-    scale_NM = np.empty_like(mean_NM)
-    square_NRP = _squares(units_NP, posterior.units_RP, posterior.ordered_P)
-    warp_M, kernel_M = np.divmod(experts_M, len(KERNELS))
-    for kernel in np.unique(kernel_M):
-        here_m = np.flatnonzero(kernel_M == kernel)
-        covariance_NR = _covariance(square_NRP, np.array([kernel]))[0]
-        white_RN = scipy.linalg.solve_triangular(
-            posterior.factor_KRR[kernel], covariance_NR.T, lower=True, check_finite=False
-        )
-        left_N = 1.0 + MEAN_VARIANCE + JITTER - (white_RN**2).sum(0)
-        spread_N = np.sqrt(np.maximum(left_N, 0.0) + KERNELS[kernel].noise)
-        mean_NM[:, here_m] = (posterior.innovations_WKR[warp_M[here_m], kernel] @ white_RN).T
-        scale_NM[:, here_m] = spread_N[:, None] * posterior.scale_WK[warp_M[here_m], kernel]
-    return mean_NM, scale_NM
-
-
-def draw_levels(
-    posterior: Posterior,
-    units_NP: Float64[np.ndarray, "N P"],
-    kernel: int,
-    rng: np.random.Generator,
-) -> Float64[np.ndarray, " N"]:
-    """One draw of the function at all points, as levels in [0, 1] of what `predict` says of each.
-
-    A level is the predicted probability of a lower value, and uniform over draws; those of near
-    points are near. The prediction's noise is one draw for all points, which moves them alike:
-    the best of the points is the best of the function's values. Warps change no level.
-    """
-    points, every = len(units_NP), np.array([kernel])
-    ordered_P, noise = posterior.ordered_P, KERNELS[kernel].noise
-    across_NR = _covariance(_squares(units_NP, posterior.units_RP, ordered_P), every)[0]
-    white_RN = scipy.linalg.solve_triangular(
-        posterior.factor_KRR[kernel], across_NR.T, lower=True, check_finite=False
-    )
-    covariance_NN = _covariance(_squares(units_NP, units_NP, ordered_P), every)[0]
-    covariance_NN -= white_RN.T @ white_RN
-    covariance_NN[np.diag_indices(points)] += JITTER
-    drawn_N = np.linalg.cholesky(covariance_NN) @ rng.standard_normal(points)
-    drawn_N += np.sqrt(noise) * rng.standard_normal()
-    drawn_N /= np.sqrt(covariance_NN.diagonal() + noise)
-    # A Student-t process: one variance for all.
-    drawn_N *= np.sqrt(posterior.freedom / rng.chisquare(posterior.freedom))
-    return stdtr(posterior.freedom, drawn_N)
 
 
 def normal_score(

@@ -1,23 +1,25 @@
 """Points to rank beside the model's own samples, and the choice of the best.
 
-Array dimensions: N points, M sifted ones, K centres, P parameters, Q
-parameters with those that have no token, R trials, E experts, G predictions, V values.
+Array dimensions: N points, M experts, K centres, P parameters, R trials, E experts, V values.
 """
 
 from collections.abc import Sequence
 
 import numpy as np
-from jaxtyping import Float, Float64, Int64
+from jaxtyping import Float, Float64
 from scipy.integrate import trapezoid
 from scipy.special import ndtr
 
 from optformer import space
 from optformer.model import experts
+from optformer.model.ensemble import Ensemble
 from optformer.model.experts import Posterior
-from optformer.policies.trust import TrustRegion, in_cube
+from optformer.model.points import Points, joined
+from optformer.policies.config import PolicyConfig
+from optformer.policies.trust import in_cube
+from optformer.policies.view import View
 from optformer.space import to_natural
-from optformer.study import Parameter, ParameterType, Problem, Study
-from optformer.tokenization.tokenizer import EncodedProblem, StudyTokenizer
+from optformer.study import Parameter, ParameterType, Problem
 
 CENTRES = 8
 """The second round of `sift` looks around so many points of the first."""
@@ -26,62 +28,68 @@ SIFTERS = 8
 """So many experts sift, the weightiest."""
 
 
+def draw(
+    view: View, policy: PolicyConfig, ensemble: Ensemble | None, rng: np.random.Generator
+) -> Points:
+    """Points of the trust region and near the best trials, sifted where there are experts."""
+    units_NP = np.concatenate(
+        [view.region.draw(policy.uniform, rng), near_best(view, policy.local, rng)]
+    )
+    points = view.coordinates.of_units(units_NP)
+    if ensemble is None or view.posterior is None or not len(points):
+        return points
+    log_weights_E = ensemble.weigh_by_evidence(view.posterior)
+    return sift(points, min(policy.sifted, len(points)), view, log_weights_E, rng)
+
+
 def sift(
-    ids_NP: Int64[np.ndarray, "N P"],
+    points: Points,
     count: int,
-    posterior: Posterior,
-    log_weights_G: Float[np.ndarray, " G"],
-    best: float,
-    problem: EncodedProblem,
-    tokenizer: StudyTokenizer,
-    region: TrustRegion,
+    view: View,
+    log_weights_E: Float[np.ndarray, " E"],
     rng: np.random.Generator,
-) -> Int64[np.ndarray, "M P"]:
+) -> Points:
     """The points from which the experts expect most improvement, some of them found near others.
 
-    Args:
-      ids_NP: output tokens, in the order of the problem's tokens.
-      log_weights_G: of the transformer's own prediction, which has no say, and of each expert's.
-      best: the best value so far, on the bins' axis.
-      region: points outside of it come after all others.
+    Points outside the trust region come after all others.
     """
 
-    def gains(ids_NP: Int64[np.ndarray, "N P"]) -> Float64[np.ndarray, " N"]:
-        units_NP = units_of_ids(ids_NP, tokenizer)
-        gain_N = expected_improvement(posterior, log_weights_G[1:], units_NP, best)
-        return region.inside_first(gain_N, in_study_order(units_NP, problem))
+    def gains(points: Points) -> Float64[np.ndarray, " N"]:
+        assert view.posterior is not None
+        gain_N = expected_improvement(view.posterior, log_weights_E, points, view.best)
+        return view.region.inside_first(gain_N, points.units_NP)
 
-    ids_NP = np.unique(ids_NP, axis=0)
-    gain_N = gains(ids_NP)
-    best_K = np.argsort(-gain_N, kind="stable")[:CENTRES]
-    centres_KP = in_study_order(units_of_ids(ids_NP[best_K], tokenizer), problem)
-    moved_NP = near(problem.problem.parameters, centres_KP, len(ids_NP) // 3, rng)
-    near_NP = ids_of_units(problem, tokenizer, moved_NP)
-    near_NP = np.unique(near_NP, axis=0)
-    gain_N = np.concatenate([gain_N, gains(near_NP)])
-    ids_NP, first_N = np.unique(np.concatenate([ids_NP, near_NP]), axis=0, return_index=True)
-    return ids_NP[np.argsort(-gain_N[first_N], kind="stable")[:count]]
+    points = points.rows(points.unique())
+    gain_N = gains(points)
+    centres_KP = points.units_NP[np.argsort(-gain_N, kind="stable")[:CENTRES]]
+    parameters = view.study.problem.parameters
+    around = view.coordinates.of_units(near(parameters, centres_KP, len(points) // 3, rng))
+    around = around.rows(around.unique())
+    gain_N = np.concatenate([gain_N, gains(around)])
+    points = joined([points, around])
+    first_M = points.unique()
+    return points.rows(first_M[np.argsort(-gain_N[first_M], kind="stable")[:count]])
 
 
 def expected_improvement(
     posterior: Posterior,
     log_weights_E: Float[np.ndarray, " E"],
-    units_NP: Float64[np.ndarray, "N P"],
+    points: Points,
     best: float,
     values: int = 17,
 ) -> Float64[np.ndarray, " N"]:
     """By how much the experts expect each point to be better than `best`, on the bins' axis."""
     chosen_M = np.argsort(-log_weights_E, kind="stable")[:SIFTERS]
-    mean_NM, scale_NM = experts.predict(posterior, units_NP, chosen_M)
+    said = posterior.predict(points, chosen_M)
     share_M = np.exp(log_weights_E[chosen_M].astype(np.float64))
     # The ends of the range first and last. Small improvements are told apart, too.
     beyond_V = np.append(0.0, np.geomspace(1e-4, 1.0, values - 1))
     values_V = np.append(0.0, best + (1.0 - best) * beyond_V)
-    warped_VM = experts.warp(values_V)[chosen_M // len(experts.KERNELS)].T
-    t_NVM = (warped_VM - mean_NM[:, None]) / scale_NM[:, None]
+    warped_VM = experts.warp(values_V)[said.warp_M].T
+    t_NVM = (warped_VM - said.mean_NM[:, None]) / said.scale_NM[:, None]
     # Where all of the range is in the lower tail, what is below has more digits than what is above.
     sign_N1M = np.where(t_NVM[:, -1:] < 0, -1.0, 1.0)
-    tail_NVM = ndtr(-sign_N1M * experts.normal_score(t_NVM, posterior.freedom))
+    tail_NVM = ndtr(-sign_N1M * experts.normal_score(t_NVM, said.freedom))
     tail_NVM -= tail_NVM[:, -1:].copy()
     inside_N1M = np.copysign(np.maximum(np.abs(tail_NVM[:, :1]), 1e-30), tail_NVM[:, :1])
     # The integral of what lies above.
@@ -89,45 +97,12 @@ def expected_improvement(
     return trapezoid(above_NVM, values_V[1:], axis=1) @ share_M
 
 
-def units_of_ids(
-    ids_NP: Int64[np.ndarray, "N P"], tokenizer: StudyTokenizer
-) -> Float64[np.ndarray, "N P"]:
-    """Where output tokens of parameters are in the unit cube, as experts see it."""
-    vocabulary = tokenizer.vocabulary
-    return vocabulary.to_units(ids_NP + vocabulary.first_output, other=experts.INACTIVE)
-
-
-def ids_of_units(
-    problem: EncodedProblem, tokenizer: StudyTokenizer, units_NQ: Float64[np.ndarray, "N Q"]
-) -> Int64[np.ndarray, "N P"]:
-    """Output tokens of points of the unit cube, whose columns are the problem's parameters."""
-    values_NQ = to_natural(problem.problem.parameters, units_NQ)
-    ids_NQ = tokenizer.parameter_ids(problem.problem, values_NQ) - tokenizer.vocabulary.first_output
-    active_NQ = problem.problem.active(values_NQ)
-    inactive = tokenizer.vocabulary.inactive - tokenizer.vocabulary.first_output
-    return np.where(active_NQ, ids_NQ, inactive)[:, problem.order_P]
-
-
-def in_study_order(
-    units_NP: Float64[np.ndarray, "N P"], problem: EncodedProblem
-) -> Float64[np.ndarray, "N Q"]:
-    """Columns of the tokens as columns of the problem; NaN where a parameter has no token."""
-    units_NQ = np.full((len(units_NP), len(problem.problem.parameters)), np.nan)
-    units_NQ[:, problem.order_P] = np.where(units_NP == experts.INACTIVE, np.nan, units_NP)
-    return units_NQ
-
-
-def units_near_best(
-    study: Study, count: int, rng: np.random.Generator
-) -> Float64[np.ndarray, "N P"]:
+def near_best(view: View, count: int, rng: np.random.Generator) -> Float64[np.ndarray, "N P"]:
     """Points of the unit cube around the best three completed trials; at random without any."""
-    parameters = study.problem.parameters
-    goal = study.objective()
-    done_R = np.flatnonzero(np.isfinite(goal))
-    if not len(done_R):
+    parameters = view.study.problem.parameters
+    if not len(view.best_trials_K):
         return rng.random((count, len(parameters)))
-    best_K = done_R[np.argsort(-goal[done_R], kind="stable")[:3]]
-    return near(parameters, in_cube(parameters, study.values_RP[best_K]), count, rng)
+    return near(parameters, view.trials.units_NP[view.best_trials_K], count, rng)
 
 
 def near(
@@ -201,12 +176,8 @@ def centre(
     return np.where(problem.active(middle_1P), middle_1P, np.nan)[0]
 
 
-def best_new(
-    scores_N: Float64[np.ndarray, " N"],
-    ids_NP: Int64[np.ndarray, "N P"],
-    known_RP: Int64[np.ndarray, "R P"],
-) -> int:
-    """The best candidate that is no repeat of a known trial, or of all if every one is."""
-    known = {row.tobytes() for row in known_RP}
-    new_N = np.array([row.tobytes() not in known for row in ids_NP])
+def best_new(scores_N: Float64[np.ndarray, " N"], points: Points, known: Points) -> int:
+    """The best point that is no repeat of a known trial, or of all if every one is."""
+    known_rows = {row.tobytes() for row in known.ids_NK}
+    new_N = np.array([row.tobytes() not in known_rows for row in points.ids_NK])
     return int(np.argmax(np.where(new_N, scores_N, -np.inf) if new_N.any() else scores_N))

@@ -42,7 +42,8 @@ from optuna.trial import FrozenTrial, TrialState
 from optformer.convert import conditions
 from optformer.convert import optuna as optuna_studies
 from optformer.errors import StudyError
-from optformer.policies.model import OptFormer, PolicyConfig, load
+from optformer.policies.config import PolicyConfig
+from optformer.policies.model import OptFormer, load
 from optformer.study import Parameter, Problem, State, Trial, Value, from_trials
 
 _CHOSEN = "optformer:chosen"  # a trial's system attribute: what was chosen for it, as JSON

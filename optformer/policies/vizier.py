@@ -21,11 +21,24 @@ from optformer.convert import vizier as convert
 from optformer.convert.vizier import NAMESPACE
 from optformer.errors import ConfigError, StudyError, did_you_mean
 from optformer.policies.acquisition import ACQUISITIONS
-from optformer.policies.model import OptFormer, PolicyConfig
+from optformer.policies.config import PolicyConfig
+from optformer.policies.model import OptFormer
 from optformer.settings import from_tree
 from optformer.study import from_trials
 
 PREFIX = "OPTFORMER"
+
+MOST = {
+    "candidates": 500.0,
+    "uniform": 5000.0,
+    "local": 2000.0,
+    "sifted": 200.0,
+    "patience": 1e6,
+    "temperature": 100.0,
+    "value_temperature": 100.0,
+}
+"""The most that a study's metadata may ask for: the time of one study is that of all."""
+
 _TRIALS = "trials"  # the key of a designer's state
 ALGORITHMS = (PREFIX, *(f"{PREFIX}_{name.upper()}" for name in ACQUISITIONS))
 
@@ -227,4 +240,8 @@ def policy_config(algorithm: str, problem: vz.ProblemStatement) -> PolicyConfig:
             raise ConfigError(
                 f"metadata {NAMESPACE}:{key}={text!r} must be of type {kind.__name__}."
             ) from error
+    for key, most in MOST.items():
+        value = settings.get(key, most)
+        if isinstance(value, int | float) and not value <= most:  # NaN is not, either
+            raise ConfigError(f"metadata {NAMESPACE}:{key}={value} must be at most {most:g}.")
     return from_tree(PolicyConfig, settings, f"{NAMESPACE}.")

@@ -13,8 +13,10 @@ import numpy as np
 from optformer.model.config import most_parameters
 from optformer.model.decode import ROOM, size_class
 from optformer.model.programs import cached_programs
-from optformer.policies.model import OptFormer, PolicyConfig, Session
+from optformer.policies.config import PolicyConfig
+from optformer.policies.model import OptFormer
 from optformer.policies.objectives import scalarize
+from optformer.policies.session import Session
 from optformer.space import to_natural
 from optformer.study import Metric, Parameter, ParameterType, Problem, State, Study
 from optformer.tokenization.trajectory import TrialLayout
@@ -44,7 +46,7 @@ def _warm_up(
     key = (problem, model.teacher(policy.algorithm))
     layout = model.tokenizer.layout(problem)
     # A longer study is shortened to this, with room for the suggestion.
-    most = max(1, model.most_tokens // layout.length - 1)
+    most = max(1, layout.trials_in(model.most_tokens) - 1)
     study = _flat_study(problem, most if trials is None else min(trials, most))
     rng = np.random.default_rng(0)
     for first in _first_of_each_room(layout, len(study)):
@@ -53,8 +55,8 @@ def _warm_up(
             session = Session(model, [key])
             for count in counts:
                 session.propose([study.rows(slice(0, count))], 1, policy, [rng])
-    if model.config.experts and policy.acquisition != "prior":
-        model.engine.compile_mix(policy.candidates + policy.sifted)
+    if model.experts is not None and policy.acquisition != "prior":
+        model.experts.compile_for(policy.candidates + policy.drawn(sifted=True))
 
 
 def _numbers(parameters: int) -> Problem:
@@ -85,6 +87,5 @@ def _flat_study(problem: Problem, trials: int) -> Study:
 
 def _first_of_each_room(layout: TrialLayout, trials: int) -> list[int]:
     """The smallest number of trials whose history takes each room."""
-    start = 1 + len(layout.prefix)
-    rooms = [size_class(start + count * layout.length, ROOM) for count in range(trials + 1)]
+    rooms = [size_class(1 + layout.tokens_of(count), ROOM) for count in range(trials + 1)]
     return [0, *(count for count in range(1, trials + 1) if rooms[count] != rooms[count - 1])]

@@ -8,10 +8,12 @@ with endpoint_of(database=Path("studies.db")) as endpoint:
 import dataclasses
 import enum
 import functools
+import queue
 import re
 import socket
 import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent import futures
 from typing import TYPE_CHECKING, TypeVar
 
 from optformer.errors import ConfigError, SourceError, did_you_mean
@@ -41,12 +43,36 @@ ALGORITHMS = (
     "GAUSSIAN_PROCESS_BANDIT",
 )
 
+_OTHER_ALGORITHMS = ("DEFAULT", "SHUFFLED_GRID_SEARCH", "CMA_ES", "HARMONICA", "BOCS")
+
+OURS = (
+    "OPTFORMER",
+    *(f"OPTFORMER_{name}" for name in ("EI", "TS", "TS_JOINT", "UCB", "PI", "MEAN", "PRIOR")),
+)
+"""The algorithms of a service with a model (`policies.vizier.ALGORITHMS`)."""
+
+_LONGEST_REASON = 500  # characters of why a trial failed
 _CONNECT_SECONDS = 10.0  # Vizier's own clients wait as long
 _SETTING = "setting "  # how the fact that a study has one of our policies' settings begins
 
 Answer = TypeVar("Answer")
 Values = Mapping[str, Value]
-Evaluate = Callable[[Values], float | None]  # the metric in its own units; None: infeasible
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Measured:
+    """The result of an evaluation.
+
+    Attributes:
+      metrics: by name, in their own units; none if it failed.
+      failure: why it failed, "" if it did not.
+    """
+
+    metrics: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    failure: str = ""
+
+
+Evaluate = Callable[[Values], Measured]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -54,9 +80,10 @@ class Tried:
     """One trial of a running study.
 
     Attributes:
-      number: from 1.
-      metric: what was measured, in the metric's own units; None where infeasible.
-      best: the best metric so far, None before the first feasible trial.
+      number: from 1, in the order in which trials ended.
+      metric: the objective in its own units; None if the trial failed.
+      problem: why it failed, or which constraint it violates; "" if neither.
+      best: the best objective so far, None before the first feasible trial.
       improved: whether this trial is better than all before it.
       waited: seconds for the suggestion, round trip.
       measured: seconds for the evaluation.
@@ -65,6 +92,7 @@ class Tried:
     number: int
     values: Values
     metric: float | None
+    problem: str = ""
     best: float | None
     improved: bool
     waited: float
@@ -279,72 +307,178 @@ def tune(
     evaluate: Evaluate,
     *,
     trials: int,
+    workers: int = 1,
+    max_failures: int = 0,
     report: Callable[[Tried], None] = lambda tried: None,
+    stop: Callable[[], None] = lambda: None,
 ) -> list[Tried]:
-    """Asks the study for this many trials, one after another, and tells it what they measured.
+    """Asks the study for trials until it has this many, and tells it what they measured.
 
-    A service that goes away is waited for (`patiently`).
+    While the service is away, it is waited for (`patiently`). A study that has trials resumes:
+    numbers and the best so far count those too. An interrupted trial is suggested again.
 
-    A study that has trials already goes on: numbers and the best so far count those too.
+    Args:
+      trials: how many the study shall have in all.
+      workers: how many trials are evaluated at the same time.
+      max_failures: give up if this many trials all fail and the study has no other; 0 for never.
+      report: called after each trial, in this thread.
+      stop: ends the evaluations that are running; called if this one is interrupted.
 
     Raises:
-      ConfigError: the service failed to suggest; says why.
+      ConfigError: the service failed to suggest, or the first trials all failed; says why.
     """
-    import grpc
+    history = _history(study, problem)
+    remaining = max(trials - history.number, 0)
+    tried: list[Tried] = []
+
+    def take(done: "_Done") -> None:
+        tried.append(history.add(done))
+        report(tried[-1])
+        failures = sum(each.metric is None for each in tried)
+        if max_failures and failures == history.number == max_failures:
+            raise ConfigError(
+                f"the first {max_failures} trials all failed. The last: {tried[-1].problem} "
+                "Run the program once by hand to see why, or raise --max-failures."
+            )
+
+    if workers == 1:
+        for _ in range(remaining):
+            take(_one_trial(study, problem, evaluate, "worker-1"))
+        return tried
+    names = queue.SimpleQueue[str]()
+    for number in range(1, workers + 1):
+        names.put(f"worker-{number}")
+
+    def work() -> "_Done":
+        # The service gives a client that asks twice the same trial, so each worker is a client.
+        name = names.get()
+        try:
+            return _one_trial(study, problem, evaluate, name)
+        finally:
+            names.put(name)
+
+    with futures.ThreadPoolExecutor(workers, "trials") as pool:
+        jobs = [pool.submit(work) for _ in range(remaining)]
+        try:
+            for job in futures.as_completed(jobs):
+                take(job.result())
+        except BaseException:
+            for job in jobs:
+                job.cancel()
+            stop()
+            raise
+    return tried
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Done:
+    """One trial as a worker leaves it."""
+
+    values: Values
+    outcome: Measured
+    waited: float
+    measured: float
+
+
+@dataclasses.dataclass(kw_only=True)
+class _History:
+    """What is known of a study's trials while it runs."""
+
+    problem: Problem
+    number: int
+    best: float | None
+
+    def add(self, done: _Done) -> Tried:
+        """The trial, and whether it is better than all before."""
+        metric = self.problem.objectives[0]
+        value = done.outcome.metrics.get(metric.name)
+        trouble = done.outcome.failure or violated(self.problem, done.outcome.metrics)
+        is_better = value is not None and (
+            self.best is None or metric.sign * value > metric.sign * self.best
+        )
+        improved = is_better and not trouble
+        self.number += 1
+        self.best = value if improved else self.best
+        return Tried(
+            number=self.number,
+            values=done.values,
+            metric=value,
+            problem=trouble,
+            best=self.best,
+            improved=improved,
+            waited=done.waited,
+            measured=done.measured,
+        )
+
+
+def progress_of(study: "clients.Study", problem: Problem) -> tuple[int, float | None]:
+    """How many trials of a study have ended, and the best feasible objective."""
+    history = _history(study, problem)
+    return history.number, history.best
+
+
+def _history(study: "clients.Study", problem: Problem) -> _History:
     from vizier import pyvizier as vz
 
     from optformer.convert.vizier import trial_from_vizier
 
     metric = problem.objectives[0]
-    tried: list[Tried] = []
-    earlier = [
+    ended = [
         trial_from_vizier(problem, trial)
-        for trial in study.trials().get()
+        for trial in patiently(lambda: study.trials().get())
         if trial.status == vz.TrialStatus.COMPLETED
     ]
-    measured_before = [
-        trial.metrics[metric.name] for trial in earlier if trial.state == State.COMPLETED
+    feasible = [
+        trial.metrics[metric.name]
+        for trial in ended
+        if trial.state == State.COMPLETED and not violated(problem, trial.metrics)
     ]
-    best = max(measured_before, key=lambda value: metric.sign * value, default=None)
-    for number in range(len(earlier) + 1, len(earlier) + trials + 1):
-        start = time.perf_counter()
-        try:
-            [trial] = patiently(lambda: study.suggest(count=1))
-        except grpc.RpcError as error:
-            raise ConfigError(f"the service suggests no trial: {_reason(error)}") from error
-        given = trial_from_vizier(
-            problem, patiently(functools.partial(trial.materialize, include_all_measurements=False))
-        )
-        values = {
-            parameter.name: parameter.from_number(
-                parameter.to_number(given.parameters[parameter.name])
-            )
-            for parameter in problem.parameters
-            if parameter.name in given.parameters
-        }
-        middle = time.perf_counter()
-        measured = evaluate(values)
-        end = time.perf_counter()
-        improved = False
-        if measured is None:
-            complete(trial, None, infeasible="training failed")
+    best = max(feasible, key=lambda value: metric.sign * value, default=None)
+    return _History(problem=problem, number=len(ended), best=best)
+
+
+def violated(problem: Problem, metrics: Mapping[str, float]) -> str:
+    """The first safety metric beyond its threshold, as in "latency=25 is above 20"; "" if none."""
+    for metric in problem.metrics:
+        threshold, value = metric.safety_threshold, metrics.get(metric.name)
+        if threshold is None or value is None or metric.sign * value >= metric.sign * threshold:
+            continue
+        side = "below" if metric.sign > 0 else "above"
+        return f"{metric.name}={value:g} is {side} {threshold:g}"
+    return ""
+
+
+def _one_trial(study: "clients.Study", problem: Problem, evaluate: Evaluate, client: str) -> _Done:
+    """Asks for a trial, evaluates it, and completes it."""
+    import grpc
+    from vizier import pyvizier as vz
+
+    from optformer.convert.vizier import trial_from_vizier
+
+    start = time.perf_counter()
+    try:
+        [trial] = patiently(lambda: study.suggest(count=1, client_id=client))
+    except grpc.RpcError as error:
+        raise ConfigError(f"the service suggests no trial: {_reason(error)}") from error
+    given = trial_from_vizier(
+        problem, patiently(functools.partial(trial.materialize, include_all_measurements=False))
+    )
+    values = {
+        parameter.name: parameter.from_number(parameter.to_number(given.parameters[parameter.name]))
+        for parameter in problem.parameters
+        if parameter.name in given.parameters
+    }
+    middle = time.perf_counter()
+    outcome = evaluate(values)
+    end = time.perf_counter()
+    try:
+        if outcome.failure:
+            complete(trial, None, infeasible=outcome.failure[:_LONGEST_REASON])
         else:
-            complete(trial, vz.Measurement(metrics={metric.name: measured}))
-            improved = best is None or metric.sign * measured > metric.sign * best
-            best = measured if improved else best
-        tried.append(
-            Tried(
-                number=number,
-                values=values,
-                metric=measured,
-                best=best,
-                improved=improved,
-                waited=middle - start,
-                measured=end - middle,
-            )
-        )
-        report(tried[-1])
-    return tried
+            complete(trial, vz.Measurement(metrics=dict(outcome.metrics)))
+    except grpc.RpcError as error:
+        raise ConfigError(f"the service takes no measurement: {_reason(error)}") from error
+    return _Done(values=values, outcome=outcome, waited=middle - start, measured=end - middle)
 
 
 def policy_settings(settings: Sequence[str]) -> dict[str, str]:
@@ -361,10 +495,32 @@ def policy_settings(settings: Sequence[str]) -> dict[str, str]:
 
 
 def best_of(problem: Problem, tried: Sequence[Tried]) -> Tried | None:
-    """The best feasible trial, the first of equals; None if all failed."""
+    """The best feasible trial, the first of equals; None if there is none."""
     sign = problem.objectives[0].sign
-    feasible = [trial for trial in tried if trial.metric is not None]
+    feasible = [trial for trial in tried if trial.metric is not None and not trial.problem]
     return max(feasible, key=lambda trial: sign * (trial.metric or 0.0), default=None)
+
+
+def algorithm_named(name: str, *, has_model: bool) -> str:
+    """The service's name of an algorithm: OPTFORMER_EI for EI, RANDOM_SEARCH for random-search.
+
+    Raises:
+      ConfigError: there is none of this name, or it is ours and there is no model.
+    """
+    wanted = name.strip().upper().replace("-", "_")
+    known = (*OURS, *ALGORITHMS, *_OTHER_ALGORITHMS)
+    found = next((each for each in (wanted, f"{OURS[0]}_{wanted}") if each in known), None)
+    if found is None:
+        hint = did_you_mean(wanted, known)
+        raise ConfigError(
+            f"there is no algorithm {name!r}.{hint} With a model there are {', '.join(OURS)}; "
+            f"Vizier has {', '.join(ALGORITHMS)}."
+        )
+    if found in OURS and not has_model:
+        raise ConfigError(
+            f"{found} needs a model: pass --checkpoint, or --server for a service that has one."
+        )
+    return found
 
 
 def _reason(error: "grpc.RpcError") -> str:

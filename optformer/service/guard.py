@@ -11,11 +11,12 @@ reads slowly or is gone holds no thread.
 
 import asyncio
 import contextlib
+import functools
 import itertools
 import logging
 import threading
 import time
-from collections import Counter, OrderedDict
+from collections import Counter
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -39,13 +40,10 @@ if TYPE_CHECKING:
 SERVICE = "vizier.VizierService"
 
 UNREAD_OF_ONE = 64 << 20
-"""Bytes of answers that one connection may leave unread."""
+"""How many bytes of answers an owner's clients may leave unread before they get no more."""
 
 UNREAD_OF_ALL = 256 << 20
-"""And all together: beyond it, answers that have waited longest are dropped."""
-
-READ_SECONDS = 60.0
-"""How long a client may take to read an answer."""
+"""And all together, before owners that have any unread get no more."""
 
 _LOG = logging.getLogger("optformer.requests")
 _MOST_DETAILS = 1000  # characters; gRPC sends them in a header, whose size is limited
@@ -142,7 +140,6 @@ class Guard(grpc.GenericRpcHandler):
             try:
                 _parse(request, message)
                 response = await self._respond(method, request, context)
-                self._unread.add(response, context)
             except asyncio.CancelledError:
                 code, details = _Code.CANCELLED, "the client is gone, or its deadline has passed"
                 raise
@@ -169,15 +166,19 @@ class Guard(grpc.GenericRpcHandler):
         owner, study = _about(request)
         if self._access is not None:
             self._access.check(owner, _token(context), _certificate_names(context))
-        self._unread.check(context)
+        self._unread.check(owner)
         if method == "SuggestTrials":
-            return await self._suggest(owner, study, request)
+            answer = await self._suggest(owner, study, request)
+        else:
+            job = functools.partial(self._call, method, request)
+            answer = await asyncio.wrap_future(self._quick.submit(owner, study, job))
+        self._unread.check(owner)
+        self._unread.add(owner, answer)
+        return answer
 
-        def job() -> bytes:
-            response = getattr(self._service, method)(request)
-            return response if isinstance(response, bytes) else response.SerializeToString()
-
-        return await asyncio.wrap_future(self._quick.submit(owner, study, job))
+    def _call(self, method: str, request: Message) -> bytes:
+        response = getattr(self._service, method)(request)
+        return response if isinstance(response, bytes) else response.SerializeToString()
 
     async def _suggest(self, owner: str, study: str, request: Message) -> bytes:
         gone = threading.Event()
@@ -198,52 +199,38 @@ class Guard(grpc.GenericRpcHandler):
 
 
 class _Unread:
-    """The answers that clients have not read yet; used by the event loop only."""
+    """The bytes of answers that clients have not read yet; used by the event loop only."""
 
     def __init__(self) -> None:
         self._of: Counter[str] = Counter()
-        self._all = 0
-        self._waiting: OrderedDict[asyncio.Task, int] = OrderedDict()
 
-    def check(self, context: "ServicerContext") -> None:
-        """Refuses a client that does not read.
+    def check(self, owner: str) -> None:
+        """Refuses requests of an owner whose clients do not read.
 
         Raises:
-          FullError: it has too many answers unread.
+          FullError: too many answers are unread, of this owner or of all.
         """
-        unread = self._of[context.peer()]
+        unread = self._of[owner]
         if unread > UNREAD_OF_ONE:
-            raise FullError(f"there are {unread:,} bytes of answers that you have not read yet.")
+            raise FullError(
+                f"there are {unread:,} bytes of answers that clients of owner {owner!r} have not "
+                "read yet."
+            )
+        if unread and self._of.total() > UNREAD_OF_ALL:
+            raise FullError("the service has too many answers that its clients have not read yet.")
 
-    def add(self, response: bytes, context: "ServicerContext") -> None:
-        """Counts an answer until it is read; drops it if that takes too long.
-
-        Raises:
-          FullError: its client has too many answers unread.
-        """
-        self.check(context)
-        task, peer, size = asyncio.current_task(), context.peer(), len(response)
+    def add(self, owner: str, response: bytes) -> None:
+        """Counts an answer until it is read, or its connection ends."""
+        task, size = asyncio.current_task(), len(response)
         assert task is not None
-        self._of[peer] += size
-        self._all += size
-        self._waiting[task] = size
-        timer = asyncio.get_running_loop().call_later(READ_SECONDS, task.cancel)
+        self._of[owner] += size
 
         def read(_: object) -> None:
-            timer.cancel()
-            del self._waiting[task]
-            self._all -= size
-            self._of[peer] -= size
-            if not self._of[peer]:
-                del self._of[peer]
+            self._of[owner] -= size
+            if not self._of[owner]:
+                del self._of[owner]
 
         task.add_done_callback(read)
-        excess = self._all - UNREAD_OF_ALL
-        for oldest, bytes_unread in list(self._waiting.items()):
-            if excess <= 0 or oldest is task:
-                break
-            oldest.cancel()
-            excess -= bytes_unread
 
 
 def failure(error: Exception, number: int) -> tuple[grpc.StatusCode, str, bool]:

@@ -67,7 +67,11 @@ async def _listen(
         options=[
             ("grpc.max_receive_message_length", limits.message),
             ("grpc.max_send_message_length", -1),
-            ("grpc.max_concurrent_streams", limits.waiting),
+            ("grpc.max_concurrent_streams", 2 * limits.waiting),
+            # A client that does not read its answers makes the server keep them. Its connection
+            # ends at this age; other clients connect again unnoticed.
+            ("grpc.max_connection_age_ms", 300_000),
+            ("grpc.max_connection_age_grace_ms", 60_000),
             # A client whose machine is gone does not say so.
             ("grpc.keepalive_time_ms", 60_000),
             ("grpc.keepalive_timeout_ms", 20_000),

@@ -1,60 +1,46 @@
-"""`optformer evaluate`: one command a protocol (`optformer.eval.suite`)."""
+"""`optformer evaluate`: a command for each benchmark, made from its record, and a few others.
+
+A benchmark's options are the fields of its own dataclass and those of `Contestants` and `Running`
+(`optformer/eval/benchmark.py`). What is heavy is imported when a command runs.
+"""
 
 import dataclasses
+import inspect
 import shlex
 import sys
+import typing
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated, Any
 
 import typer
 
-if TYPE_CHECKING:
-    from optformer.eval.contestants import Contestants
-    from optformer.eval.suite import Evaluated
+from optformer.eval.benchmark import Benchmark, Evaluated, Option, Running, evaluate
+from optformer.eval.benchmarks import BENCHMARKS
+from optformer.eval.contestants import Contestants
 
 # ruff: noqa: B006 (Typer reads the defaults of lists and never changes them)
 
+
 app = typer.Typer(
-    help="Judge a model beside other optimizers, by the field's own protocols.",
+    help="Compare a model with other optimizers, by the field's own protocols.",
     no_args_is_help=True,
 )
 
-Out = Annotated[Path, typer.Argument(help="The folder for results and report. It goes on.")]
+Out = Annotated[
+    Path, typer.Argument(help="The folder for results and report. A stopped run resumes there.")
+]
 Model = Annotated[
     Path | None, typer.Option("--checkpoint", help="The model to evaluate.", show_default=False)
 ]
-Models = Annotated[
-    list[Path],
-    typer.Option("--checkpoint", help="A model to evaluate. Can be repeated.", show_default=False),
-]
-Acquisitions = Annotated[
-    list[str],
-    typer.Option("--acquisition", help="How the model suggests: ei, ts, prior ... Repeatable."),
-]
-Prompts = Annotated[
-    list[str],
-    typer.Option(
-        "--prompt", help="Whom the model imitates. Repeatable; the best it knows if none."
-    ),
-]
-Settings = Annotated[
-    list[str],
-    typer.Option("--set", help="How the model suggests, as in candidates=200. Repeatable."),
-]
-Optimizers = Annotated[
-    list[str],
-    typer.Option(
-        "--optimizer",
-        help="Whom to compare with: a teacher, vizier_..., optuna_... (all: see the message for "
-        "an unknown name). Repeatable.",
-    ),
-]
 Functions = Annotated[
     list[str],
-    typer.Option("--function", help="A BBOB function. Repeatable; all held-out ones if none."),
+    typer.Option(
+        "--function", help="A BBOB function; by default all held-out ones. Can be repeated."
+    ),
 ]
 Parameters = Annotated[
-    list[int], typer.Option("--parameters", help="How many parameters. Repeatable.")
+    list[int], typer.Option("--parameters", help="How many parameters. Can be repeated.")
 ]
 Trials = Annotated[int, typer.Option(min=1, help="How many trials a run has.")]
 Seeds = Annotated[int, typer.Option(min=1, help="How many paired runs on each task.")]
@@ -64,247 +50,73 @@ Together = Annotated[
 ]
 
 
-@app.command()
-def bbob(
-    out: Out,
-    checkpoints: Models = [],
-    acquisitions: Acquisitions = ["ei", "prior"],
-    prompts: Prompts = [],
-    settings: Settings = [],
-    optimizers: Optimizers = ["random_search", "vizier_eagle"],
-    functions: Functions = [],
-    parameters: Parameters = [2, 4],
-    instances: Annotated[
-        int, typer.Option(min=1, help="Functions of each kind and number of parameters.")
-    ] = 1,
-    trials: Trials = 100,
-    seeds: Seeds = 5,
-    workers: Workers = 2,
-    together: Together = 32,
-) -> None:
-    """How soon optimizers find good values of randomized BBOB functions that nobody trained on."""
-    from optformer.eval import suite
-    from optformer.terminal import show
+def _command_of(benchmark: Benchmark[Any]) -> Callable[..., None]:
+    """The command that runs a benchmark."""
+    kinds: tuple[type, ...] = (Contestants, benchmark.options, Running)
+    parameters = [inspect.Parameter("out", inspect.Parameter.KEYWORD_ONLY, annotation=Out)]
+    parameters += [
+        parameter for kind in kinds for parameter in _parameters(kind, benchmark.defaults)
+    ]
+    # An option that must be given has no default, which Python wants first.
+    parameters.sort(key=lambda parameter: parameter.default is not inspect.Parameter.empty)
 
-    with show.bar("Evaluating") as progress:
-        done = suite.bbob(
-            out,
-            _who(checkpoints, acquisitions, prompts, settings, optimizers, together),
-            suite.How(trials=trials, workers=workers, command=_command(), progress=progress),
-            families=functions,
-            parameters=parameters,
-            instances=instances,
-            seeds=seeds,
+    def command(**given: object) -> None:
+        from optformer.terminal import show
+
+        out = given.pop("out")
+        assert isinstance(out, Path)
+        values = {
+            name: tuple(value) if isinstance(value, list) else value
+            for name, value in given.items()
+        }
+        contestants, options, running = (
+            kind(**{name: values[name] for name in names if name in values})
+            for kind in kinds
+            for names in [[field.name for field in dataclasses.fields(kind)]]
         )
-    _end(done)
+        with show.bar("Evaluating") as progress:
+            running = dataclasses.replace(running, command=_typed(), progress=progress)
+            done = evaluate(benchmark, out, contestants, running, options)
+        _end(done)
+
+    command.__doc__ = benchmark.help
+    command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    command.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    return command
 
 
-@app.command()
-def coco(
-    out: Out,
-    checkpoints: Models = [],
-    acquisitions: Acquisitions = ["ei"],
-    prompts: Prompts = [],
-    settings: Settings = [],
-    optimizers: Optimizers = ["random_search", "vizier_eagle"],
-    functions: Annotated[
-        list[int], typer.Option("--function", help="1 to 24. Repeatable; all if none.")
-    ] = [],
-    dimensions: Annotated[
-        list[int], typer.Option("--dimension", help="Repeatable; 2, 3, 5 and 10 if none.")
-    ] = [],
-    instances: Annotated[int, typer.Option(min=1, help="Instances of each function.")] = 5,
-    trials: Trials = 100,
-    workers: Workers = 2,
-    together: Together = 32,
-    postprocess: Annotated[
-        bool, typer.Option(help="Have cocopp write its report, in OUT/ppdata.")
-    ] = True,
-) -> None:
-    """COCO's official bbob suite: the observer's files, cocopp's report, and ours."""
-    from optformer.eval import suite
-    from optformer.terminal import show
-
-    with show.bar("Evaluating") as progress:
-        done = suite.coco(
-            out,
-            _who(checkpoints, acquisitions, prompts, settings, optimizers, together),
-            suite.How(trials=trials, workers=workers, command=_command(), progress=progress),
-            functions=functions,
-            dimensions=dimensions,
-            instances=instances,
-            postprocess=postprocess,
+def _parameters(kind: type, defaults: Mapping[str, object]) -> Iterator[inspect.Parameter]:
+    """The options of a dataclass whose fields say what they are (`benchmark.Option`)."""
+    hints = typing.get_type_hints(kind, include_extras=True)
+    for field in dataclasses.fields(kind):
+        annotation, *extras = typing.get_args(hints[field.name]) or (hints[field.name],)
+        words = [extra for extra in extras if isinstance(extra, Option)]
+        if not words:
+            continue
+        (option,) = words
+        help = option.help
+        origin = typing.get_origin(annotation)
+        if isinstance(origin, type) and issubclass(origin, Sequence):
+            annotation = list[typing.get_args(annotation)[0]]  # type: ignore[misc]
+            help += " Can be repeated."
+        default = defaults.get(field.name, field.default)
+        if default is dataclasses.MISSING:
+            default = inspect.Parameter.empty
+        flags = (option.flag,) if option.flag else ()
+        shown: dict[str, Any] = {} if default not in (None, ()) else {"show_default": False}
+        yield inspect.Parameter(
+            field.name,
+            inspect.Parameter.KEYWORD_ONLY,
+            default=list(default) if isinstance(default, tuple) else default,
+            annotation=Annotated[
+                annotation,
+                typer.Option(*flags, help=help, min=option.min, max=option.max, **shown),
+            ],
         )
-    if postprocess:
-        show.line(f"COCO's report: {out / 'ppdata' / 'index.html'}")
-    _end(done)
 
 
-@app.command()
-def hpob(
-    out: Out,
-    data: Annotated[
-        Path, typer.Option(help="The release: a folder with hpob-data and saved-surrogates.")
-    ],
-    discrete: Annotated[
-        bool, typer.Option("--discrete", help="Choose among recorded rows, without surrogates.")
-    ] = False,
-    checkpoints: Models = [],
-    acquisitions: Acquisitions = ["ei", "prior"],
-    prompts: Prompts = [],
-    settings: Settings = [],
-    optimizers: Optimizers = ["random_search", "vizier_eagle"],
-    spaces: Annotated[
-        list[str], typer.Option("--space", help="A search space. Repeatable; all found if none.")
-    ] = [],
-    published: Annotated[
-        Path | None,
-        typer.Option(
-            help="A folder of published results (JSON), drawn beside ours.", show_default=False
-        ),
-    ] = None,
-    trials: Trials = 100,
-    seeds: Annotated[int, typer.Option(min=1, max=5, help="How many initialisations.")] = 5,
-    workers: Workers = 2,
-    together: Together = 32,
-) -> None:
-    """HPO-B's continuous or discrete protocol, beside published results."""
-    from optformer.eval import suite
-    from optformer.terminal import show
-
-    with show.bar("Evaluating") as progress:
-        done = suite.hpob(
-            out,
-            _who(checkpoints, acquisitions, prompts, settings, optimizers, together),
-            suite.How(trials=trials, workers=workers, command=_command(), progress=progress),
-            data=data,
-            discrete=discrete,
-            spaces=spaces,
-            published=published,
-            seeds=seeds,
-        )
-    _end(done)
-
-
-@app.command()
-def tables(
-    out: Out,
-    checkpoints: Models = [],
-    acquisitions: Acquisitions = ["ei", "prior"],
-    prompts: Prompts = [],
-    settings: Settings = [],
-    optimizers: Optimizers = ["random_search", "vizier_eagle"],
-    benchmarks: Annotated[
-        list[str],
-        typer.Option(
-            "--benchmark", help="hpobench, hpolib or nasbench201. Repeatable; all if none."
-        ),
-    ] = [],
-    trials: Trials = 100,
-    seeds: Seeds = 5,
-    workers: Workers = 2,
-    together: Together = 32,
-) -> None:
-    """Regret to the optimum of real tables: HPOBench's MLP, FCNet, NAS-Bench-201."""
-    from optformer.eval import suite
-    from optformer.terminal import show
-
-    with show.bar("Evaluating") as progress:
-        done = suite.tables(
-            out,
-            _who(checkpoints, acquisitions, prompts, settings, optimizers, together),
-            suite.How(trials=trials, workers=workers, command=_command(), progress=progress),
-            benchmarks=benchmarks,
-            seeds=seeds,
-        )
-    _end(done)
-
-
-@app.command()
-def logs(
-    out: Out,
-    studies: Annotated[
-        list[Path],
-        typer.Option(
-            help="A folder of study shards, from `optformer import` or `optformer collect`. Can "
-            "be repeated."
-        ),
-    ],
-    checkpoints: Models = [],
-    acquisitions: Acquisitions = ["ei"],
-    prompts: Prompts = [],
-    settings: Settings = [],
-    optimizers: Annotated[
-        list[str],
-        typer.Option(
-            "--optimizer",
-            help="What to compare with: portfolio (a fixed list, chosen on the learner's other "
-            "data sets), a teacher, vizier_..., optuna_... Can be repeated.",
-        ),
-    ] = ["random_search", "optuna_tpe", "optuna_gp", "gp_ucb", "portfolio"],
-    learners: Annotated[
-        list[str],
-        typer.Option("--learner", help="Only studies of this learner. Can be repeated."),
-    ] = [],
-    most_studies: Annotated[
-        int, typer.Option(min=1, help="How many studies at most, in turn of each learner.")
-    ] = 100,
-    fewest_trials: Annotated[
-        int, typer.Option(min=5, help="Studies with fewer completed trials are left out.")
-    ] = 40,
-    given: Annotated[
-        list[int],
-        typer.Option(
-            min=0, help="How many random trials of a study are given at the start. Can be repeated."
-        ),
-    ] = [0],
-    baseline: Annotated[
-        str, typer.Option(help="The optimizer whose last score others are to reach sooner.")
-    ] = "optuna_tpe",
-    trained_on: Annotated[
-        bool,
-        typer.Option("--trained-on", help="Keep studies that a model was trained on, too."),
-    ] = False,
-    cache: Annotated[
-        Path | None,
-        typer.Option(
-            help="A folder that keeps surrogates and the runs of other optimizers for the next "
-            "evaluation; by default in the user's cache folder.",
-            show_default=False,
-        ),
-    ] = None,
-    trials: Annotated[int, typer.Option(min=1, help="How many trials a run has.")] = 30,
-    seeds: Annotated[int, typer.Option(min=1, help="How many paired runs on each task.")] = 2,
-    workers: Workers = 2,
-    together: Together = 32,
-) -> None:
-    """How many trials a model would have saved on real studies that it was not trained on."""
-    from optformer.eval import suite
-    from optformer.eval.logs.tasks import Choice
-    from optformer.files import cache_folder
-    from optformer.terminal import show
-
-    with show.bar("Evaluating") as progress:
-        done = suite.logs(
-            out,
-            dataclasses.replace(
-                _who(checkpoints, acquisitions, prompts, settings, optimizers, together),
-                named_by_folder=True,
-            ),
-            suite.How(trials=trials, workers=workers, command=_command(), progress=progress),
-            studies=studies,
-            choice=Choice(
-                learners=tuple(learners),
-                most=most_studies,
-                fewest_trials=fewest_trials,
-                trained_on=trained_on,
-            ),
-            given=sorted(set(given)),
-            baseline=baseline,
-            seeds=seeds,
-            cache=cache or cache_folder(),
-        )
-    _end(done)
+for _benchmark in BENCHMARKS:
+    app.command(_benchmark.name)(_command_of(_benchmark))
 
 
 @app.command()
@@ -313,7 +125,9 @@ def imitation(
     checkpoint: Model = None,
     teachers: Annotated[
         list[str],
-        typer.Option("--teacher", help="Repeatable; all that the model has learned from if none."),
+        typer.Option(
+            "--teacher", help="By default all that the model has learned from. Can be repeated."
+        ),
     ] = [],
     functions: Functions = [],
     parameters: Parameters = [2, 4],
@@ -322,14 +136,14 @@ def imitation(
     workers: Workers = 2,
     together: Together = 32,
 ) -> None:
-    """Does the model do what its prompt says? Each teacher beside the model that imitates it."""
-    from optformer.eval import suite
+    """Whether the model does what its prompt says: each teacher beside its imitation."""
+    from optformer.eval import imitation_command
     from optformer.terminal import show
 
     with show.bar("Evaluating") as progress:
-        done = suite.imitation(
+        done = imitation_command.evaluate(
             out,
-            suite.How(trials=trials, workers=workers, command=_command(), progress=progress),
+            Running(trials=trials, workers=workers, command=_typed(), progress=progress),
             checkpoint=checkpoint,
             teachers=teachers,
             families=functions,
@@ -348,8 +162,8 @@ def prediction(
         list[str],
         typer.Option(
             "--source",
-            help="bbob (held-out functions) or gp (Gaussian-process draws). Repeatable; bbob if "
-            "there is no --source, --hpob or --studies.",
+            help="bbob (held-out functions) or gp (Gaussian-process draws); by default bbob, "
+            "unless --hpob or --studies is given. Can be repeated.",
         ),
     ] = [],
     hpob: Annotated[
@@ -362,29 +176,30 @@ def prediction(
     ] = None,
     studies: Annotated[
         list[Path],
-        typer.Option(help="A folder of study shards: its studies as they are. Repeatable."),
+        typer.Option(help="A folder of study shards: its studies as they are. Can be repeated."),
     ] = [],
     functions: Functions = [],
     spaces: Annotated[
-        list[str], typer.Option("--space", help="A search space of HPO-B. Repeatable; all if none.")
+        list[str],
+        typer.Option("--space", help="A search space of HPO-B; by default all. Can be repeated."),
     ] = [],
     parameters: Parameters = [2, 4],
     trials: Annotated[int, typer.Option(min=2, help="How many trials a study has at most.")] = 100,
     instances: Annotated[int, typer.Option(min=1, help="Functions of each kind and size.")] = 5,
     most_studies: Annotated[
-        int, typer.Option(min=1, help="Of a folder with more studies, so many at random.")
+        int, typer.Option(min=1, help="A random sample of this size of a folder with more studies.")
     ] = 100,
     workers: Workers = 2,
 ) -> None:
     """How well the model predicts values, beside a Gaussian process: by source of the studies,
     trials seen and number of parameters."""
-    from optformer.eval import suite
+    from optformer.eval import prediction_command
     from optformer.terminal import show
 
     with show.bar("Evaluating") as progress:
-        done = suite.prediction(
+        done = prediction_command.evaluate(
             out,
-            suite.How(trials=trials, workers=workers, command=_command(), progress=progress),
+            Running(trials=trials, workers=workers, command=_typed(), progress=progress),
             checkpoint=checkpoint,
             sources=sources,
             families=functions,
@@ -405,38 +220,19 @@ def compare(
     out: Annotated[Path, typer.Option(help="The folder for the report.")] = Path("comparison"),
 ) -> None:
     """Two results folders in one report, paired by task and seed where they have both."""
-    from optformer.eval import suite
+    from optformer.eval import pages
     from optformer.terminal import show
 
-    show.evaluated(suite.compare(first, second, out, command=_command()))
+    show.evaluated(pages.compare(first, second, out, command=_typed()))
 
 
-def _who(
-    checkpoints: list[Path],
-    acquisitions: list[str],
-    prompts: list[str],
-    settings: list[str],
-    optimizers: list[str],
-    together: int,
-) -> "Contestants":
-    from optformer.eval.contestants import Contestants
-
-    return Contestants(
-        checkpoints=checkpoints,
-        acquisitions=acquisitions,
-        prompts=prompts,
-        settings=settings,
-        optimizers=optimizers,
-        together=together,
-    )
-
-
-def _command() -> str:
+def _typed() -> str:
+    """The command line."""
     return shlex.join(["optformer", *sys.argv[1:]])
 
 
-def _end(done: "Evaluated") -> None:
-    """Shows what was found; an optimizer that failed makes the command fail, after all."""
+def _end(done: Evaluated) -> None:
+    """Shows the result. A run that failed makes the command fail, once all others have ended."""
     from optformer.terminal import show
 
     show.evaluated(done)

@@ -21,7 +21,7 @@ from optformer.study import Problem
 
 if TYPE_CHECKING:
     from optformer.data import importers
-    from optformer.eval.suite import Evaluated
+    from optformer.eval.benchmark import Evaluated
     from optformer.service.client import Tried
     from optformer.training.calibration import Calibrated
     from optformer.training.reports import Report

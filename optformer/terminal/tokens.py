@@ -89,7 +89,7 @@ def _side_by_side(
     for row in rows:
         table.add_column(f"trial {row + 1}", justify="right", no_wrap=True, max_width=9)
         table.add_column("", no_wrap=True, min_width=5)
-    words = tokenizer.vocabulary.words(whole.ids_T[: len(rows) * layout.length].tolist())
+    ids_RL = layout.rows_of(whole.ids_T)[: len(rows)]
     parameters = [study.problem.parameters[index] for index in problem.order_P]
     for place, (role, slot) in enumerate(zip(layout.roles(), layout.slots(), strict=True)):
         style = _style(int(slot)) if slot else _SEPARATOR
@@ -112,7 +112,8 @@ def _side_by_side(
             ]
         cells = [Text(name, style), Text(legal, "dim")]
         for trial, value in enumerate(values):
-            cells += [Text(value), Text(words[trial * layout.length + place], style)]
+            [word] = tokenizer.vocabulary.words([int(ids_RL[trial, place])])
+            cells += [Text(value), Text(word, style)]
         table.add_row(*cells)
     return table
 

@@ -239,7 +239,7 @@ class StudyTokenizer:
         counts_T = (roles_T != Role.SEPARATOR) & (ids_T != self.vocabulary.pending)
         predictive_T2 = np.zeros((len(ids_T), 2), dtype=np.float32)
         if study.predictive_R2 is not None:
-            predictive_T2[layout.first_value :: layout.length] = np.stack(
+            layout.values_of(predictive_T2)[:] = np.stack(
                 [
                     scalings[0].to_unclipped_units(study.predictive_R2[:, 0]),
                     scalings[0].slope * study.predictive_R2[:, 1],
@@ -250,7 +250,7 @@ class StudyTokenizer:
             ids_T=ids_T,
             roles_T=roles_T,
             slots_T=np.tile(layout.slots(), trials),
-            trials_T=np.repeat(numbers_R, layout.length),
+            trials_T=numbers_R[layout.trials_along(len(ids_T))],
             weights_T=counts_T.astype(np.float32),
             predictive_T2=predictive_T2,
             scalings=scalings,

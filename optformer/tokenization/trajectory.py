@@ -18,7 +18,7 @@ import dataclasses
 import enum
 
 import numpy as np
-from jaxtyping import Bool, Int8, Int32, Int64
+from jaxtyping import Bool, Int, Int8, Int32, Int64, Shaped
 
 from optformer.study import Problem
 from optformer.tokenization import quantize
@@ -66,6 +66,34 @@ class TrialLayout:
     def trials_in(self, tokens: int) -> int:
         """The number of trials that fit into `tokens` tokens, prefix included."""
         return max(0, (tokens // self.length * self.length - len(self.prefix)) // self.length)
+
+    def tokens_of(self, trials: int) -> int:
+        """How many tokens so many trials take, with what comes before the first."""
+        return len(self.prefix) + trials * self.length
+
+    def whole(self, tokens: int) -> int:
+        """So many tokens, rounded up to those of whole trials."""
+        return -(-tokens // self.length) * self.length
+
+    def trial_of(self, place_N: Int64[np.ndarray, "*N"]) -> Int64[np.ndarray, "*N"]:
+        """The trial, counted from 0, of each place of a trajectory; below 0 before the first."""
+        return (place_N - len(self.prefix)) // self.length
+
+    def trials_along(self, tokens: int) -> Int64[np.ndarray, " T"]:
+        """The trial, counted from 0, of each of so many tokens of trials."""
+        return self.trial_of(len(self.prefix) + np.arange(tokens))
+
+    def rows_of(self, ids_T: Int[np.ndarray, " T"]) -> Int[np.ndarray, "R L"]:
+        """The tokens of whole trials as a row for each."""
+        return ids_T.reshape(-1, self.length)
+
+    def parameters_of(self, ids_T: Int[np.ndarray, " T"]) -> Int[np.ndarray, "R P"]:
+        """Of the tokens of whole trials, those of parameters."""
+        return self.rows_of(ids_T)[:, : self.parameters]
+
+    def values_of(self, array_T: Shaped[np.ndarray, "T ..."]) -> Shaped[np.ndarray, "R ..."]:
+        """Of what belongs to the tokens of trials, what belongs to the first metrics; a view."""
+        return array_T[self.first_value :: self.length]
 
     def roles(self) -> Int8[np.ndarray, " L"]:
         """The role of each token of a trial."""

@@ -247,13 +247,10 @@ def pack(
             predictive_BT2[row, here] = trials.predictive_T2
             smooth_BT[row, here] = is_smooth(problem, trials, tokenizer)
             if ask_experts:
-                first = here.start + problem.layout.first_value
-                said = said_3BTE[:, row, first : here.stop : problem.layout.length]
                 followed = follow(problem, trials, tokenizer)
-                said[0], said[1], said[2] = (
-                    array_RE[: said.shape[1]]
-                    for array_RE in (followed.log_RE, followed.below_RE, followed.evidence_RE)
-                )
+                said_3RE = followed.log_RE, followed.below_RE, followed.evidence_RE
+                for said_TE, said_RE in zip(said_3BTE[:, row, here], said_3RE, strict=True):
+                    problem.layout.values_of(said_TE)[:] = said_RE
             start += places(len(trials.ids_T), problem.layout)
     return Batch(
         text_BS=text_BS,
@@ -311,13 +308,12 @@ def follow(
 def places(tokens: int, layout: TrialLayout) -> int:
     """How many places a study of so many tokens takes in a row: those of whole trials, so that all
     rows line up."""
-    return -(-(len(layout.prefix) + tokens) // layout.length) * layout.length
+    return layout.whole(layout.tokens_of(0) + tokens)
 
 
 def trials_along(tokens: int, layout: TrialLayout) -> Int32[np.ndarray, " T"]:
     """The trial, counted from 1, of each place's input token; place 0 reads the start token."""
-    first = 1 + len(layout.prefix)
-    return ((np.arange(tokens) - first) // layout.length + 1).astype(np.int32)
+    return (layout.trial_of(np.arange(tokens) - 1) + 1).astype(np.int32)
 
 
 def is_smooth(

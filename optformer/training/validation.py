@@ -122,8 +122,8 @@ def _targets(
         at_n = np.flatnonzero((row_N == row) & (batch.segments_BT[row_N, place_N] == segment))
         if not len(at_n):
             continue
-        first = np.argmax(batch.segments_BT[row] == segment) + len(problem.layout.prefix)
-        trial_n = (place_N[at_n] - first) // problem.layout.length
+        first = np.argmax(batch.segments_BT[row] == segment)
+        trial_n = problem.layout.trial_of(place_N[at_n] - first)
         read = _, values_R, _ = read_trials(problem, trials.ids_T, tokenizer)
         trials_N[at_n] = np.cumsum(np.isfinite(values_R))[trial_n] - 1
         if not size:

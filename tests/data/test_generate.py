@@ -1,4 +1,4 @@
-"""Generated studies depend on config, seed and place in the stream; shards account for all."""
+"""Synthetic studies are a function of config, seed and index; the manifest counts all of them."""
 
 import dataclasses
 import json
@@ -33,7 +33,7 @@ from optformer.errors import ConfigError, SourceError, TeacherError
 from optformer.space import Spaces
 from optformer.study import State, Study, validate
 
-# Small blocks of short studies: 8 studies a shard.
+# Small blocks of short studies, 8 in each shard.
 SMALL = GenerateConfig(
     mixture=tuple(
         Part(problems=problems, most_parameters=4, trials=(5, 9))
@@ -71,9 +71,9 @@ def test_a_block_is_a_function_of_config_seed_and_index() -> None:
     assert len(set(firsts)) == len(firsts)
 
 
-@pytest.mark.parametrize("teacher", CHEAP_TEACHERS)  # the others are slow: see their own tests
+@pytest.mark.parametrize("teacher", CHEAP_TEACHERS)  # slow ones have their own tests
 @pytest.mark.parametrize("problems", ["bbob", "gaussian_process"])
-def test_every_teacher_leaves_valid_studies(problems: str, teacher: str) -> None:
+def test_every_teacher_gives_valid_studies(problems: str, teacher: str) -> None:
     space = dataclasses.replace(CONTINUOUS, discrete=0.0)
     part = Part(
         problems=problems,  # type: ignore[arg-type]
@@ -94,7 +94,7 @@ def test_every_teacher_leaves_valid_studies(problems: str, teacher: str) -> None
 
 
 @pytest.mark.parametrize("teacher", ["layernas", "training_aware_evolution"])
-def test_architectures_have_teachers_that_know_their_cost(teacher: str) -> None:
+def test_teachers_with_costs_search_architectures(teacher: str) -> None:
     part = Part(problems="layered", teachers=(teacher,), trials=(40,))
     studies = generate_block(GenerateConfig(mixture=(part,), block=5), 0, 0)
     assert {study.algorithm for study in studies} == {teacher}
@@ -105,7 +105,7 @@ def test_architectures_have_teachers_that_know_their_cost(teacher: str) -> None:
         Part(teachers=(teacher,))
 
 
-def test_past_studies_are_problems_unless_they_are_held_out(tmp_path: Path) -> None:
+def test_past_studies_become_problems_unless_they_are_held_out(tmp_path: Path) -> None:
     for family in ("Sphere", "Lunacek"):
         config = GenerateConfig(
             mixture=(Part(bbob=BbobConfig(families=(family,)), fewest_parameters=2, trials=(20,)),),
@@ -137,7 +137,7 @@ def test_the_optimum_teacher_ends_at_the_optimum() -> None:
     )
     for part in parts:
         config = GenerateConfig(mixture=(part,), block=40)
-        made = mixture.make_block(config, 0, 0)
+        made = mixture.generate_with_refusals(config, 0, 0)
         # Rotated functions on discrete levels have no known optimum.
         missing = 40 - len(made.studies)
         assert made.refused == ({"optimum: the optimum is not known": missing} if missing else {})
@@ -162,7 +162,7 @@ def test_shards_do_not_depend_on_the_number_of_workers(tmp_path: Path) -> None:
     assert all(map(_same, one, stream[:30]))
 
 
-def test_a_ray_cluster_makes_the_same_shards(tmp_path: Path) -> None:
+def test_a_ray_cluster_gives_the_same_shards(tmp_path: Path) -> None:
     pytest.importorskip("ray", reason="Ray is an extra: pip install 'optformer[ray]'")
     here = generate(SMALL, tmp_path / "here", seed=3, studies=30)
     there = generate(SMALL, tmp_path / "there", seed=3, studies=30, cluster="local")
@@ -175,7 +175,7 @@ def test_a_ray_cluster_makes_the_same_shards(tmp_path: Path) -> None:
     assert files[0] == files[1]
 
 
-def test_the_manifest_counts_what_the_shards_hold(tmp_path: Path) -> None:
+def test_the_manifest_counts_the_studies_in_the_shards(tmp_path: Path) -> None:
     told: list[tuple[int, int]] = []
     manifest = generate(
         SMALL,
@@ -199,7 +199,7 @@ def test_the_manifest_counts_what_the_shards_hold(tmp_path: Path) -> None:
     assert manifest["studies_by_trials"] == Counter(str(len(study)) for study in studies)
 
 
-def test_a_longer_run_keeps_what_a_shorter_one_made(tmp_path: Path) -> None:
+def test_a_longer_run_keeps_the_shards_of_a_shorter_one(tmp_path: Path) -> None:
     generate(SMALL, tmp_path / "grown", studies=12)
     kept = store.shard_paths(tmp_path / "grown")[0]
     before = kept.stat().st_mtime_ns
@@ -207,11 +207,11 @@ def test_a_longer_run_keeps_what_a_shorter_one_made(tmp_path: Path) -> None:
     assert kept.stat().st_mtime_ns == before
     generate(SMALL, tmp_path / "whole", studies=30)
     assert all(map(_same, store.scan(tmp_path / "grown"), store.scan(tmp_path / "whole")))
-    # Asking for less deletes nothing.
+    # A shorter run deletes nothing.
     assert generate(SMALL, tmp_path / "grown", studies=10)["studies"] == 30
 
 
-def test_a_run_that_was_killed_goes_on(tmp_path: Path) -> None:
+def test_a_killed_run_resumes(tmp_path: Path) -> None:
     script = """
 import sys
 from pathlib import Path
@@ -258,7 +258,7 @@ def _wait_for_no_process_of(session: int) -> None:
     pytest.fail("workers outlived their killed parent by 30 seconds")
 
 
-def test_a_folder_of_another_stream_is_refused(tmp_path: Path) -> None:
+def test_a_folder_of_another_stream_is_rejected(tmp_path: Path) -> None:
     generate(SMALL, tmp_path, studies=8)
     with pytest.raises(SourceError, match="another config or seed"):
         generate(SMALL, tmp_path, studies=8, seed=1)
@@ -276,15 +276,15 @@ def test_an_error_ends_the_run_soon(workers: int, tmp_path: Path) -> None:
     config = GenerateConfig(mixture=parts, block=2, blocks_per_shard=1)
     with pytest.raises(SourceError, match="nothing does not exist"):
         generate(config, tmp_path / "made", studies=20_000, workers=workers)
-    # Those that were finished stay.
+    # Finished shards are kept.
     assert 0 <= len(list((tmp_path / "made").glob("*.parquet"))) < 1000
 
 
 def _picky(spaces: Spaces, seeds_B: Int64[np.ndarray, " B"], budget: int) -> object:
-    raise TeacherError("it wants no categories")
+    raise TeacherError("it does not support categories")
 
 
-def test_a_refused_space_goes_to_another_teacher_and_is_counted(
+def test_another_teacher_searches_a_refused_space_and_it_is_counted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(TEACHERS, "picky", _picky)  # type: ignore[arg-type]
@@ -294,15 +294,15 @@ def test_a_refused_space_goes_to_another_teacher_and_is_counted(
     assert manifest["studies_by_teacher"] == {"random_search": 40}
     refused = manifest["studies_refused"]
     assert isinstance(refused, dict)
-    assert list(refused) == ["picky: it wants no categories"]
-    assert 4 <= refused["picky: it wants no categories"] <= 36
+    assert list(refused) == ["picky: it does not support categories"]
+    assert 4 <= refused["picky: it does not support categories"] <= 36
     only_picky = GenerateConfig(mixture=(Part(teachers=("picky",)),), block=4)
-    with pytest.raises(ConfigError, match=r"no study.*it wants no categories \(400\)"):
+    with pytest.raises(ConfigError, match=r"no study.*it does not support categories \(400\)"):
         generate_block(only_picky, 0, 0)
 
 
 @pytest.mark.parametrize("family", TEST_FAMILIES)
-def test_training_data_of_test_families_is_refused(family: str) -> None:
+def test_training_data_of_test_families_is_rejected(family: str) -> None:
     part = Part(bbob=BbobConfig(families=("Sphere", family)))
     with pytest.raises(ConfigError, match=f"{family}.*held out"):
         GenerateConfig(mixture=(part,))
@@ -326,13 +326,13 @@ def test_training_data_of_test_families_is_refused(family: str) -> None:
         (lambda: GenerateConfig(block=0), "block 0"),
     ],
 )
-def test_wrong_settings_are_refused(make: Callable[[], object], message: str) -> None:
+def test_invalid_settings_are_rejected(make: Callable[[], object], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         make()
 
 
-def test_a_search_sees_the_values_that_the_study_holds() -> None:
-    """Hill climbing accepts what is better: its steps start from the best so far."""
+def test_a_search_observes_the_values_in_its_study() -> None:
+    """The steps of hill climbing start from the best point so far."""
     rng = np.random.default_rng(0)
     config = BbobConfig(families=("Sphere",), noises=("NO_NOISE",), space=CONTINUOUS)
     studies = mixture.run_teacher("hill_climbing", random_block(config, rng, 8, 4), 60, rng)

@@ -1,4 +1,4 @@
-"""Shards give back what was written, survive interruptions, and say what is wrong with them."""
+"""Shards read back equal, survive interruptions, and damaged ones give clear errors."""
 
 import json
 from collections.abc import Callable, Iterator
@@ -57,7 +57,7 @@ def plain(name: str, trials: int = 3, *, predictive: bool = False) -> Study:
 
 
 def odd() -> Study:
-    """All types and scales, text of many languages, a conditional, all states, two metrics."""
+    """All types and scales, texts in many languages, a condition, all states, two metrics."""
     return Study(
         problem=Problem(
             name="größe/大きさ",
@@ -115,7 +115,7 @@ def odd() -> Study:
     )
 
 
-def test_studies_come_back_as_they_were_written(tmp_path: Path) -> None:
+def test_studies_read_back_equal(tmp_path: Path) -> None:
     studies = [plain("a"), odd(), plain("none", 0), plain("known", 4, predictive=True), odd()]
     store.write(studies, tmp_path, source="test")
     back = list(store.scan(tmp_path))
@@ -126,7 +126,7 @@ def test_studies_come_back_as_they_were_written(tmp_path: Path) -> None:
 
 @settings(max_examples=25, deadline=None)
 @given(data=st.data())
-def test_any_numbers_come_back(
+def test_any_numbers_read_back_equal(
     tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
 ) -> None:
     trials, width, metrics = (data.draw(st.integers(low, 4)) for low in (0, 1, 1))
@@ -153,7 +153,7 @@ def test_any_numbers_come_back(
         assert_same(study, back)
 
 
-def test_shards_are_cut_by_studies_and_by_trials(tmp_path: Path) -> None:
+def test_shards_are_limited_by_studies_and_by_trials(tmp_path: Path) -> None:
     few, big = tmp_path / "few", tmp_path / "big"
     names = [f"s{k}" for k in range(7)]
     paths = store.write((plain(n) for n in names), few, source="test", studies_per_shard=3)
@@ -172,7 +172,7 @@ def test_writing_again_adds_shards(tmp_path: Path) -> None:
     assert store.summarize(tmp_path).sources == {"first": 1, "second": 1, "third": 1}
 
 
-def test_interruption_leaves_whole_shards_only(
+def test_an_interruption_leaves_only_complete_shards(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     drawn = 0
@@ -191,7 +191,7 @@ def test_interruption_leaves_whole_shards_only(
     assert [study.name for study in store.scan(tmp_path)] == ["s1", "s2", "s3", "s4"]
     assert store.positions(tmp_path) == [{"at": 2}, {"at": 4}]
 
-    # The disk fills up in the middle of a shard.
+    # The disk gets full in the middle of a shard.
     def full(table: pa.Table, file: object, **_: object) -> None:
         file.write(b"PAR1")
         raise OSError("No space left on device")
@@ -205,7 +205,7 @@ def test_interruption_leaves_whole_shards_only(
     ]
 
 
-def test_half_written_file_of_a_killed_process_is_not_read(tmp_path: Path) -> None:
+def test_the_unfinished_file_of_a_killed_process_is_ignored(tmp_path: Path) -> None:
     store.write([plain("a")], tmp_path, source="test")
     (tmp_path / ".shard-00001.parquet.partial").write_bytes(b"PAR1")
     assert [study.name for study in store.scan(tmp_path)] == ["a"]
@@ -225,8 +225,8 @@ def test_summary_counts_everything(tmp_path: Path) -> None:
     assert summary.bytes == sum(path.stat().st_size for path in tmp_path.iterdir())
 
 
-def test_columns_read_well_elsewhere(tmp_path: Path) -> None:
-    """The names, nesting and nulls that pandas, Polars and DuckDB users write queries on."""
+def test_the_columns_have_their_documented_form(tmp_path: Path) -> None:
+    """Names, nesting and nulls, on which queries of pandas, Polars and DuckDB users depend."""
     (path,) = store.write([odd()], tmp_path, source="test")
     row = pq.read_table(path).to_pylist()[0]
     assert row["trials"] == 3
@@ -294,7 +294,7 @@ def _newer(path: Path) -> None:
         (_newer, "version 99 of the shard format"),
     ],
 )
-def test_bad_shard_is_named_with_a_way_out(
+def test_a_bad_shard_is_named_with_a_way_out(
     tmp_path: Path, spoil: Callable[[Path], None], message: str
 ) -> None:
     (path,) = store.write([plain("a", 200)], tmp_path, source="test")
@@ -304,7 +304,7 @@ def test_bad_shard_is_named_with_a_way_out(
     assert str(path) in str(raised.value)
 
 
-def test_missing_folder_and_folder_without_shards_say_so(tmp_path: Path) -> None:
+def test_missing_folders_and_folders_without_shards_are_named(tmp_path: Path) -> None:
     with pytest.raises(SourceError, match="nowhere does not exist"):
         store.shard_paths(tmp_path / "nowhere")
     with pytest.raises(SourceError, match=r"holds no study shards.*optformer import"):

@@ -1,4 +1,4 @@
-"""The demo's log is a Vizier service's database like any other."""
+"""The demo's log is an ordinary database of a Vizier service."""
 
 from pathlib import Path
 
@@ -15,7 +15,7 @@ pytestmark = pytest.mark.filterwarnings(
 )
 
 
-def test_logs_are_imported_whole(tmp_path: Path) -> None:
+def test_all_studies_of_the_log_are_imported(tmp_path: Path) -> None:
     tuned = [problems.find(name) for name in ("svc/iris", "elastic_net/diabetes")]
     algorithms = ("QUASI_RANDOM_SEARCH", "EAGLE_STRATEGY")
     counts: list[int] = []
@@ -31,10 +31,8 @@ def test_logs_are_imported_whole(tmp_path: Path) -> None:
     assert sorted(counts) == list(range(1, 13))
     report = importers.import_studies(str(tmp_path / "logs.db"), tmp_path / "shards")
     assert (report.studies, report.trials, dict(report.skipped)) == (4, 12, {})
-    assert dict(report.algorithms) == {
-        "quasi_random": 2,
-        "eagle_strategy": 2,
-    }  # as our teachers are called
+    # The names of our teachers.
+    assert dict(report.algorithms) == {"quasi_random": 2, "eagle_strategy": 2}
     titles = {study.problem.title for study in store.scan(tmp_path / "shards")}
     assert titles == {"svc on iris", "elastic net on diabetes"}
     for study in store.scan(tmp_path / "shards"):
@@ -43,7 +41,7 @@ def test_logs_are_imported_whole(tmp_path: Path) -> None:
         assert study.problem.metrics == problem.metrics
 
 
-def test_a_database_that_is_there_is_left_alone(tmp_path: Path) -> None:
+def test_an_existing_database_is_not_changed(tmp_path: Path) -> None:
     (tmp_path / "logs.db").write_text("years of work")
-    with pytest.raises(ConfigError, match=r"logs.db is there already"):
+    with pytest.raises(ConfigError, match=r"logs\.db exists already"):
         write_logs(tmp_path / "logs.db")

@@ -1,20 +1,18 @@
-"""The demo's arithmetic."""
+"""The statistics of the demo's report."""
 
 import pytest
 
-from optformer.demo.page import chance
+from optformer.demo.page import p_value
 
 
 @pytest.mark.parametrize(
     ("ours", "theirs", "expected"),
     [
-        ([1, 2, 3, 4, 5], [6, 7, 8, 9, 10], 2 / 252),  # one of the two extreme deals of 252
+        ([1, 2, 3, 4, 5], [6, 7, 8, 9, 10], 2 / 252),  # the two extreme divisions of 252
         ([1, 2], [3, 4], 2 / 6),
         ([5, 5], [5, 5], 1.0),
     ],
 )
-def test_chance_counts_the_deals_that_differ_as_much(
-    ours: list[float], theirs: list[float], expected: float
-) -> None:
-    assert chance(ours, theirs) == pytest.approx(expected)
-    assert chance(theirs, ours) == pytest.approx(expected)
+def test_p_values_by_hand(ours: list[float], theirs: list[float], expected: float) -> None:
+    assert p_value(ours, theirs) == pytest.approx(expected)
+    assert p_value(theirs, ours) == pytest.approx(expected)

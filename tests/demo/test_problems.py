@@ -1,4 +1,4 @@
-"""Every problem can be measured, and what the demo holds out is held out."""
+"""Every problem can be evaluated, and the held-out problem is not in the logs."""
 
 import importlib.util
 
@@ -11,17 +11,17 @@ from optformer.space import to_natural
 
 
 @pytest.mark.parametrize("name", problems.names())
-def test_every_problem_measures_what_its_space_allows(name: str) -> None:
+def test_every_problem_evaluates_legal_values(name: str) -> None:
     problem = problems.find(name)
     parameters = problem.problem.parameters
     values_NP = to_natural(parameters, np.full((1, len(parameters)), 0.4))
     values = {p.name: p.from_number(v) for p, v in zip(parameters, values_NP[0], strict=True)}
-    measured = problem.evaluate(values)
-    assert measured is not None and np.isfinite(measured)
-    assert problem.evaluate(values) == measured
+    metric = problem.evaluate(values)
+    assert metric is not None and np.isfinite(metric)
+    assert problem.evaluate(values) == metric
 
 
-def test_what_is_held_out_is_not_logged() -> None:
+def test_the_held_out_model_and_data_are_not_logged() -> None:
     held = problems.held_out()
     assert held.name in problems.names()
     for problem in problems.logged():

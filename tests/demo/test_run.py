@@ -1,4 +1,4 @@
-"""The whole loop in miniature: model, SQLite files and gRPC servers are real."""
+"""A small run of the demo, with a real model, SQLite files and gRPC servers."""
 
 import csv
 import re
@@ -16,14 +16,14 @@ pytestmark = pytest.mark.filterwarnings(
 )
 
 
-def test_a_folder_that_is_no_demo_is_left_alone(tmp_path: Path) -> None:
+def test_a_folder_of_other_files_is_not_changed(tmp_path: Path) -> None:
     (tmp_path / "thesis.txt").write_text("years of work")
     with pytest.raises(ConfigError, match="not from a demo"):
         run.claim(tmp_path)
     assert (tmp_path / "thesis.txt").exists()
 
 
-def test_the_whole_loop_in_miniature(tmp_path: Path) -> None:
+def test_a_small_demo_runs_to_its_report(tmp_path: Path) -> None:
     settings = run.Settings(
         out=tmp_path / "demo",
         problems=tuple(problems.find(name) for name in ("svc/iris", "linear/wine")),
@@ -41,14 +41,14 @@ def test_the_whole_loop_in_miniature(tmp_path: Path) -> None:
     with (page.parent / "tuning.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert [row["algorithm"] for row in rows] == [*run.OURS, "RANDOM_SEARCH"]
-    # The README's Python runs, with the demo's checkpoint too.
+    # The README's Python example also runs with the demo's checkpoint.
     readme = (Path(__file__).parents[2] / "README.md").read_text()
     code = re.findall(r"```python\n(.*?)```", readme, re.DOTALL)[0]
     assert "optformer-tiny" in code
     names: dict[str, object] = {}
     exec(code.replace("optformer-tiny", str(settings.run / "checkpoint")), names)
     assert len(names["trials"]) == 15
-    # The studies of the comparison can be imported like any others, ours among them.
+    # The studies of the comparison can be imported, ours included.
     report = importers.import_studies(str(settings.comparison), tmp_path / "again")
     assert (report.studies, report.trials) == (6, 30)
     assert "optformer_ei" in report.algorithms

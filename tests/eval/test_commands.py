@@ -1,7 +1,7 @@
 import json
 
 from optformer.eval import commands
-from optformer.eval.page import Code, Text
+from optformer.eval.report.page import Code, Text
 
 
 def told(folders):

@@ -2,14 +2,14 @@ import dataclasses
 
 import numpy as np
 import pytest
+from optformer.eval.suite import How
 
 import optformer
 from optformer.errors import ConfigError
 from optformer.eval import imitation, imitation_sections, results, suite
 from optformer.eval.imitation import Likelihoods, trial_nats
-from optformer.eval.page import Figure
-from optformer.eval.report_sections import View
-from optformer.eval.suite import How
+from optformer.eval.report.page import Figure
+from optformer.eval.report.sections import View
 from optformer.study import Metric, Parameter, ParameterType, Problem, State, Study
 
 PROBLEM = Problem(

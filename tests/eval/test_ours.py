@@ -12,7 +12,7 @@ from optformer.eval.runner import run
 from optformer.eval.task import LockstepFactory, random_start
 from optformer.model.checkpoint import fingerprint, set_value_temperature
 from optformer.model.config import Temperature
-from optformer.policies.model import PolicyConfig
+from optformer.policies.config import PolicyConfig
 from tests.eval.quadratic import PARAMETERS, Quadratic, task
 
 POLICY = PolicyConfig(candidates=4, uniform=4, acquisition="ts")

@@ -5,7 +5,7 @@ import re
 import pytest
 from matplotlib.figure import Figure as MatplotlibFigure
 
-from optformer.eval.page import (
+from optformer.eval.report.page import (
     Code,
     Figure,
     Heading,

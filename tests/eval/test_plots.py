@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from optformer.eval import plots
+from optformer.eval.report import plots
 
 
 def test_colours_do_not_depend_on_order_and_do_not_repeat():

@@ -12,8 +12,8 @@ from optformer.errors import ConfigError, SourceError, StudyError
 from optformer.eval import prediction, prediction_runs, suite
 from optformer.eval import prediction_sections as sections
 from optformer.eval import prediction_sources as sources
-from optformer.eval.page import Figure, Page, Table, Text, render
 from optformer.eval.prediction_sources import Source
+from optformer.eval.report.page import Figure, Page, Table, Text, render
 from optformer.model import predictive
 from optformer.study import Metric, Parameter, ParameterType, Problem, Study
 from tests.eval.quadratic import Quadratic

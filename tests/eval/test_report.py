@@ -7,8 +7,8 @@ import pytest
 
 from optformer.errors import ConfigError, SourceError
 from optformer.eval import hpob
-from optformer.eval.page import Heading, Text
-from optformer.eval.report import write_report
+from optformer.eval.report.page import Heading, Text
+from optformer.eval.report.report import write_report
 from optformer.eval.results import read
 from optformer.eval.runner import run
 from optformer.eval.task import Start

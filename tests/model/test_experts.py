@@ -5,7 +5,8 @@ import pytest
 import scipy.stats
 
 from optformer.model import experts
-from optformer.model.experts import INACTIVE, KERNELS, WARPS
+from optformer.model.experts import KERNELS, WARPS
+from optformer.model.points import INACTIVE, Points
 
 BINS = 1000
 ORDERED = np.array([True, True, False])
@@ -17,6 +18,12 @@ def trials(count: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
     units_RP = np.column_stack([rng.random((count, 2)), (rng.integers(3, size=count) + 0.5) / 3])
     values_R = 0.5 + 0.3 * np.sin(5 * units_RP[:, 0]) * units_RP[:, 1] + 0.1 * units_RP[:, 2]
     return units_RP, (np.floor(values_R * BINS) + 0.5) / BINS
+
+
+def points(units_NP: np.ndarray) -> Points:
+    """Points that experts see like this."""
+    ids_NK = np.zeros(units_NP.shape, np.int64)
+    return Points(values_NP=units_NP, units_NP=units_NP, ids_NK=ids_NK, inputs_NK=units_NP)
 
 
 def prior(a_NP: np.ndarray, b_NP: np.ndarray, kernel: int) -> np.ndarray:
@@ -60,10 +67,11 @@ def test_predictions_are_those_of_the_textbook(expert: int) -> None:
     units_RP, values_R = trials(12)
     nothing_R = np.zeros(11, bool)
     posterior = experts.condition(units_RP[:11], values_R[:11], nothing_R, ORDERED, BINS)
-    mean_NM, scale_NM = experts.predict(posterior, units_RP[11:], np.array([expert]))
+    said = posterior.predict(points(units_RP[11:]), np.array([expert]))
     want = textbook(units_RP[:11], values_R[:11], units_RP[11], expert)
-    np.testing.assert_allclose(mean_NM[0, 0], want.mean(), rtol=1e-6)
-    np.testing.assert_allclose(scale_NM[0, 0], want.kwds.get("scale", want.args[2]), rtol=1e-5)
+    np.testing.assert_allclose(said.mean_NM[0, 0], want.mean(), rtol=1e-6)
+    np.testing.assert_allclose(said.scale_NM[0, 0], want.args[2], rtol=1e-5)
+    assert (said.warp_M[0], said.freedom) == (expert // len(KERNELS), want.args[0])
     # Of the value's bin: within [0, 1], but for the floor.
     followed = experts.follow(units_RP, values_R, ORDERED, BINS)
     edges = np.array([0.0, values_R[11] - 0.5 / BINS, values_R[11] + 0.5 / BINS, 1.0])
@@ -109,7 +117,7 @@ def test_levels_are_of_one_draw_of_the_process(kernel: int) -> None:
     rng = np.random.default_rng(kernel)
     draws = 4000
     levels_DN = np.array(
-        [experts.draw_levels(posterior, units_NP, kernel, rng) for _ in range(draws)]
+        [posterior.draw_levels(points(units_NP), kernel, rng) for _ in range(draws)]
     )
     for level in (0.1, 0.5, 0.9):
         error = np.sqrt(level * (1 - level) / draws)
@@ -152,13 +160,13 @@ def test_pending_trials_narrow_predictions_and_leave_their_mean() -> None:
     pending_R = np.isnan(waiting_R)
     few = np.arange(0, experts.EXPERTS, 7)
     before, after = (
-        experts.predict(
-            experts.condition(units_RP, waiting_R, pending, ORDERED, BINS), units_RP[[2]], few
+        experts.condition(units_RP, waiting_R, pending, ORDERED, BINS).predict(
+            points(units_RP[[2]]), few
         )
         for pending in (np.zeros(10, bool), pending_R)
     )
-    np.testing.assert_allclose(after[0], before[0], atol=1e-6)
-    assert (after[1] < before[1]).all()
+    np.testing.assert_allclose(after.mean_NM, before.mean_NM, atol=1e-6)
+    assert (after.scale_NM < before.scale_NM).all()
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -174,9 +182,9 @@ def test_any_trials_give_probabilities(seed: int) -> None:
     assert ((followed.below_RE >= 0) & (followed.below_RE <= 1)).all()
     assert np.isfinite(followed.evidence_RE).all()
     nothing = experts.condition(np.empty((0, 4)), np.empty(0), np.zeros(0, bool), ordered_P, BINS)
-    mean_NM, scale_NM = experts.predict(nothing, units_RP[:3], np.arange(experts.EXPERTS))
-    assert (scale_NM > 0).all()
-    np.testing.assert_allclose(mean_NM, 0.0)
+    said = nothing.predict(points(units_RP[:3]), np.arange(experts.EXPERTS))
+    assert (said.scale_NM > 0).all()
+    np.testing.assert_allclose(said.mean_NM, 0.0)
 
 
 def test_warps_are_monotone_and_of_one_width() -> None:

@@ -1,48 +1,76 @@
 """Points to rank beside the model's own: what experts expect of them, and where they are."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import scipy.stats
 from scipy.integrate import trapezoid
 
 from optformer.model import experts
+from optformer.model.points import Coordinates, Points
 from optformer.policies import candidates
 from optformer.policies.trust import everywhere
+from optformer.policies.view import View
 from optformer.space import to_natural, to_units
-from optformer.study import Parameter, ParameterType, Scale
+from optformer.study import Parameter, ParameterType, Problem, Scale
 from optformer.tokenization.tokenizer import StudyTokenizer
-from tests.studies import CONDITIONAL, MIXED, plane
+from tests.studies import plane, random_study
 
 FREEDOM = 30.0
 
 
+TOKENIZER = StudyTokenizer()
+
+
+def coordinates(problem: Problem) -> Coordinates:
+    return Coordinates(problem=TOKENIZER.encode_problem(problem, ""), tokenizer=TOKENIZER)
+
+
 @pytest.fixture
-def posterior() -> experts.Posterior:
+def view() -> View:
     """Of a parabola with its maximum at 0.6 of both parameters."""
-    units_RP = np.random.default_rng(0).random((15, 2))
-    values_R = 0.8 - ((units_RP - 0.6) ** 2).sum(1)
-    return experts.condition(
-        units_RP, values_R, np.zeros(15, dtype=bool), np.ones(2, dtype=bool), 1000
+    points = coordinates(plane(2)).of_units(np.random.default_rng(0).random((15, 2)))
+    values_R = 0.8 - ((points.units_NP - 0.6) ** 2).sum(1)
+    return View(
+        study=dataclasses.replace(
+            random_study(plane(2), 15, np.random.default_rng(0)),
+            values_RP=points.values_NP,
+            metrics_RM=values_R[:, None],
+        ),
+        coordinates=coordinates(plane(2)),
+        trials=points,
+        values_R=values_R,
+        region=everywhere(plane(2)),
+        posterior=experts.condition(
+            points.inputs_NK, values_R, np.zeros(15, dtype=bool), np.ones(2, dtype=bool), 1000
+        ),
     )
 
 
 @pytest.mark.parametrize("scale", [0.01, 0.05, 0.3])
 def test_expected_improvement_is_that_of_truncated_predictions(
-    posterior: experts.Posterior, scale: float, monkeypatch: pytest.MonkeyPatch
+    view: View, scale: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Of means inside the range and outside of it; it grows with the mean up to the end."""
     mean_N = np.linspace(-0.5, 0.8, 14)  # under the first warp the range is -0.5 to 0.5
+    posterior = view.posterior
+    assert posterior is not None
 
-    def predict(posterior: object, units_NP: object, experts_M: np.ndarray) -> tuple:
+    def predict(self: object, points: Points, experts_M: np.ndarray) -> experts.Predictions:
         shape = len(mean_N), len(experts_M)
-        return np.broadcast_to(mean_N[:, None], shape), np.full(shape, scale)
+        return experts.Predictions(
+            mean_NM=np.broadcast_to(mean_N[:, None], shape),
+            scale_NM=np.full(shape, scale),
+            warp_M=experts_M // len(experts.KERNELS),
+            freedom=posterior.freedom,
+        )
 
-    monkeypatch.setattr(candidates.experts, "predict", predict)
+    monkeypatch.setattr(experts.Posterior, "predict", predict)
     log_weights_E = np.full(experts.EXPERTS, -np.inf)
     log_weights_E[0] = 0.0
-    got_N = candidates.expected_improvement(
-        posterior, log_weights_E, np.zeros((len(mean_N), 2)), 0.7, values=401
-    )
+    points = view.coordinates.of_units(np.zeros((len(mean_N), 2)))
+    got_N = candidates.expected_improvement(posterior, log_weights_E, points, 0.7, values=401)
     assert (np.diff(got_N[mean_N < 0.5 + scale]) > 0).all()
     # Student's distribution as Wallace has it: of a normal score.
     grid_V = np.linspace(-0.5, 0.5, 20_001)
@@ -56,45 +84,31 @@ def test_expected_improvement_is_that_of_truncated_predictions(
         np.testing.assert_allclose(got, want, rtol=0.02, atol=1e-9)
 
 
-def test_what_is_sifted_is_expected_to_be_better_and_found_near_the_maximum(
-    posterior: experts.Posterior,
-) -> None:
-    tokenizer = StudyTokenizer()
-    problem = tokenizer.encode_problem(plane(2), "")
+def test_what_is_sifted_is_expected_to_be_better_and_found_near_the_maximum(view: View) -> None:
     rng = np.random.default_rng(1)
-    ids_NP = candidates.ids_of_units(problem, tokenizer, rng.random((200, 2)))
-    weights_G = np.log(np.full(1 + experts.EXPERTS, 1.0 / (1 + experts.EXPERTS)))
-    weights_G[1:] = posterior.evidence_E - posterior.evidence_E.max()
-    sifted_MP = candidates.sift(
-        ids_NP, 10, posterior, weights_G, 0.78, problem, tokenizer, everywhere(plane(2)), rng
-    )
-    assert sifted_MP.shape == (10, 2)
+    points = view.coordinates.of_units(rng.random((200, 2)))
+    assert view.posterior is not None
+    log_weights_E = view.posterior.evidence_E - view.posterior.evidence_E.max()
+    sifted = candidates.sift(points, 10, view, log_weights_E, rng)
+    assert len(sifted) == 10
 
-    def gain(ids: np.ndarray) -> np.ndarray:
-        units = candidates.units_of_ids(ids, tokenizer)
-        return candidates.expected_improvement(posterior, weights_G[1:], units, 0.78)
+    def gain(points: Points) -> np.ndarray:
+        return candidates.expected_improvement(view.posterior, log_weights_E, points, view.best)
 
-    assert gain(sifted_MP).min() >= np.sort(gain(ids_NP))[-10]
-    units_MP = candidates.units_of_ids(sifted_MP, tokenizer)
-    assert np.abs(units_MP - 0.6).max() < 0.25
+    assert gain(sifted).min() >= np.sort(gain(points))[-10]
+    assert np.abs(sifted.units_NP - 0.6).max() < 0.25
 
 
-@pytest.mark.parametrize("problem", [MIXED, CONDITIONAL, plane(3)], ids=lambda each: each.name)
-def test_points_of_the_unit_cube_become_legal_tokens_and_come_back(problem) -> None:
-    tokenizer = StudyTokenizer()
-    encoded = tokenizer.encode_problem(problem, "")
-    units_NQ = np.random.default_rng(2).random((50, len(problem.parameters)))
-    ids_NP = candidates.ids_of_units(encoded, tokenizer, units_NQ)
-    legal = tokenizer.legal_tokens(encoded)
-    inactive = tokenizer.vocabulary.inactive - tokenizer.vocabulary.first_output
-    for column, allowed_O in enumerate(legal.tokens_PO):
-        given = ids_NP[:, column] != inactive
-        assert allowed_O[ids_NP[given, column]].all()
-    back_NP = candidates.units_of_ids(ids_NP, tokenizer)
-    again_NP = candidates.ids_of_units(
-        encoded, tokenizer, np.nan_to_num(candidates.in_study_order(back_NP, encoded), nan=0.5)
-    )
-    np.testing.assert_array_equal(again_NP, ids_NP)
+def test_local_points_lie_around_the_best_trials(view: View) -> None:
+    rng = np.random.default_rng(0)
+    units_NP = candidates.near_best(view, 200, rng)
+    assert ((units_NP >= 0) & (units_NP <= 1)).all()
+    best_KP = view.trials.units_NP[np.argsort(-view.values_R)[:3]]
+    distance_NK = np.abs(units_NP[:, None] - best_KP).max(axis=2)
+    assert np.median(distance_NK.min(axis=1)) < 0.1
+    assert (distance_NK.min(axis=1) > 0).all()
+    nothing = dataclasses.replace(view, study=view.study.rows([]))
+    assert np.ptp(candidates.near_best(nothing, 200, rng), axis=0).min() > 0.9
 
 
 def test_near_points_stay_in_the_cube_and_keep_some_coordinates() -> None:

@@ -4,7 +4,8 @@ import dataclasses
 
 import numpy as np
 
-from optformer.policies.model import OptFormer, PolicyConfig
+from optformer.policies.config import PolicyConfig
+from optformer.policies.model import OptFormer
 from optformer.policies.objectives import scalarize
 from optformer.study import Goal, Metric, State, Study
 from tests.studies import plane

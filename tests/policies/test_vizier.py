@@ -130,6 +130,8 @@ def test_the_algorithms_name_and_metadata_set_the_policy() -> None:
         ("OPTFORMER_EE", {}, "no algorithm 'OPTFORMER_EE'.*Did you mean OPTFORMER_EI"),
         ("OPTFORMER", {"candidate": "7"}, "Did you mean optformer.candidates"),
         ("OPTFORMER", {"candidates": "many"}, "optformer:candidates='many' must be of type int"),
+        ("OPTFORMER", {"candidates": "100000"}, "optformer:candidates=100000 must be at most 500"),
+        ("OPTFORMER", {"temperature": "nan"}, "optformer:temperature=nan must be at most 100"),
     ],
 )
 def test_wrong_names_and_metadata_suggest_the_right_ones(

@@ -11,7 +11,8 @@ from optformer.model import transformer
 from optformer.model.config import ModelConfig
 from optformer.model.saved import Checkpoint
 from optformer.model.transformer import Ids
-from optformer.policies.model import OptFormer, PolicyConfig
+from optformer.policies.config import PolicyConfig
+from optformer.policies.model import OptFormer
 from optformer.study import Metric, Problem, State, Study
 from optformer.tokenization.tokenizer import StudyTokenizer
 from optformer.training.sharding import to_numpy

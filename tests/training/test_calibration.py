@@ -13,7 +13,10 @@ from optformer.model import checkpoint, mixture, predictive
 from optformer.model.config import Temperature
 from optformer.model.experts import EXPERTS
 from optformer.model.transformer import Ids
-from optformer.policies.model import OptFormer, PolicyConfig, bin_probabilities, measured
+from optformer.policies.config import PolicyConfig
+from optformer.policies.model import OptFormer
+from optformer.policies.ranking import bin_probabilities
+from optformer.policies.view import measured
 from optformer.study import State
 from optformer.tokenization.trajectory import Role
 from optformer.training import sharding
@@ -65,7 +68,7 @@ def test_a_held_study_s_extremes_are_the_ends_of_the_scale(trained: TrainResult)
 
 
 def test_each_prediction_is_after_the_measured_trials_before_it(trained: TrainResult) -> None:
-    """As suggestions count them (`policies.model.measured`), also where a row has many studies."""
+    """As suggestions count them (`policies.view.measured`), also where a row has many studies."""
     tokenizer = checkpoint.load(trained.checkpoint).tokenizer
     studies = [random_study(plane(2), 10, np.random.default_rng(seed)) for seed in range(3)]
     states_R = studies[1].states_R.copy()
@@ -162,7 +165,8 @@ def test_a_temperature_leaves_the_chance_of_failure_alone(trained: TrainResult) 
     tokenizer = checkpoint.load(trained.checkpoint).tokenizer
     logits_NO = 3 * np.random.default_rng(0).normal(size=(3, tokenizer.vocabulary.outputs))
     plain_N, warm_N = (
-        bin_probabilities(logits_NO, tokenizer, temperature).sum(axis=1) for temperature in (1, 3)
+        bin_probabilities(logits_NO, tokenizer.vocabulary, temperature).sum(axis=1)
+        for temperature in (1, 3)
     )
     np.testing.assert_allclose(warm_N, plain_N)
     assert (plain_N < 1).all()

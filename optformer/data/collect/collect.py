@@ -21,7 +21,7 @@ from optformer.data import store
 from optformer.data.collect.config import CollectConfig
 from optformer.data.collect.plan import Assignment, Plan, make_plan
 from optformer.data.collect.tuning import Made, make_study
-from optformer.data.processes import WorkerDied, each
+from optformer.data.processes import WorkerDied, run_tasks
 from optformer.errors import SourceError, make_folder
 from optformer.files import atomic_write
 from optformer.progress import Progress, silent
@@ -52,7 +52,7 @@ def collect(
 
     Args:
       workers: processes on this machine, each with one more that trains and can be stopped.
-      cluster: the address of a Ray cluster, which then does the work (see `processes.each`). Its
+      cluster: the address of a Ray cluster, which then does the work (see `processes.run_tasks`). Its
         machines send the studies here, and need the same tables at the same places.
 
     Raises:
@@ -68,7 +68,7 @@ def collect(
     progress(ready, studies)
     tasks = [_Task(config=config, seed=seed, assignment=assignment) for assignment in todo]
     try:
-        for _, made in each(_make, tasks, workers=workers, cluster=cluster):
+        for _, made in run_tasks(_make, tasks, workers=workers, cluster=cluster):
             run.keep(made)
             run.merge(at_least=config.studies_per_shard)
             ready, fits = ready + 1, fits + made.fits

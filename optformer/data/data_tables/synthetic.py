@@ -160,7 +160,7 @@ def _with_categories(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Some of the columns cut into categories, whose codes are in a random order."""
     inputs_NC = inputs_NC.copy()
-    categorical_C = rng.random(inputs_NC.shape[1]) < rng.uniform(0.1, 0.6)
+    categorical_C = np.asarray(rng.random(inputs_NC.shape[1]) < rng.uniform(0.1, 0.6))
     for column in np.flatnonzero(categorical_C):
         levels = int(rng.integers(2, 10))
         cuts = np.quantile(inputs_NC[:, column], np.sort(rng.random(levels - 1)))

@@ -107,9 +107,7 @@ def make_table(
         categorical_C = np.zeros(inputs_NC.shape[1], dtype=bool)
     keep_N = np.isfinite(target_N)
     if task == Task.CLASSIFICATION:
-        classes, code_N, count = np.unique(
-            target_N[keep_N], return_inverse=True, return_counts=True
-        )
+        _, code_N, count = np.unique(target_N[keep_N], return_inverse=True, return_counts=True)
         rare = count < FEWEST_OF_A_CLASS
         if rare.any():
             said.append(f"{int(rare.sum())} classes with fewer than {FEWEST_OF_A_CLASS} rows")
@@ -134,7 +132,8 @@ def make_table(
     varies_C = np.array([len(np.unique(column[~np.isnan(column)])) > 1 for column in inputs_NC.T])
     if not varies_C.all():
         named = [
-            str(column_names[c]) if column_names else str(c + 1) for c in np.flatnonzero(~varies_C)
+            column_names[column] if column_names else str(column + 1)
+            for column in np.flatnonzero(~varies_C).tolist()
         ]
         said.append(f"columns with one value or none: {', '.join(named[:5])}")
     if not varies_C.any():

@@ -66,6 +66,7 @@ class Spec:
     path: Path
     problem: Problem
     algorithm: str
+    data_set: str
     study_column: str
     state_column: str
 
@@ -101,8 +102,8 @@ def studies(source: str, options: Options, *, start: int = 0) -> Iterator[Record
             return
         trials = [_trial(spec, row, decimal_comma=sheet.decimal_comma) for row in rows]
         problem = dataclasses.replace(spec.problem, name=name)
-        algorithm = spec.algorithm
-        yield from records(problem, trials, algorithm=algorithm, options=options, where=where)
+        said = {"algorithm": spec.algorithm, "data_set": spec.data_set}
+        yield from records(problem, trials, options=options, where=where, **said)
 
     for row in sheet.rows:
         this = row.cells.get(spec.study_column, name) if spec.study_column else spec.problem.name
@@ -161,7 +162,8 @@ def read_spec(path: Path, spec: Path | None) -> Spec:
         problem = problem_from_json(document)
     except StudyError as error:
         raise SourceError(f"{spec}: {error}") from error
-    return Spec(path=spec, problem=problem, algorithm=str(document.get("algorithm", "")), **columns)
+    said = {key: str(document.get(key, "")) for key in ("algorithm", "data_set")}
+    return Spec(path=spec, problem=problem, **said, **columns)
 
 
 def _trial(spec: Spec, row: Row, *, decimal_comma: bool) -> Trial | StudyError:

@@ -5,6 +5,7 @@ from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Literal, get_args
 
+from optformer.convert.json_text import parse
 from optformer.data.importers import (
     ax_csv,
     mlflow_csv,
@@ -207,7 +208,7 @@ def _json(path: Path, start: str, *, is_packed: bool) -> Format:
     if found is not None:
         return found
     try:
-        document = text.parse(first)
+        document = parse(first)
     except StudyError:
         document = None
     if ray_tune.is_report(document):

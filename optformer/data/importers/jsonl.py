@@ -14,7 +14,8 @@
   {"parent": "booster", "values": ["tree"]}, for a parameter that only some trials have.
 - Metrics: goals MAXIMIZE and MINIMIZE; one with a "safety_threshold" is a constraint.
 - Trials: "state" is COMPLETED (the default), INFEASIBLE or ACTIVE; "notes" holds text.
-- "title" and "metadata" (text by name) describe the study.
+- "title", "metadata" (text by name) and "data_set" describe the study. A trial's "curve" holds its
+  intermediate values: [{"step": 1, "metrics": {"accuracy": 0.6}}].
 
 A line that is not JSON, repeats a key, nests too deeply or is longer than 64 MiB is skipped and
 counted. A completed trial without a finite metric counts as infeasible. A trial with a value
@@ -24,6 +25,7 @@ outside the search space is left out.
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+from optformer.convert.json_text import parse
 from optformer.convert.study_json import problem_from_json, readable_trials
 from optformer.data.importers import text
 from optformer.data.importers.record import Options, Record, Remark, records, skipped
@@ -70,16 +72,16 @@ def _study(line: text.Line, where: str, options: Options) -> Iterator[Study | Re
     try:
         if line.fault:
             raise StudyError(f"{line.fault}. Every line holds one study as a JSON object.")
-        document = text.parse(line.text)
+        document = parse(line.text)
         problem = problem_from_json(document)
         name = problem.name
         assert isinstance(document, Mapping)  # otherwise it was no problem
-        texts = {key: document.get(key, "") for key in ("algorithm", "data_set")}
-        for key, value in texts.items():
+        said = {key: document.get(key, "") for key in ("algorithm", "data_set")}
+        for key, value in said.items():
             if not isinstance(value, str):
                 raise StudyError(f"study {name!r}: {key} must be text, not {value!r}.")
         trials = readable_trials(problem, document.get("trials"))
     except StudyError as error:
         yield skipped(error, where=where, study=name)
         return
-    yield from records(problem, trials, options=options, where=where, **texts)
+    yield from records(problem, trials, options=options, where=where, **said)

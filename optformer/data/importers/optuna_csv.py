@@ -4,10 +4,10 @@
     0,0.25,0.01,adam,a7,COMPLETE
     1,,0.3,sgd,a7,FAIL
 
-Every file is a study with the file's name. Columns params_* are the parameters, value, value_*
-and values_* the metrics, user_attrs_* notes. The table does not say the direction: it is guessed from the
-metric's name, or MINIMIZE, Optuna's default; --goal MAXIMIZE says otherwise. The search space is
-what was tried. Optuna's database or journal says both: import that if you have it.
+Every file is a study with the file's name. Columns params_* are the parameters, value, value_* and
+values_* the metrics, user_attrs_* notes. The table does not say the direction: it is guessed from
+the metric's name, or MINIMIZE, Optuna's default; --goal MAXIMIZE says otherwise. The search space
+is what was tried. Optuna's database or journal says both: import that if you have it.
 """
 
 import re

@@ -15,6 +15,7 @@ import re
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 
+from optformer.convert.json_text import parse
 from optformer.data.importers import infer, text
 from optformer.data.importers.cells import open_sheet, scalar
 from optformer.data.importers.record import Options, Record
@@ -70,7 +71,7 @@ def _tables(path: Path) -> list[infer.Table]:
 def _of_folder(folder: Path) -> infer.Row | StudyError:
     """The trial in a folder, by its last report."""
     try:
-        config = text.parse((folder / PARAMETERS).read_text("utf-8"))
+        config = parse((folder / PARAMETERS).read_text("utf-8"))
         state = "error" if (folder / "error.txt").is_file() else ""
         report: Mapping[str, object] = {}
         if (folder / _REPORTS).is_file():
@@ -117,7 +118,7 @@ def _reports(path: Path) -> Iterator[Mapping[str, object]]:
         if line.fault or not line.text.strip():
             continue
         try:
-            document = text.parse(line.text)
+            document = parse(line.text)
         except StudyError:
             continue
         if isinstance(document, Mapping):

@@ -12,6 +12,7 @@ import numpy as np
 from optformer.errors import StudyError
 from optformer.study import (
     Goal,
+    Measurement,
     Parameter,
     ParameterType,
     Problem,
@@ -148,13 +149,14 @@ def records(
             trial = dataclasses.replace(trial, parameters=clipped)
         kept.append((number, trial))
     measured = [(number, *_measured(problem, trial)) for number, trial in kept]
-    study = _study(problem, [trial for _, trial, _ in measured], algorithm, data_set)
+    said = (algorithm or options.algorithm, data_set)
+    study = _study(problem, [trial for _, trial, _ in measured], *said)
     if isinstance(study, StudyError):
         # Only now, because a check of single trials takes much longer than of all at once.
         checked = [(number, trial, why, _fault(problem, trial)) for number, trial, why in measured]
         faults += [(number, "left out", fault) for number, _, _, fault in checked if fault]
         measured = [(number, trial, why) for number, trial, why, fault in checked if not fault]
-        study = _study(problem, [trial for _, trial, _ in measured], algorithm, data_set)
+        study = _study(problem, [trial for _, trial, _ in measured], *said)
     faults += [(number, "infeasible", why) for number, _, why in measured if why]
     if isinstance(study, StudyError):
         if not trials:
@@ -217,10 +219,19 @@ def _measured(problem: Problem, trial: Trial) -> tuple[Trial, str]:
                 value = f"{trial.metrics[metric.name]}" if given else "missing"
                 why = f"metric {metric.name!r} is {value}, so the trial counts as infeasible."
                 break
-    if not why and len(finite) == len(trial.metrics):
-        return trial, ""
+    curve = tuple(each for each in map(_finite, trial.curve) if each.metrics)
     state = State.INFEASIBLE if why else trial.state
-    return dataclasses.replace(trial, metrics=finite, state=state), why
+    return dataclasses.replace(trial, metrics=finite, state=state, curve=curve), why
+
+
+def _finite(measurement: Measurement) -> Measurement:
+    """The measurement without values that are not finite; without any if its step is not."""
+    metrics = {
+        name: value
+        for name, value in measurement.metrics.items()
+        if math.isfinite(value) and math.isfinite(measurement.step)
+    }
+    return dataclasses.replace(measurement, metrics=metrics)
 
 
 def _clip(by_name: Mapping[str, Parameter], values: Mapping[str, Value]) -> dict[str, Value]:

@@ -4,13 +4,14 @@
     0.25,1,CONTINUE,0,0.01,adam
 
 A folder of experiments has one study for each. metadata.json says the metrics, the mode and the
-search space. A trial's last report counts. One that failed, or was stopped or paused before it had as
-many reports as others, is INFEASIBLE: its metric is not that of a whole trial.
+search space. A trial's last report counts. One that failed, or was stopped or paused before it had
+as many reports as others, is INFEASIBLE: its metric is not that of a whole trial.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
+from optformer.convert.json_text import parse
 from optformer.data.importers import infer, text
 from optformer.data.importers.cells import open_sheet, scalar
 from optformer.data.importers.record import Options, Record
@@ -94,7 +95,7 @@ def _goals(metadata: Mapping[str, object]) -> dict[str, Goal | None]:
 def _space(description: object) -> tuple[Parameter, ...]:
     """The search space of `config_space_to_json_dict`; () if it has something that ours do not."""
     try:
-        space = text.parse(description) if isinstance(description, str) else description
+        space = parse(description) if isinstance(description, str) else description
         if not isinstance(space, Mapping):
             return ()
         found = [

@@ -2,21 +2,20 @@
 
 import gzip
 import io
-import json
-import re
 import zipfile
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
+from optformer.convert.json_text import parse
 from optformer.errors import SourceError, StudyError
 
 LONGEST_LINE = 64 << 20
 """Bytes of a line, unpacked. A few bytes of gzip can hold a line that no memory can."""
 
-LARGEST_DOCUMENT = 1 << 30
+LARGEST_DOCUMENT = 256 << 20
 """Bytes of a file that has to be read as a whole, unpacked."""
 
 _GZIP = b"\x1f\x8b"
@@ -24,7 +23,6 @@ _ZIP = b"PK\x03\x04"
 _UNREADABLE = (OSError, EOFError, zlib.error, zipfile.BadZipFile)
 _UTF16 = (b"\xff\xfe", b"\xfe\xff")
 _CHUNK = 1 << 20
-_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,30 +93,6 @@ def head(path: Path, size: int = 65536) -> bytes:
         ) from error
 
 
-def parse(text: str) -> object:
-    """What the JSON text says.
-
-    Raises:
-      StudyError: it is no JSON, nests too deeply, repeats a key, or holds half a character.
-    """
-    try:
-        document = json.loads(text, object_pairs_hook=_unique)
-        if _SURROGATE.search(text):
-            json.dumps(document, ensure_ascii=False).encode()
-    except RecursionError as error:
-        raise StudyError("the JSON is nested too deeply. Export it again.") from error
-    except UnicodeEncodeError as error:
-        raise StudyError(
-            f"the JSON holds half a character ({error.object[error.start]!r}, a lone surrogate). "
-            "Export it again."
-        ) from error
-    except StudyError:
-        raise  # also a ValueError
-    except ValueError as error:
-        raise StudyError(f"the text is not JSON ({error}).") from error
-    return document
-
-
 def document(path: Path) -> object:
     """What a whole JSON file says, plain or packed.
 
@@ -132,7 +106,7 @@ def document(path: Path) -> object:
         raise SourceError(f"{path} cannot be read ({error}). Copy or export it again.") from error
     if len(data) > LARGEST_DOCUMENT:
         raise SourceError(
-            f"{path} holds more than {LARGEST_DOCUMENT >> 30} GiB of JSON in one piece. "
+            f"{path} holds more than {LARGEST_DOCUMENT >> 20} MiB of JSON in one piece. "
             "Export its studies one by one."
         )
     try:
@@ -156,12 +130,3 @@ def _unpacked(raw: io.BufferedReader) -> io.BufferedIOBase:
                 )
             return cast(io.BufferedIOBase, archive.open(names[0]))
     return raw
-
-
-def _unique(pairs: Sequence[tuple[str, object]]) -> dict[str, object]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for index, name in enumerate(names) if name in names[:index])
-        raise StudyError(f"the key {twice!r} is there twice in one object. Keep one of them.")
-    return found

@@ -90,7 +90,7 @@ def _lightgbm(keywords: Keywords, split: Split, seed: int) -> Prediction:
             raise ValueError(str(error)) from error
         curve = []
         for step in curve_steps(rounds):
-            output = booster.predict(split.test_TC, num_iteration=step, num_threads=1)
+            output = np.asarray(booster.predict(split.test_TC, num_iteration=step, num_threads=1))
             if split.classes == 2:
                 output = np.stack([1 - output, output], axis=1)
             curve.append((float(step), columns(output, split)))

@@ -3,9 +3,10 @@
 Array dimensions: N training rows, T test rows, C columns, K classes (1 for a number).
 """
 
+import contextlib
 import dataclasses
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -153,15 +154,9 @@ def columns(values: np.ndarray, split: Split) -> Float64[np.ndarray, "T K"]:
     return np.hstack([-values, values]) if split.classes else values
 
 
-class quiet(warnings.catch_warnings):
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
     """Without the warnings of fits that stop early or diverge: scores say what came of them."""
-
-    def __enter__(self) -> None:
-        super().__enter__()
+    with warnings.catch_warnings(), np.errstate(all="ignore"):
         warnings.simplefilter("ignore")
-        self._numpy = np.errstate(all="ignore")
-        self._numpy.__enter__()
-
-    def __exit__(self, *exception: object) -> None:
-        self._numpy.__exit__(None, None, None)
-        super().__exit__(*exception)
+        yield

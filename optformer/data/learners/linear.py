@@ -12,7 +12,8 @@ def _logistic(keywords: Keywords, split: Split, seed: int) -> Estimator:
 
     values = dict(keywords)
     penalty = values.pop("penalty", "l2")
-    ratio = {"l1": 1.0, "l2": 0.0, "elasticnet": values.get("l1_ratio", 0.5), None: 0.0}[penalty]
+    ratios = {"l1": 1.0, "elasticnet": values.get("l1_ratio", 0.5)}
+    ratio = ratios.get(str(penalty), 0.0)
     strength = {"C": float("inf")} if penalty is None else {}
     # Only saga has an l1 part.
     solver = {"solver": "saga"} if ratio else {}
@@ -32,14 +33,14 @@ def _sgd_classifier(keywords: Keywords, split: Split, seed: int) -> Estimator:
     from sklearn.linear_model import SGDClassifier
 
     return SGDClassifier(
-        **({"eta0": 0.01, "max_iter": 20, "tol": None} | keywords), random_state=seed
+        **{"eta0": 0.01, "max_iter": 20, "tol": None, **keywords}, random_state=seed
     )
 
 
 def _sgd_regressor(keywords: Keywords, split: Split, seed: int) -> Estimator:
     from sklearn.linear_model import SGDRegressor
 
-    return SGDRegressor(**({"max_iter": 20, "tol": None} | keywords), random_state=seed)
+    return SGDRegressor(**{"max_iter": 20, "tol": None, **keywords}, random_state=seed)
 
 
 LOGISTIC_REGRESSION = Learner(

@@ -1,4 +1,4 @@
-"""What is optimized: blocks of objective functions, and the studies that searching them leaves.
+"""Blocks of objective functions, and studies of searches on them.
 
 Array dimensions: B studies (one function each), N points, R trials (rows), P parameters.
 """
@@ -17,8 +17,8 @@ class ObjectiveBlock(Protocol):
     """B functions of P parameters, evaluated together at points of the unit cube.
 
     Attributes:
-      problems: one a function; its name says family and instance.
-      spaces: the legal points, as teachers see them.
+      problems: one for each function, named by family and instance.
+      spaces: the legal points, for teachers.
       optimum_B: the best attainable noiseless value, larger better; NaN where unknown.
     """
 
@@ -34,11 +34,11 @@ class ObjectiveBlock(Protocol):
     def evaluate(
         self, units_BNP: Float64[np.ndarray, "B N P"], rng: np.random.Generator
     ) -> Float64[np.ndarray, "B N"]:
-        """Measured values, noise included; larger is always better; NaN means infeasible."""
+        """Measured values with noise; larger is always better; NaN means infeasible."""
         ...
 
     def evaluate_exact(self, units_BNP: Float64[np.ndarray, "B N P"]) -> Float64[np.ndarray, "B N"]:
-        """Values without noise, for judging; larger is always better."""
+        """Values without noise, for evaluation; larger is always better."""
         ...
 
 
@@ -49,12 +49,12 @@ def studies_of(
     algorithm: str,
     predictive_BR2: Float64[np.ndarray, "B R 2"] | None = None,
 ) -> list[Study]:
-    """The block's trials as one study a function, in natural values and the metric's own sign.
+    """The block's trials as one study for each function, in natural values and metric signs.
 
     Args:
       units_BRP: legal points in the order of their evaluation.
-      values_BR: what `evaluate` said, larger better; NaN makes an infeasible trial.
-      predictive_BR2: mean and standard deviation of each value given those before it, in the
+      values_BR: results of `evaluate`, larger better; NaN becomes an infeasible trial.
+      predictive_BR2: mean and standard deviation of each value given the earlier ones, in the
         units of `values_BR`.
     """
     natural_BRP = _to_natural_block(block.problems, units_BRP)
@@ -83,16 +83,16 @@ def studies_of(
 def _to_natural_block(
     problems: tuple[Problem, ...], units_BRP: Float64[np.ndarray, "B R P"]
 ) -> Float64[np.ndarray, "B R P"]:
-    """`to_natural` for each study: equal parameters of all studies are converted at once."""
+    """`to_natural` for each study. Equal parameters of different studies are converted at once."""
     studies, trials, size = units_BRP.shape
-    alike: dict[tuple[object, ...], tuple[Parameter, list[int]]] = {}
+    equal: dict[tuple[object, ...], tuple[Parameter, list[int]]] = {}
     for row, problem in enumerate(problems):
         for column, parameter in enumerate(problem.parameters):
             key = (parameter.type, parameter.scale, parameter.bounds, parameter.values)
-            alike.setdefault(key, (parameter, []))[1].append(row * size + column)
-    # C = B·P columns, one after another in memory.
+            equal.setdefault(key, (parameter, []))[1].append(row * size + column)
+    # C = B·P columns, contiguous in memory.
     units_CR = units_BRP.transpose(0, 2, 1).reshape(studies * size, trials)
     natural_CR = np.empty_like(units_CR)
-    for parameter, columns in alike.values():
+    for parameter, columns in equal.values():
         natural_CR[columns] = column_from_units(parameter, units_CR[columns])
     return np.ascontiguousarray(natural_CR.reshape(studies, size, trials).transpose(0, 2, 1))

@@ -1,4 +1,4 @@
-"""BBOB functions as OptFormer randomizes them: rotated, shifted, partly discrete, noisy.
+"""BBOB functions, randomized as in the OptFormer paper: rotated, shifted, partly discrete, noisy.
 
 Array dimensions: B functions, N points, P parameters, L candidate values of one parameter.
 """
@@ -43,7 +43,7 @@ TEST_FAMILIES = (
     "GriewankRosenbrock",
     "Lunacek",
 )
-# Not in the paper; the same function as one held out, but for its rotation.
+# Ours: the same function as a held-out one, except for its rotation.
 ALSO_HELD_OUT = ("Rosenbrock",)
 
 LOW, HIGH = -5.0, 5.0
@@ -52,14 +52,14 @@ METRIC = Metric(name="bbob_eval", goal=Goal.MINIMIZE)
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class BbobConfig:
-    """How BBOB functions are drawn. The defaults are the paper's.
+    """The distribution of BBOB functions. The defaults are those of the paper.
 
     Attributes:
-      families: each function is one of these with equal chance.
-      noises: each function's noise is one of these with equal chance.
+      families: each function is one of these, chosen uniformly.
+      noises: each function has one of these noises, chosen uniformly.
       shift: the optimum moves by up to this much along each axis, in units of [-5, 5].
       space: parameter types and levels.
-      families_per_block: more of them make a block more varied and slower.
+      families_per_block: with more families, a block is more varied and slower to evaluate.
     """
 
     families: tuple[str, ...] = TRAIN_FAMILIES
@@ -70,14 +70,14 @@ class BbobConfig:
     families_per_block: int = 4
 
     def __post_init__(self) -> None:
-        for what, names, known in (
+        for kind, names, known in (
             ("BBOB family", self.families, FUNCTIONS),
             ("noise", self.noises, bbob_noise.NOISES),
         ):
             unknown = [name for name in names if name not in known]
             if unknown or not names:
                 raise ConfigError(
-                    f"{what} {unknown[0] if unknown else '(none)'!r} is unknown. "
+                    f"{kind} {unknown[0] if unknown else '(none)'!r} is unknown. "
                     f"Choose from {', '.join(known)}."
                 )
         if not 0 <= self.shift <= HIGH:
@@ -87,7 +87,7 @@ class BbobConfig:
 
 
 def refuse_held_out(families: Iterable[str]) -> None:
-    """Checks that training data holds no test function.
+    """Checks that none of the families is held out for testing.
 
     Raises:
       ConfigError: names the families that are held out for testing.
@@ -102,7 +102,7 @@ def refuse_held_out(families: Iterable[str]) -> None:
 
 
 def family_of(problem: Problem) -> str | None:
-    """The BBOB family that a generated problem's name says; None for other problems."""
+    """The BBOB family in a generated problem's name; None for other problems."""
     source, _, rest = problem.name.removeprefix("surrogate/").partition("/")
     return rest.partition("/")[0] if source == "bbob" else None
 
@@ -112,12 +112,12 @@ class BbobBlock:
     """B randomized BBOB functions of P parameters; an `ObjectiveBlock`.
 
     Attributes:
-      families: the family of each function; equal ones must be neighbours.
+      families: the family of each function; equal ones must be adjacent.
       noises: the noise setting of each function.
       rotation_BPP, rotation2_BPP: the formulas' R and Q.
       shift_BP: added to the unshifted minimizer.
-      optimum_B, optimum_BP: the best noiseless value, larger better, and a point that has it;
-        NaN where they are not certain.
+      optimum_B, optimum_BP: the best noiseless value, larger better, and a point with that value;
+        NaN if they are not known exactly.
     """
 
     problems: tuple[Problem, ...]
@@ -155,7 +155,7 @@ class BbobBlock:
         return -self.minimized(LOW + (HIGH - LOW) * self.drawn.place(units_BNP))
 
     def minimized(self, x_BNP: Float64[np.ndarray, "B N P"]) -> Float64[np.ndarray, "B N"]:
-        """The functions as BBOB has them, at points of [-5, 5]^P, not snapped to levels."""
+        """BBOB's own functions, to be minimized, at points of [-5, 5]^P without levels."""
         moved_BNP = x_BNP - self.shift_BP[:, None]
         values_BN = np.empty(moved_BNP.shape[:2])
         start = 0
@@ -171,10 +171,10 @@ class BbobBlock:
 def random_block(
     config: BbobConfig, rng: np.random.Generator, studies: int, parameters: int
 ) -> BbobBlock:
-    """Independent randomized functions. Families that need more parameters are not drawn.
+    """Independent randomized functions, of families that are defined for this many parameters.
 
     Raises:
-      ConfigError: when no family is defined for so few parameters.
+      ConfigError: no family is.
     """
     families = [name for name in config.families if FUNCTIONS[name].fewest_parameters <= parameters]
     if not families:
@@ -211,22 +211,22 @@ def random_block(
 def random_rotations(
     rng: np.random.Generator | None, studies: int, size: int
 ) -> Float64[np.ndarray, "B P P"]:
-    """Uniformly random rotations; without a generator, identities."""
+    """Uniformly random rotations; identity matrices without a generator."""
     if rng is None:
         return np.tile(np.eye(size), (studies, 1, 1))
     q_BPP, r_BPP = np.linalg.qr(rng.standard_normal((studies, size, size)))
-    # Signs that make the factorization unique make Q uniform (Mezzadri 2007).
+    # With the signs that make the factorization unique, Q is uniform (Mezzadri 2007).
     q_BPP *= np.sign(np.diagonal(r_BPP, axis1=1, axis2=2))[:, None, :]
     q_BPP[:, :, 0] *= np.linalg.det(q_BPP)[:, None]
     return q_BPP
 
 
 def _find_optima(block: BbobBlock) -> Float64[np.ndarray, "B P"]:
-    """Unit-cube minimizers where they are certain, otherwise NaN.
+    """Minimizers in the unit cube if they are known exactly, otherwise NaN.
 
-    They are for separable functions, coordinate by coordinate; for others where all parameters
-    are continuous and the shifted minimizer lies in the box. Some lie outside: Schwefel's is
-    2.1 from the origin before it is shifted.
+    Minimizers of separable functions are found coordinate by coordinate. Those of others are known
+    if all parameters are continuous and the shifted minimizer lies in the box. It may lie outside:
+    Schwefel's is 2.1 from the origin before it is shifted.
     """
     studies, size = block.shift_BP.shape
     optimum_BP = np.full((studies, size), np.nan)

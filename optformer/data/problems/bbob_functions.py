@@ -1,9 +1,10 @@
 """The 24 noiseless BBOB functions, vectorized, to be minimized over [-5, 5]^P.
 
-They follow google-vizier's numpy versions (vizier/_src/benchmarks/experimenters/synthetic/bbob.py),
-which centre most optima at the origin and leave shifting to the caller, where these differ from
-Hansen et al., "Real-Parameter Black-Box Optimization Benchmarking 2009". Rotations are arguments.
-Names are Vizier's, and for the three functions that it lacks, BBOB's.
+The formulas are those of Hansen et al., "Real-Parameter Black-Box Optimization Benchmarking 2009",
+with the changes of google-vizier's numpy versions (in its
+vizier/_src/benchmarks/experimenters/synthetic/bbob.py): most optima are at the origin, and the
+caller shifts them. Rotations are arguments. Names are Vizier's, or BBOB's for the three functions
+that Vizier does not have.
 
 Array dimensions: B functions, N points, P parameters, K peaks.
 """
@@ -26,9 +27,9 @@ class Function:
 
     Attributes:
       evaluate: values at points x under two rotations R and Q.
-      optimum: the unshifted minimizer under R, or None where the minimum lies on the box's edge.
-      fewest_parameters: below it the formula is constant or undefined.
-      separable: whether one coordinate after another can be minimized.
+      optimum: the unshifted minimizer under R, or None if the minimum lies on the box's boundary.
+      fewest_parameters: with fewer, the formula is constant or undefined.
+      separable: whether the coordinates can be minimized one by one.
     """
 
     evaluate: Callable[[Points, Rotations, Rotations], Values]
@@ -204,7 +205,7 @@ def _griewank_rosenbrock(x_BNP: Points, r_BPP: Rotations, q_BPP: Rotations) -> V
     size = x_BNP.shape[-1]
     if size == 1:
         return np.zeros(x_BNP.shape[:-1])  # Vizier's divides by zero
-    # 1 and not 0.5, so that the optimum is the origin: Vizier's departure from BBOB.
+    # Vizier uses 1 instead of BBOB's 0.5, which moves the optimum to the origin.
     z_BNP = max(1.0, size**0.5 / 8.0) * _rotate(r_BPP, x_BNP) + 1.0
     terms_BNP = _rosenbrock_terms(z_BNP)
     return 10.0 * np.mean(terms_BNP / 4000.0 - np.cos(terms_BNP), axis=-1) + 10.0
@@ -241,7 +242,7 @@ LUNACEK_OPTIMUM = 1.25
 def _lunacek(x_BNP: Points, r_BPP: Rotations, q_BPP: Rotations) -> Values:
     size = x_BNP.shape[-1]
     if size == 1:
-        return np.zeros(x_BNP.shape[:-1])  # the second funnel's place is imaginary
+        return np.zeros(x_BNP.shape[:-1])  # the location of the second funnel is imaginary
     first = 2 * LUNACEK_OPTIMUM
     depth = 1.0 - 1.0 / (2.0 * (size + 20.0) ** 0.5 - 8.2)
     second = -(((first**2 - 1) / depth) ** 0.5)

@@ -11,17 +11,17 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Float64
 
-TARGET = 1e-8  # the three BBOB models leave values below it alone, so that the optimum stays
+TARGET = 1e-8  # the three BBOB models do not change lower values, so that the optimum stays
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Noise:
-    """One setting; only one of the four models is on.
+    """One setting, with at most one of the four noise models.
 
     Attributes:
       gaussian: standard deviation of the logarithm of a factor.
-      uniform: exponent of a uniform factor; small values get more noise.
-      cauchy, cauchy_frequency: strength and share of points of a heavy-tailed offset.
+      uniform: exponent of a uniform factor; smaller values have more noise.
+      cauchy, cauchy_frequency: strength of a heavy-tailed offset, and the share of points with it.
       additive: standard deviation of an offset.
     """
 
@@ -54,12 +54,11 @@ def apply(
     parameters: int,
     rng: np.random.Generator,
 ) -> Float64[np.ndarray, "B N"]:
-    """Noisy versions of values that are to be minimized, each row under its own setting."""
-
+    """Values, to be minimized, with the noise of each row's setting."""
     settings = np.array(list(map(_SETTINGS, noises)))[:, :, None]
     gaussian_B1, shrink_B1, strength_B1, frequency_B1, additive_B1 = settings.swapaxes(0, 1)
     shape = values_BN.shape
-    # One at a time: all that is off multiplies by 1 or adds 0.
+    # All models are applied; those with strength 0 multiply by 1 or add 0.
     noisy_BN = values_BN * np.exp(gaussian_B1 * rng.standard_normal(shape))
     if shrink_B1.any():
         amplify_B1 = shrink_B1 * (0.49 + 1.0 / parameters)

@@ -1,8 +1,8 @@
-"""Functions drawn from Gaussian-process priors, exactly, at whatever points a search asks for.
+"""Exact draws of functions from Gaussian-process priors, at points that a search chooses.
 
-A function is revealed as it is evaluated: each new value is drawn from its distribution given all
-values drawn before, so that an adaptive search sees one fixed random function. The distribution
-of each measurement given the earlier ones comes with the study (`predictive`).
+A function is drawn as it is evaluated: each new value is drawn from its distribution given all
+earlier values, so an adaptive search sees one fixed random function. The distribution of each
+measurement given the earlier ones is also known (`predictive`).
 
 Array dimensions: B functions, N new points, T points so far, R trials, P parameters.
 """
@@ -20,32 +20,33 @@ from optformer.errors import ConfigError
 from optformer.space import Spaces
 from optformer.study import Goal, Metric, Problem
 
-# White variance of every function, which has about unit variance itself: it keeps covariance
-# matrices of near points invertible in float64, and lies far below a bin of 1 in 1000.
+# Variance of white noise in every function. Functions have about unit variance, so it is far below
+# the width of a bin of 1 in 1000, and it keeps covariance matrices of near points invertible.
 NUGGET = 1e-8
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class GaussianProcessConfig:
-    """How Gaussian-process functions are drawn.
+    """The distribution of Gaussian-process functions.
 
     Attributes:
-      kernels: each function has one of these with equal chance.
-      lengthscale: median, for one parameter with values in [0, 1]; it grows with the square root
-        of their number, so that functions of many parameters keep a shape that can be learned.
+      kernels: each function has one of these, chosen uniformly.
+      lengthscale: the median lengthscale for one parameter in [0, 1]. It grows with the square
+        root of the number of parameters, so that functions of many parameters can be learned.
       lengthscale_spread, ard_spread: standard deviations of the logarithm of the lengthscale,
-        from function to function and from parameter to parameter.
-      irrelevant: chance that a parameter hardly matters.
-      warped: chance that a function's axes are warped (Kumaraswamy distribution functions).
-      noiseless: chance of no noise.
-      least_noise, most_noise: standard deviation otherwise, log-uniform; functions have about
-        unit variance.
-      space: parameter types and levels; mostly DOUBLE by default. Where a config file has this
-        section, what the section leaves out has SpaceConfig's defaults.
-      kernels_per_block: more of them make a block more varied and slower.
-      search: if not 0, each function is drawn at this many points before anything else, and its
-        best one counts as the optimum. 256 points take about 2 ms a function, and
-        slow the search that follows.
+        between functions and between parameters.
+      irrelevant: the probability that a parameter has almost no effect.
+      warped: the probability that a function's axes are warped (Kumaraswamy distribution
+        functions).
+      noiseless: the probability of no noise.
+      least_noise, most_noise: the range of the standard deviation of noise, log-uniform;
+        functions have about unit variance.
+      space: parameter types and levels; mostly DOUBLE by default. If a config file has this
+        section, fields that the section does not set have the defaults of SpaceConfig.
+      kernels_per_block: with more kernels, a block is more varied and slower to evaluate.
+      search: if not 0, each function is first drawn at this many points, and the best of them
+        counts as the optimum. 256 points take about 2 ms for each function, and they slow down
+        the search that follows.
     """
 
     kernels: tuple[str, ...] = tuple(KERNELS)
@@ -85,11 +86,11 @@ class GaussianProcessConfig:
 class GaussianProcessBlock:
     """B functions of P parameters, each a draw from its own prior; an `ObjectiveBlock`.
 
-    It changes as it is evaluated: it remembers every value that it has drawn. The white noise
-    that the functions are made of comes from `rng`, measurement noise from `evaluate`'s.
+    Evaluation changes the block, because it stores every value that it draws. The functions'
+    values are drawn with `rng`, measurement noise with the generator passed to `evaluate`.
 
     Attributes:
-      optimum_B, optimum_BP: the best value that `find_optimum` saw and its point; NaN before.
+      optimum_B, optimum_BP: the best value that `find_optimum` drew and its point; NaN before.
     """
 
     def __init__(
@@ -104,7 +105,7 @@ class GaussianProcessBlock:
         studies, size = drawn.spaces.levels_BP.shape
         self.problems = problems
         self.drawn = drawn
-        self.priors = priors  # one for each run of functions with the same kernel
+        self.priors = priors  # one for each group of adjacent functions with the same kernel
         self.noise_B = noise_B
         self.optimum_B = np.full(studies, np.nan)
         self.optimum_BP = np.full((studies, size), np.nan)
@@ -112,13 +113,14 @@ class GaussianProcessBlock:
         self._rows = [slice(end - len(prior), end) for end, prior in zip(ends, priors, strict=True)]
         self._rng = rng
         self._hash_P = rng.standard_normal(size)
-        self._count, self._room = 0, 0  # T, and how many points the arrays have room for
+        self._count, self._capacity = 0, 0  # T, and the number of points that fit into the arrays
         self._features = self.features(np.empty((studies, 0, size)))
         self._hash_BT = np.empty((studies, 0))
         self._live_BT: Bool[np.ndarray, "B T"] = np.empty((studies, 0), dtype=bool)
         self._white_BT = np.empty((studies, 0))
         self._values_BT = np.empty((studies, 0))
-        # The inverse of the points' Cholesky factor. Many searches ask once: then it is not needed.
+        # The inverse of the points' Cholesky factor, computed at the second evaluation: many
+        # searches evaluate only once.
         self._inverse_BTT = np.empty((studies, 0, 0))
         self._not_inverted_BNN: Float64[np.ndarray, "B N N"] | None = None
 
@@ -135,7 +137,7 @@ class GaussianProcessBlock:
         return exact_BN + self.noise_B[:, None] * rng.standard_normal(exact_BN.shape)
 
     def evaluate_exact(self, units_BNP: Float64[np.ndarray, "B N P"]) -> Float64[np.ndarray, "B N"]:
-        """The functions' values; a point asked for again has the value it had."""
+        """The functions' values; an equal point always has the same value."""
         count, new = self._count, units_BNP.shape[1]
         self._reserve(count + new)
         old, fresh, both = slice(count), slice(count, count + new), slice(count + new)
@@ -159,7 +161,7 @@ class GaussianProcessBlock:
             covariance_BNN -= solved_BTN.transpose(0, 2, 1) @ solved_BTN
             mean_BN = np.matmul(self._white_BT[:, None, old], solved_BTN)[:, 0]
         if not live_BN.all():
-            # A point seen before tells nothing: it stands in the factor as an unrelated one.
+            # A repeated point adds no information: in the factor it is independent of the others.
             covariance_BNN *= live_BN[:, :, None] & live_BN[:, None, :]
             covariance_BNN += np.eye(new) * ~live_BN[:, None, :]
             if count:
@@ -183,7 +185,7 @@ class GaussianProcessBlock:
         return values_BN
 
     def features(self, units_BNP: Float64[np.ndarray, "B N P"]) -> list[np.ndarray]:
-        """The points as each prior sees them, [B, N, F] for its own functions."""
+        """The features of the points for each prior, [B, N, F] for its own functions."""
         place_BNP = self.drawn.place(units_BNP)
         return [
             prior.features(place_BNP[rows])
@@ -206,16 +208,16 @@ class GaussianProcessBlock:
         units_BRP: Float64[np.ndarray, "B R P"],
         values_BR: Float64[np.ndarray, "B R"],
     ) -> Float64[np.ndarray, "B R 2"]:
-        """Mean and standard deviation of each measurement given all before it, priors known.
+        """Mean and standard deviation of each measurement given the prior and all earlier ones.
 
         With L the Cholesky factor of the measurements' covariance, the deviation of y_t is L_tt
-        and its mean y_t - L_tt (L^-1 y)_t. No deviation is below 1e-4, a repeated noiseless
-        measurement's included.
+        and its mean y_t - L_tt (L^-1 y)_t. Deviations are at least 1e-4, also those of repeated
+        noiseless measurements.
         """
         studies, trials, _ = units_BRP.shape
         features = self.features(units_BRP)
         hash_BR = self._hash(units_BRP)
-        # With y as one more row below the covariance, that row of the factor is L^-1 y.
+        # With y as an additional last row of the covariance, that row of the factor is L^-1 y.
         joint_BSS = np.empty((studies, trials + 1, trials + 1))
         joint_BSS[:, :trials, :trials] = self.covariance(features, features)
         joint_BSS[:, :trials, :trials] += NUGGET * (hash_BR[:, :, None] == hash_BR[:, None, :])
@@ -229,9 +231,9 @@ class GaussianProcessBlock:
         return np.stack([mean_BR, std_BR], axis=2)
 
     def find_optimum(self, points: int) -> None:
-        """Draws each function at `points` points; the best one counts as the optimum.
+        """Draws each function at `points` points, the best of which counts as the optimum.
 
-        Half of them are spread at random, then the best so far is refined four times.
+        Half of the points are uniform; the others refine the best point in four rounds.
         """
         studies, size = self.optimum_BP.shape
         spread = points - 4 * (points // 8)
@@ -241,7 +243,7 @@ class GaussianProcessBlock:
             new = self._rng.random((studies, spread if step == 0 else points // 8, size))
             if step:
                 near_BNP = self.optimum_BP[:, None] + 0.3**step * (new - 0.5)
-                # Away from the optimum in a few coordinates: in many, near is still far.
+                # Only a few coordinates change: small steps in many of them would add up.
                 moved_BNP = self._rng.random(new.shape) < max(2.0 / size, 0.5)
                 new = np.where(moved_BNP, near_BNP, self.optimum_BP[:, None])
             new = self.spaces.snap(new)
@@ -252,24 +254,24 @@ class GaussianProcessBlock:
             self.optimum_B = values_BT[np.arange(studies), best_B]
 
     def _hash(self, units_BNP: Float64[np.ndarray, "B N P"]) -> Float64[np.ndarray, "B N"]:
-        """Numbers that are equal where points are; a matrix product's would depend on N."""
+        """Numbers that are equal for equal points. (A matrix product's result depends on N.)"""
         return np.sum(np.ascontiguousarray(units_BNP) * self._hash_P, axis=2)
 
     def _inverse(self) -> Float64[np.ndarray, "B T T"]:
-        """The inverse of the Cholesky factor, now that it is needed."""
+        """The inverse of the Cholesky factor, computed on first use."""
         if self._not_inverted_BNN is not None:
             size = self._not_inverted_BNN.shape[1]
-            self._inverse_BTT = np.zeros((len(self.noise_B), self._room, self._room))
+            self._inverse_BTT = np.zeros((len(self.noise_B), self._capacity, self._capacity))
             self._inverse_BTT[:, :size, :size] = _invert(self._not_inverted_BNN)
             self._not_inverted_BNN = None
         return self._inverse_BTT
 
     def _reserve(self, points: int) -> None:
-        """Makes room for so many points, at least twice as much as there was."""
-        if points <= self._room:
+        """Grows the arrays to hold this many points, at least to twice their size."""
+        if points <= self._capacity:
             return
-        more = max(points, 2 * self._room) - self._room
-        self._room += more
+        more = max(points, 2 * self._capacity) - self._capacity
+        self._capacity += more
         rows, columns = ((0, 0), (0, more)), (0, more)
         self._features = [np.pad(known_BTF, (*rows, (0, 0))) for known_BTF in self._features]
         self._hash_BT = np.pad(self._hash_BT, rows)
@@ -343,7 +345,7 @@ def _random_prior(
 
 
 def _cholesky(matrix_BNN: Float64[np.ndarray, "B N N"]) -> Float64[np.ndarray, "B N N"]:
-    """Lower factors. Rounding may leave a pivot of a single new point at or below the nugget."""
+    """Lower factors. Rounding may push the variance of a single point below the nugget."""
     if matrix_BNN.shape[1] == 1:
         return np.sqrt(np.maximum(matrix_BNN, NUGGET))
     return np.linalg.cholesky(matrix_BNN)

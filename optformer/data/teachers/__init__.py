@@ -1,7 +1,7 @@
-"""Who optimizes: search algorithms for many studies at once, by name.
+"""Teachers: search algorithms that run on many studies at once, by name.
 
-`TEACHERS[name](spaces, seeds_B, budget)` makes one; `teacher.Teacher` says what it can do.
-`optimum_teacher`, `layernas_teacher`, `training_aware_teacher` and `vizier.vizier_teacher` make
+`TEACHERS[name](spaces, seeds_B, budget)` creates one; `teacher.Teacher` is their interface.
+`optimum_teacher`, `layernas_teacher`, `training_aware_teacher` and `vizier.vizier_teacher` create
 factories that need more than a search space.
 """
 

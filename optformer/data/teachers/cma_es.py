@@ -1,4 +1,4 @@
-"""CMA-ES by the `cma` library, one evolution strategy a study.
+"""CMA-ES by the `cma` library, with one evolution strategy for each study.
 
 Array dimensions: B studies, P parameters.
 """
@@ -17,18 +17,19 @@ from optformer.space import Spaces
 if TYPE_CHECKING:
     import cma
 
-FIRST_STEP = 0.3  # of the unit cube: the library's advice for a range of 1 is 0.2 to 0.5
+FIRST_STEP = 0.3  # the library recommends 0.2 to 0.5 for a range of 1
 
 
 class CmaEs:
-    """Populations from a Gaussian that adapts to where the better half of each was found.
+    """Populations from a Gaussian that adapts to the better half of each population.
 
-    Ordered levels are integers to the library. A population is told when all of it is measured;
-    trials of others are injected into the next one; infeasible ones count as worse than the worst.
+    Ordered levels are passed to the library as integers. The Gaussian is updated when a whole
+    population is measured. The best foreign trial is injected into the next population. An
+    infeasible trial counts as worse than the worst.
 
     Raises:
-      TeacherError: for categories, which have no distance, and for a single parameter, with
-        which the library (cma 4.5) breaks.
+      TeacherError: a space has categories, which have no distance, or a single parameter, for
+        which the library (cma 4.5) fails.
     """
 
     def __init__(self, spaces: Spaces, seeds_B: Int64[np.ndarray, " B"], budget: int) -> None:
@@ -42,7 +43,7 @@ class CmaEs:
             raise TeacherError(
                 f"CMA-ES cannot search study {study}: parameter {column} is a category with "
                 f"{spaces.levels_BP[study, column]} values, and categories have no distance. "
-                "Use a teacher that takes them (regularized_evolution, tpe, gp_ucb), or leave "
+                "Use a teacher that supports them (regularized_evolution, tpe, gp_ucb), or leave "
                 "categories out of the search space."
             )
         self._studies = [
@@ -62,9 +63,9 @@ class CmaEs:
 
 @dataclasses.dataclass(kw_only=True, eq=False)
 class _OneStudy:
-    """A strategy, and the parts of its population that are still to be suggested or measured.
+    """A strategy, with the points of its population that are not yet suggested or measured.
 
-    Points are kept in the library's coordinates, where level k is the number k.
+    Points are in the library's coordinates, where level k is the number k.
     """
 
     levels_P: Int64[np.ndarray, " P"]
@@ -78,13 +79,13 @@ class _OneStudy:
 
     def suggest(self) -> Float64[np.ndarray, " P"]:
         if self.strategy is None:
-            # A history to start from is worth more than the centre.
+            # Start from the best trial of an earlier search, if there is one.
             start_P = np.full(len(self.levels_P), 0.5)
             start_P = start_P if self.foreign is None else self.foreign[0]
             self.strategy = self._strategy(start_P, None)
         if not self.waiting:
-            # Also while a population is out unmeasured: the same Gaussian then gives more.
-            with _own_global_numbers(self.generator):
+            # If the population is still being measured, the same Gaussian gives more points.
+            with _seeded_global_generator(self.generator):
                 self.waiting = list(self.strategy.ask())[::-1]
         point_P = self.waiting.pop()
         units_P = self._units(point_P)
@@ -109,11 +110,11 @@ class _OneStudy:
 
     def _next_population(self, strategy: "cma.CMAEvolutionStrategy") -> None:
         points, losses = zip(*self.measured, strict=True)
-        with _own_global_numbers(self.generator):
+        with _seeded_global_generator(self.generator):
             strategy.tell(list(points), list(losses))
         self.measured, self.waiting, self.pending = [], [], []
         if strategy.stop():
-            # Auger and Hansen, 2005: start anew elsewhere with twice the population.
+            # Restart at another point with twice the population (Auger and Hansen, 2005).
             start_P = self.generator.random(len(self.levels_P))
             self.strategy = self._strategy(start_P, 2 * strategy.popsize)
         elif self.foreign is not None:
@@ -135,7 +136,7 @@ class _OneStudy:
             "CMA_stds": scale_P.astype(float).tolist(),
             "integer_variables": np.flatnonzero(discrete_P).tolist(),
             "randn": lambda *shape: self.generator.standard_normal(shape),
-            "seed": np.nan,  # leaves numpy's global generator alone
+            "seed": np.nan,  # the library then does not seed numpy's global generator
             "verbose": -9,
         }
         if population is not None:
@@ -152,8 +153,8 @@ class _OneStudy:
 
 
 @contextlib.contextmanager
-def _own_global_numbers(generator: np.random.Generator) -> Iterator[None]:
-    """The library's integer handling draws from numpy's global generator: seeds and restores it."""
+def _seeded_global_generator(generator: np.random.Generator) -> Iterator[None]:
+    """Seeds numpy's global generator, from which the library draws, and restores it afterwards."""
     before = np.random.get_state()  # noqa: NPY002
     np.random.seed(generator.integers(2**32))  # noqa: NPY002
     try:

@@ -1,9 +1,9 @@
-"""Eagle Strategy: a pool of fireflies that chase brighter ones.
+"""Eagle Strategy: a pool of fireflies that move towards brighter ones.
 
 Yang, Firefly Algorithms for Multimodal Optimization, 2009, in the variant of Vizier's
-`EagleStrategyDesigner` (google-vizier 0.1.24, algorithms/designers/eagle_strategy), whose pool
-size, forces, perturbations and rules of survival these are, vectorized over studies. One thing
-differs: the distance between categories counts those that differ; Vizier's counts those that agree.
+`EagleStrategyDesigner` (google-vizier 0.1.24, algorithms/designers/eagle_strategy), with the same
+pool size, forces, perturbations and rules of survival, vectorized over studies. One thing differs:
+the distance between categories counts those that differ; Vizier's counts those that agree.
 
 Array dimensions: B studies, P parameters, C flies in the pool, T kinds of parameter (continuous,
 ordered levels, categories).
@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Bool, Float64, Int64
 
 from optformer.data.teachers.random_search import QuasiRandom
-from optformer.data.teachers.teacher import Streams, close, snap
+from optformer.data.teachers.teacher import Streams, same_points, snap
 from optformer.space import Spaces
 
 GRAVITY, NEGATIVE_GRAVITY = 1.0, 0.02
@@ -23,17 +23,17 @@ VISIBILITY_T = np.array([3.0, 1.0, 0.2])
 PERTURBATION, LOWEST_PERTURBATION, HIGHEST_PERTURBATION = 0.1, 1e-3, 0.5
 CATEGORICAL_FACTOR, DISCRETE_FACTOR, PURE_CATEGORICAL = 25.0, 10.0, 0.1
 PENALTY = 0.9
-MOST_PENDING = 1000  # unfinished suggestions that are still recognized when they finish
+MOST_PENDING = 1000  # the number of latest suggestions that are recognized when they finish
 
 
 def pool_size(parameters: int) -> int:
-    """How many fireflies search a space of this many parameters."""
+    """The number of fireflies for a space with this many parameters."""
     return min(10 + round((parameters**1.2 + parameters) * 0.5), 1000)
 
 
 @dataclasses.dataclass(kw_only=True, eq=False)
 class _Suggestion:
-    """An unfinished trial of each study, and the fly that it came from."""
+    """An unfinished trial of each study, and the fly that suggested it."""
 
     units_BP: Float64[np.ndarray, "B P"]
     fly_B: Int64[np.ndarray, " B"]
@@ -43,8 +43,8 @@ class _Suggestion:
 class EagleStrategy:
     """Each firefly in turn is pulled to brighter flies, pushed from darker ones, and perturbed.
 
-    A fly that improves moves there; one that does not is perturbed less the next time, and dies
-    when that is too little and it is not the best. Quasi-random points fill the pool.
+    A fly moves to the new point if it is better. Otherwise its perturbation shrinks, and when that
+    is too small, the fly is removed unless it is the best. Quasi-random points fill the pool.
     """
 
     def __init__(self, spaces: Spaces, seeds_B: Int64[np.ndarray, " B"], budget: int) -> None:
@@ -53,17 +53,17 @@ class EagleStrategy:
         self._spaces = spaces
         self._streams = Streams(seeds_B)
         self._initial = QuasiRandom(spaces, seeds_B, min(budget, 2 * capacity))
-        # The pool. An empty place has fly -1 and value -inf.
+        # The pool. An empty slot has fly -1 and value -inf.
         self._fly_BC = np.full((studies, capacity), -1)
         self._units_BCP = np.full((studies, capacity, parameters), 0.5)
         self._values_BC = np.full((studies, capacity), -np.inf)
         self._perturbation_BC = np.full((studies, capacity), PERTURBATION)
-        self._flies_B = np.zeros(studies, dtype=np.int64)  # ever made, which numbers the next
+        self._flies_B = np.zeros(studies, dtype=np.int64)  # total so far: the next fly's number
         self._last_B = np.full(studies, -1)  # the fly that moved last
         self._pending: list[_Suggestion] = []
         self._rows_B = np.arange(studies)
 
-        # How each parameter counts.
+        # The kinds and scales of the parameters.
         levels_BP = spaces.levels_BP
         kind_BP = np.where(levels_BP == 0, 0, np.where(spaces.ordered_BP, 1, 2))
         self._categorical_BP = kind_BP == 2
@@ -80,7 +80,7 @@ class EagleStrategy:
             1.0,
         )
         self._only_categories_B = self._categorical_BP.all(axis=1)
-        # Where `_pulled` finds each parameter's kind in a flat (B, T).
+        # The index of each parameter's kind in a flattened (B, T) array, for `_pulled`.
         self._place_of_kind_BP = 3 * self._rows_B[:, None] + kind_BP
         self._levels = _Levels(levels_BP) if (levels_BP > 0).any() else None
 
@@ -88,7 +88,7 @@ class EagleStrategy:
         full_B = np.all(self._fly_BC >= 0, axis=1)
         place_B = self._next_fly()
         capacity, parameters = self._units_BCP.shape[1:]
-        # Drawn whether needed or not: a study's numbers do not depend on its neighbours.
+        # Always drawn, so that a study's numbers do not depend on the other studies.
         order_BC = np.argsort(self._streams.uniform(capacity), axis=1)
         choice_BCP = self._streams.uniform(capacity, parameters)
         step_B3P = self._streams.uniform(3, parameters)
@@ -121,7 +121,7 @@ class EagleStrategy:
         empty_BC = self._fly_BC < 0
         room_B = empty_BC.any(axis=1)
 
-        # A feasible trial without a fly becomes one while there is room ...
+        # A feasible trial without a fly becomes a new fly while there is room ...
         born_B = ~has_parent_B & feasible_B & room_B
         foreign_B = fly_B < 0
         number_B = np.where(foreign_B, self._flies_B, fly_B)
@@ -131,13 +131,13 @@ class EagleStrategy:
         self._fly_BC[rows_B, places_B] = number_B[born_B]
         self._perturbation_BC[rows_B, places_B] = PERTURBATION
 
-        # ... and otherwise belongs to the nearest fly, if it is better than that one.
+        # ... and otherwise moves the nearest fly, if it is better than that fly.
         parent_B = np.argmax(own_BC, axis=1)
         if not (has_parent_B | room_B).all():
             parent_B = np.where(has_parent_B, parent_B, self._nearest(units_BP))
         improves_B = values_B > self._values_BC[self._rows_B, parent_B]  # False for NaN
         adopted_B = ~has_parent_B & ~room_B & improves_B
-        same_B = close(units_BP, self._units_BCP[self._rows_B, parent_B])
+        same_B = same_points(units_BP, self._units_BCP[self._rows_B, parent_B])
         self._place(improves_B & (has_parent_B | adopted_B), parent_B, units_BP, values_B)
         self._penalize(has_parent_B & ~improves_B, parent_B, same_B)
 
@@ -159,7 +159,10 @@ class EagleStrategy:
         place_B: Int64[np.ndarray, " B"],
         same_B: Bool[np.ndarray, " B"],
     ) -> None:
-        """A fly that did not improve explores less, or more if it is stuck; or it dies."""
+        """Reduces the perturbation of a fly that did not improve, or raises it if the fly is stuck.
+
+        A fly whose perturbation is too small is removed.
+        """
         before_B = self._perturbation_BC[self._rows_B, place_B]
         stuck_B = np.minimum(before_B * 10, HIGHEST_PERTURBATION)
         after_B = np.where(same_B, stuck_B, before_B * PENALTY)
@@ -172,17 +175,19 @@ class EagleStrategy:
         self._values_BC[self._rows_B[dies_B], place_B[dies_B]] = -np.inf
 
     def _parent(self, units_BP: Float64[np.ndarray, "B P"]) -> Int64[np.ndarray, " B"]:
-        """The number of the fly that suggested this point; -1 for a foreign one."""
+        """The number of the fly that suggested this point; -1 for a foreign point."""
         fly_B = np.full(len(units_BP), -1)
         for suggestion in self._pending:
-            found_B = (fly_B < 0) & ~suggestion.finished_B & close(suggestion.units_BP, units_BP)
+            found_B = (
+                (fly_B < 0) & ~suggestion.finished_B & same_points(suggestion.units_BP, units_BP)
+            )
             fly_B = np.where(found_B, suggestion.fly_B, fly_B)
             suggestion.finished_B = suggestion.finished_B | found_B
         self._pending = [one for one in self._pending if not one.finished_B.all()]
         return fly_B
 
     def _nearest(self, units_BP: Float64[np.ndarray, "B P"]) -> Int64[np.ndarray, " B"]:
-        """The place of the nearest fly of each study."""
+        """The index in the pool of the nearest fly of each study."""
         apart_BCP = self._apart(self._units_BCP - units_BP[:, None], self._rows_B)
         distance_BC = np.where(self._fly_BC >= 0, apart_BCP.sum(axis=2), np.inf)
         return np.argmin(distance_BC, axis=1)
@@ -193,7 +198,7 @@ class EagleStrategy:
         return np.where(self._categorical_BP[rows_B, None], difference_BCP != 0.0, square_BCP)
 
     def _next_fly(self) -> Int64[np.ndarray, " B"]:
-        """The place of the fly whose turn it is: the next higher number, then from the start."""
+        """The index in the pool of the next fly by number, starting again after the last."""
         turn_BC = np.where(self._fly_BC > self._last_B[:, None], self._fly_BC, 2**40 + self._fly_BC)
         return np.argmin(np.where(self._fly_BC >= 0, turn_BC, 2**50), axis=1)
 
@@ -203,10 +208,10 @@ class EagleStrategy:
         order_BC: Int64[np.ndarray, "B C"],
         choice_BCP: Float64[np.ndarray, "B C P"],
     ) -> Float64[np.ndarray, "B P"]:
-        """Where the other flies, in a random order, pull and push a fly one after another.
+        """The point of a fly after all other flies, in random order, have pulled or pushed it.
 
-        The arrays are so small that each call of numpy costs the same: there are few, and they
-        write into arrays that are there already.
+        The arrays are so small that the number of numpy calls determines the time, so the code
+        uses few calls and writes into existing arrays.
         """
         others_CBP = self._units_BCP[self._rows_B, order_BC.T]
         choice_CBP = np.ascontiguousarray(choice_BCP.transpose(1, 0, 2))
@@ -234,7 +239,7 @@ class EagleStrategy:
             np.multiply(distance_BT, direction_B1, out=distance_BT)
             distance_BT.take(self._place_of_kind_BP, out=pull_BP, mode="clip")
             if some_categories:
-                # A category is taken over with a chance of the pull, or stays.
+                # A category is copied with the probability of the pull.
                 np.less(choose_BP, pull_BP, out=taken_BP)
                 np.copyto(pull_BP, taken_BP, where=categorical_BP)
             np.multiply(pull_BP, difference_BP, out=difference_BP)
@@ -251,7 +256,7 @@ class EagleStrategy:
         place_B: Int64[np.ndarray, " B"],
         uniform_B3P: Float64[np.ndarray, "B 3 P"],
     ) -> Float64[np.ndarray, "B P"]:
-        """The points after a random step in a random direction, as large as the fly still dares."""
+        """The points after a random step whose size is the fly's perturbation."""
         centred_BP = uniform_B3P[:, 0] - 0.5
         size_BP = np.minimum(np.abs(centred_BP), 0.5 - 1e-12)
         laplace_BP = -np.sign(centred_BP) * np.log1p(-2.0 * size_BP)
@@ -265,7 +270,7 @@ class EagleStrategy:
 
 
 class _Levels:
-    """As `Spaces.snap`, in place."""
+    """`Spaces.snap` in place."""
 
     def __init__(self, levels_BP: Int64[np.ndarray, "B P"]) -> None:
         self._there_BP = levels_BP > 0

@@ -1,4 +1,4 @@
-"""Search by mutation: regularized evolution, hill climbing, and a beam.
+"""Search by mutation: regularized evolution, hill climbing, and beam search.
 
 Array dimensions: B studies, P parameters, K members of the population, T of a tournament.
 """
@@ -11,14 +11,14 @@ from optformer.space import Spaces
 
 POPULATION = 25  # OptFormer paper's settings
 TOURNAMENT = 5
-BEAM = 10  # ours: Model Search leaves it to the user
+BEAM = 10  # our choice; Model Search has no default
 
 
 class RegularizedEvolution:
-    """The best of a random tournament is mutated; the oldest member dies.
+    """Mutates the best of a random tournament and removes the oldest member.
 
     Real et al., Regularized Evolution for Image Classifier Architecture Search, 2019. Random
-    points until the population is full. An infeasible trial joins the population as its worst.
+    points until the population is full. Infeasible trials join the population as the worst.
     """
 
     def __init__(self, spaces: Spaces, seeds_B: Int64[np.ndarray, " B"], budget: int) -> None:
@@ -41,14 +41,14 @@ class RegularizedEvolution:
     def observe(
         self, units_BP: Float64[np.ndarray, "B P"], values_B: Float64[np.ndarray, " B"]
     ) -> None:
-        member = self._observed % POPULATION  # the oldest one's place
+        member = self._observed % POPULATION  # the oldest
         self._units_BKP[:, member] = units_BP
         self._values_BK[:, member] = np.where(np.isnan(values_B), -np.inf, values_B)
         self._observed += 1
 
 
 class HillClimbing:
-    """The best point so far is mutated. Random points until one is feasible."""
+    """Mutates the best point so far. Random points until one is feasible."""
 
     def __init__(self, spaces: Spaces, seeds_B: Int64[np.ndarray, " B"], budget: int) -> None:
         self._spaces = spaces
@@ -70,7 +70,7 @@ class HillClimbing:
 
 
 class ModelSearch:
-    """Any of the ten best trials is mutated. Random points until there are that many feasible ones.
+    """Mutates one of the ten best trials. Random points until ten are feasible.
 
     The beam of Mazzawi et al., Improving Keyword Spotting and Language Identification via Neural
     Architecture Search at Scale, 2019, which became Model Search.
@@ -105,7 +105,7 @@ class ModelSearch:
 def mutate(
     spaces: Spaces, units_BP: Float64[np.ndarray, "B P"], streams: Streams
 ) -> Float64[np.ndarray, "B P"]:
-    """The points with one parameter of each redrawn uniformly; a discrete one never stays put."""
+    """Redraws one parameter of each point uniformly; a discrete one always changes."""
     uniform_B2 = streams.uniform(2)
     studies_B = np.arange(len(units_BP))
     column_B = (uniform_B2[:, 0] * units_BP.shape[1]).astype(np.int64)

@@ -1,12 +1,12 @@
-"""A Gaussian process for one study, fitted by its posterior mode; `vmap` makes it many.
+"""A Gaussian process for one study, fitted to the posterior mode; use `vmap` for many studies.
 
 Kernel, priors and ranges are those of Vizier's tuned model (google-vizier 0.1.24,
-jax/models/tuned_gp_models.py): Matérn-5/2 with one length scale a parameter; the squared distance
-between two categories is 0 or 1.
+jax/models/tuned_gp_models.py): Matérn-5/2 with one length scale for each parameter; the squared
+distance between two categories is 0 or 1.
 
-Array dimensions: P parameters, N points that the process is conditioned on, M other points. Counts
-are padded, so that programs are compiled once a size class: rows of N that `used_N` leaves out and
-columns of P that hold zeros everywhere change nothing.
+Array dimensions: P parameters, N points that the process is conditioned on, M other points. Arrays
+are padded, so that a program is compiled once for each size class. Padding has no effect: rows of N
+that are False in `used_N`, and columns of P that are 0 in all points.
 """
 
 from typing import NamedTuple
@@ -26,7 +26,7 @@ class Hyperparameters(NamedTuple):
 
 
 class Fit(NamedTuple):
-    """Hyperparameters on their way to the posterior mode, with Adam's two moments."""
+    """Hyperparameters during optimization, with Adam's two moments."""
 
     logs: Hyperparameters
     first: Hyperparameters
@@ -34,7 +34,7 @@ class Fit(NamedTuple):
 
 
 class Posterior(NamedTuple):
-    """What predictions need."""
+    """The process given its points, prepared for predictions."""
 
     units_NP: Float[Array, "N P"]
     used_N: Bool[Array, " N"]
@@ -42,8 +42,8 @@ class Posterior(NamedTuple):
     weights_N: Float[Array, " N"]  # that inverse times the values; 0 for unmeasured points
 
 
-# Each is penalized by 0.01 (log(x) - log(centre))^2 and kept in its range. Vizier's noise goes down
-# to 1e-10; in 32 bits the covariance needs more on its diagonal than that.
+# Each hyperparameter has the penalty 0.01 (log(x) - log(centre))^2 and is clipped to its range.
+# Vizier's noise can be as low as 1e-10; in 32 bits the covariance needs a larger diagonal.
 CENTRE = (0.039, 0.5, 0.0039)
 LOWEST, HIGHEST = (1e-3, 1e-2, 1e-7), (10.0, 1e2, 1.0)
 PENALTY = 0.01
@@ -52,8 +52,8 @@ LEARNING_RATE = 0.1
 
 
 def first_fit(seeds_B: Int64[np.ndarray, " B"], parameters: int, chains: int) -> Fit:
-    """Where `fit` starts, (B, chains): the centre of the priors, then log-uniform points of the
-    ranges, as Vizier's restarts."""
+    """The starts of `fit`, (B, chains): the centre of the priors, then log-uniform points of the
+    ranges, as in Vizier's restarts."""
     low, high, centre = (np.log(np.array(table)) for table in (LOWEST, HIGHEST, CENTRE))
     parts: tuple[list[np.ndarray], ...] = ([], [], [])
     for seed in seeds_B:
@@ -114,7 +114,7 @@ def loss(
     used_N: Bool[Array, " N"],
     ordered_P: Bool[Array, " P"],
 ) -> Float[Array, ""]:
-    """-log p(values) - log prior, up to a constant: what `fit` goes down. For judging."""
+    """-log p(values) - log prior, up to a constant: the loss that `fit` minimizes."""
     inverse_NN = inverse_factor(noisy(logs, units_NP, used_N, ordered_P))
     white_N = inverse_NN @ jnp.where(used_N, values_N, 0.0)
     prior = sum(
@@ -132,7 +132,8 @@ def slope(
 ) -> Hyperparameters:
     """The gradient of `loss`, without differentiating a Cholesky factor.
 
-    By the covariance it is (K^-1 - a a^T) / 2 with a = K^-1 y; JAX takes it on through the kernel.
+    With respect to the covariance it is (K^-1 - a a^T) / 2 with a = K^-1 y; JAX differentiates the
+    kernel.
     """
     covariance_NN, pull_back = jax.vjp(lambda logs: noisy(logs, units_NP, used_N, ordered_P), logs)
     inverse_NN = inverse_factor(covariance_NN)
@@ -159,7 +160,7 @@ def fit(
 
     def step(_: Array, fitted: Fit) -> Fit:
         by_logs = slope(fitted.logs, units_NP, values_N, used_N, ordered_P)
-        # A covariance that 32 bits cannot factor: more noise.
+        # If 32 bits cannot factor the covariance, raise the noise.
         broken = jnp.isnan(by_logs.signal)
         by_logs = jax.tree.map(jnp.nan_to_num, by_logs)
         first = jax.tree.map(lambda m, g: 0.8 * m + 0.2 * g, fitted.first, by_logs)
@@ -190,11 +191,11 @@ def condition(
 ) -> Posterior:
     """The process given measured points, which come first, and pending ones.
 
-    Pending points narrow the prediction and leave its mean alone (Desautels et al., 2014).
+    Pending points reduce the variance and do not change the mean (Desautels et al., 2014).
     """
     used_N = measured_N | pending_N
     inverse_NN = inverse_factor(noisy(logs, units_NP, used_N, ordered_P))
-    # The factor is lower triangular: rows of measured points do not see the pending ones.
+    # The factor is lower triangular: rows of measured points do not depend on the pending ones.
     weights_N = inverse_NN @ jnp.where(measured_N, values_N, 0.0)
     return Posterior(units_NP, used_N, inverse_NN, jnp.where(measured_N, weights_N, 0.0))
 

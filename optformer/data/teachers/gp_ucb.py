@@ -1,10 +1,10 @@
 """GP-UCB over many studies at once, in JAX.
 
-Vizier's Gaussian-process bandit (google-vizier 0.1.24, designers/gp_bandit.py) in its settings: the
-model of `gaussian_process`, the values of `warping`, an upper confidence bound with coefficient
-1.8, a trust region, the centre of the space first. What differs is how much work goes into a
-suggestion: hyperparameters go on from the trial before by a few steps, and the bound is maximized
-over hundreds of points and by climbing, instead of over 75,000 points.
+Vizier's Gaussian-process bandit (google-vizier 0.1.24, designers/gp_bandit.py) with its settings:
+the model of `gaussian_process`, the values of `warping`, an upper confidence bound with coefficient
+1.8, a trust region, and the centre of the space as the first point. A suggestion takes much less
+computation: hyperparameters are updated from the previous trial by a few steps, and the bound is
+maximized over hundreds of points and by gradient steps, instead of over 75,000 points.
 
 Array dimensions: B studies, P parameters, N points so far.
 """
@@ -19,14 +19,14 @@ from jaxtyping import Array, Bool, Float, Float64, Int, Int64, PRNGKeyArray, UIn
 from optformer.data.teachers import gaussian_process as gp
 from optformer.data.teachers.acquisition import Cube, History, allowed, maximize
 from optformer.data.teachers.random_search import QuasiRandom
-from optformer.data.teachers.teacher import close, short_seed, snap
+from optformer.data.teachers.teacher import same_points, short_seed, snap
 from optformer.data.teachers.warping import warp
 from optformer.space import Spaces, trust_radius
 
 COEFFICIENT = 1.8
-CHUNK = 8  # studies a call: stays in a core's cache, and no program depends on the block's size
+CHUNK = 8  # studies in a call: fits into a core's cache, and programs do not depend on block size
 CHAINS = 4  # starts of the hyperparameters
-# Programs are compiled for these numbers of points and parameters, one each as they come up.
+# Programs are compiled for these numbers of points and parameters, on first use.
 POINTS = (16, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024)
 WIDTHS = (2, 4, 6, 8, 12, 16, 20, 32, 48, 64, 128)
 
@@ -34,7 +34,7 @@ WIDTHS = (2, 4, 6, 8, 12, 16, 20, 32, 48, 64, 128)
 class GpUcb:
     """The point with the highest upper confidence bound under a fitted Gaussian process.
 
-    Unfinished trials narrow the process where they are. The cost of a suggestion grows with the
+    Unfinished trials reduce the variance at their points. The time for a suggestion grows with the
     cube of the number of trials.
     """
 
@@ -45,7 +45,7 @@ class GpUcb:
         self._suggested = 0
         self._units_NBP = np.empty((0, studies, parameters))
         self._values_NB = np.empty((0, studies))
-        # Unfinished trials, and in which studies they still are.
+        # Unfinished trials, with masks of the studies in which they are unfinished.
         self._pending: list[tuple[np.ndarray, np.ndarray]] = []
 
         # Padded studies and parameters; a padded parameter is continuous and always 0.
@@ -64,7 +64,7 @@ class GpUcb:
         if len(self._units_NBP):
             units_BP = snap(self._spaces, self._maximized())
         elif not self._suggested:
-            # Vizier starts with the first of the categories.
+            # Vizier starts with the first category.
             first_BP = np.where(self._spaces.ordered_BP, 0.5, 0.0)
             first_BP = np.where(self._spaces.levels_BP > 0, first_BP, 0.5)
             units_BP = snap(self._spaces, first_BP)
@@ -81,13 +81,13 @@ class GpUcb:
         self._values_NB = np.concatenate([self._values_NB, values_B[None]])
         found_B = np.zeros(len(units_BP), dtype=bool)
         for pending_BP, open_B in self._pending:
-            hit_B = open_B & ~found_B & close(pending_BP, units_BP)
+            hit_B = open_B & ~found_B & same_points(pending_BP, units_BP)
             open_B &= ~hit_B
             found_B |= hit_B
         self._pending = [one for one in self._pending if one[1].any()]
 
     def _maximized(self) -> Float64[np.ndarray, "B P"]:
-        """The best points found, after the hyperparameters have followed the newest trials."""
+        """The best points under hyperparameters that are updated for the newest trials."""
         observed, studies, parameters = self._units_NBP.shape
         size = size_class(observed + len(self._pending), POINTS)
         units_BNP = np.zeros((self._rows, size, self._width), dtype=np.float32)
@@ -100,7 +100,7 @@ class GpUcb:
             pending_BN[:studies, index] = open_B
 
         parts = []
-        # Vizier's service switches JAX to 64 bits for the whole process; this stays with 32.
+        # Vizier's service switches JAX to 64 bits for the whole process; 32 are enough here.
         with jax.enable_x64(False):
             for start in range(0, self._rows, CHUNK):
                 rows = slice(start, start + CHUNK)
@@ -125,17 +125,17 @@ class GpUcb:
 
 
 def size_class(count: int, sizes: tuple[int, ...]) -> int:
-    """The smallest size that holds this many; beyond the table, the next multiple of the last."""
+    """The smallest of `sizes` for this count; above the last, the next multiple of it."""
     return next((size for size in sizes if size >= count), -(-count // sizes[-1]) * sizes[-1])
 
 
 def _steps(observed: int) -> int:
-    """Steps of the hyperparameters a trial: more while they are cheap and the data new."""
+    """The number of fitting steps for a trial: more at the start, while they are cheap."""
     return 60 if observed <= 8 else 20 if observed <= 32 else 10 if observed <= 48 else 4
 
 
 def _chains(size: int) -> int:
-    """How many of the starts are still followed: the best ones, fewer as they cost more."""
+    """The number of chains, the best ones, that are still optimized: fewer as they cost more."""
     return CHAINS if size <= 16 else 2 if size <= 48 else 1
 
 
@@ -187,7 +187,7 @@ def _fit_chains(
     measured_N: Bool[Array, " N"],
     ordered_P: Bool[Array, " P"],
 ) -> gp.Fit:
-    """The chains after some steps of those that are still followed, the best one first."""
+    """The chains after some steps of the active ones, the best one first."""
     count = _chains(len(units_NP))
     data = (units_NP, values_N, measured_N, ordered_P)
     moved = jax.tree.map(lambda part: part[:count], fitted)
@@ -202,7 +202,7 @@ def _fit_chains(
 def _best_point(
     logs: gp.Hyperparameters, history: History, cube: Cube, key: PRNGKeyArray
 ) -> Float[Array, " P"]:
-    """Where the upper confidence bound of one study is highest."""
+    """The point with the highest upper confidence bound of one study."""
     posterior = gp.condition(
         logs,
         history.units_NP,

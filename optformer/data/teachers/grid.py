@@ -1,4 +1,4 @@
-"""Grid search, in order and shuffled (OptFormer paper, appendix on data: 100 points a dimension).
+"""Grid search, in order and shuffled, with 100 points for each dimension (OptFormer, appendix).
 
 Array dimensions: B studies, P parameters, N points.
 """
@@ -14,10 +14,10 @@ POINTS = 100  # of a continuous parameter; a discrete one has its own values
 
 
 class GridSearch:
-    """The grid in lexicographic order: the last parameter moves fastest; then from the start.
+    """The grid in lexicographic order, the last parameter fastest, and again from the start.
 
-    Twenty dimensions are no obstacle: the grid is counted, never listed. A short study then only
-    sees the last few parameters move.
+    The grid is never stored, so it can have any number of dimensions. In a short study, only the
+    last few parameters change.
     """
 
     def __init__(self, spaces: Spaces, seeds_B: Int64[np.ndarray, " B"], budget: int) -> None:
@@ -37,11 +37,11 @@ class GridSearch:
     def observe(
         self, units_BP: Float64[np.ndarray, "B P"], values_B: Float64[np.ndarray, " B"]
     ) -> None:
-        """Does nothing: the grid does not depend on what was seen."""
+        """Does nothing: the grid does not depend on results."""
 
 
 class ShuffledGridSearch:
-    """Points of the same grid in random order, none twice before the grid or budget is used up."""
+    """Points of the same grid in random order, without repeats within the grid or budget."""
 
     def __init__(self, spaces: Spaces, seeds_B: Int64[np.ndarray, " B"], budget: int) -> None:
         self._spaces = spaces
@@ -61,24 +61,24 @@ class ShuffledGridSearch:
     def observe(
         self, units_BP: Float64[np.ndarray, "B P"], values_B: Float64[np.ndarray, " B"]
     ) -> None:
-        """Does nothing: the order does not depend on what was seen."""
+        """Does nothing: the order does not depend on results."""
 
     def _draw(self, study: int) -> Int64[np.ndarray, "N P"]:
         """The next round of grid indices of one study."""
         sizes_P, generator = self._sizes_BP[study], self._generators[study]
         cells = math.prod(sizes_P.tolist())
-        if cells >= 2**62:  # too many for an index, and for two draws to meet
+        if cells >= 2**62:  # too many for an index, and two draws are never equal
             return generator.integers(sizes_P, size=(self._round, len(sizes_P)))
         flat_N = generator.choice(cells, size=min(self._round, cells), replace=False)
         return np.stack(np.unravel_index(flat_N, tuple(sizes_P.tolist())), axis=1)
 
 
 def sizes(spaces: Spaces) -> Int64[np.ndarray, "B P"]:
-    """Grid points of each parameter."""
+    """The number of grid points of each parameter."""
     return np.where(spaces.levels_BP > 0, spaces.levels_BP, POINTS)
 
 
 def grid_units(spaces: Spaces, index_BP: Int64[np.ndarray, "B P"]) -> Float64[np.ndarray, "B P"]:
-    """Where grid points lie: levels at (k + 0.5) / L, continuous ones from 0 to 1 inclusive."""
+    """The units of grid points: levels at (k + 0.5) / L, continuous ones from 0 to 1 inclusive."""
     levels_BP = np.maximum(spaces.levels_BP, 1)
     return np.where(spaces.levels_BP > 0, (index_BP + 0.5) / levels_BP, index_BP / (POINTS - 1))

@@ -1,4 +1,4 @@
-"""LayerNAS: layer after layer, the best trial of each cost bucket is extended by all options.
+"""LayerNAS: layer by layer, the best trial of each cost bucket is extended by all options.
 
 Fan et al., LayerNAS: Neural Architecture Search in Polynomial Complexity, 2023.
 
@@ -20,9 +20,9 @@ Cost = Callable[[Float64[np.ndarray, "B N P"]], Float64[np.ndarray, "B N"]]
 
 
 def layernas_teacher(cost: Cost, buckets: int = 10) -> TeacherFactory:
-    """A teacher for spaces whose parameters are layers in order, with a cost for every point.
+    """A teacher for spaces whose parameters are ordered layers, with a cost for every point.
 
-    Like `optimum_teacher` it belongs to one block of problems, so it is not in `TEACHERS`.
+    Like `optimum_teacher`, it belongs to one block of problems, so it is not in `TEACHERS`.
     """
 
     def factory(spaces: Spaces, seeds_B: Int64[np.ndarray, " B"], budget: int) -> LayerNas:
@@ -49,7 +49,7 @@ class _OneStudy:
         self._new_table()
 
     def suggest(self) -> Float64[np.ndarray, " P"]:
-        # A layer may hold nothing new; after a whole round of such, anything goes.
+        # A layer may have no new points. After a round without any, the points are random.
         for _ in range(len(self.options) + 1):
             if self.queue:
                 break
@@ -65,10 +65,10 @@ class _OneStudy:
             return
         if self.best is None or value > self.best[0]:
             self.best = (value, units_P)
-        # It belongs to every layer whose later layers are the default.
+        # The trial is an entry for every layer after which it has only defaults.
         for layer in reversed(range(len(self.options))):
-            held = self.table[layer].get(bucket)
-            if held is None or value > held[0]:
+            entry = self.table[layer].get(bucket)
+            if entry is None or value > entry[0]:
                 self.table[layer][bucket] = (value, units_P)
             if abs(units_P[layer] - self.default_P[layer]) > 1e-9:
                 return
@@ -78,12 +78,12 @@ class _OneStudy:
 
     def _next_layer(self) -> None:
         if self.layer == 0 and self.failed and self.best is None:
-            # The most of everything breaks a budget, whatever the first layer is.
+            # With the last option everywhere, the budget is exceeded for any first layer.
             self.layer, self.failed = -1, False
             self.default_P = np.array([levels[len(levels) // 2] for levels in self.options])
         self.layer += 1
         if self.layer == len(self.options):
-            # The next round fills in the best point where this one had the default.
+            # The next round uses the best point as the default.
             self.layer = 0
             self._new_table()
             self.default_P = self.default_P if self.best is None else self.best[1]
@@ -100,11 +100,11 @@ class _OneStudy:
 
 
 class LayerNas:
-    """Dynamic programming over layers; what is not yet decided has its default, the last option.
+    """Dynamic programming over layers. Undecided layers have a default, the last option.
 
-    Where nothing is feasible with that, the default is the option in the middle (ours: on random
-    layered spaces with a budget, 50 trials then reach what 100 did). Trials of others enter the
-    table where they fit. Buckets divide the range of cost of 256 random points evenly.
+    If no trial is feasible with that default, the default is the middle option. This rule is ours:
+    on random layered spaces with a budget it halves the number of trials, from 100 to 50. Foreign
+    trials enter the table, too. The buckets divide the range of costs of 256 random points evenly.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""A controller for each decision, learned by REINFORCE.
+"""A controller for each decision, trained with REINFORCE.
 
 Array dimensions: B studies, P parameters (decisions), L choices of a decision.
 """
@@ -10,16 +10,16 @@ from optformer.data.teachers.teacher import Streams
 from optformer.space import Spaces
 
 CELLS = 10  # choices of a continuous parameter; a point is uniform within its cell
-LEARNING_RATE = 0.25  # ours: for studies of hundreds of trials, not millions
+LEARNING_RATE = 0.25  # our choice, for studies of hundreds of trials instead of millions
 MOMENTUM = 0.95  # of the reward's moving average, as in TuNAS
 
 
 class PolicyGradient:
-    """Independent softmax policies, moved by (reward - moving average) times the score function.
+    """Independent softmax policies, updated by (reward - moving average) times the score function.
 
     Bender et al., Can Weight Sharing Outperform Random Architecture Search? (TuNAS), 2020, without
-    the shared weights. Rewards are divided by their moving standard deviation, because studies
-    come in all units. An infeasible trial counts as one deviation below the average.
+    the shared weights. Rewards are divided by their moving standard deviation, because metrics have
+    different units. An infeasible trial counts as one deviation below the average.
     """
 
     def __init__(self, spaces: Spaces, seeds_B: Int64[np.ndarray, " B"], budget: int) -> None:
@@ -32,7 +32,7 @@ class PolicyGradient:
         self._logits_BPL = np.where(self._there_BPL, 0.0, -np.inf)
         self._mean_B = np.zeros(studies)
         self._square_B = np.zeros(studies)
-        self._weight_B = np.zeros(studies)  # how much of the moving averages is filled
+        self._weight_B = np.zeros(studies)  # the total weight in the moving averages
 
     def suggest(self) -> Float64[np.ndarray, "B P"]:
         uniform_B2P = self._streams.uniform(2, self._choices_BP.shape[1])
@@ -50,7 +50,7 @@ class PolicyGradient:
         deviation_B = np.sqrt(np.maximum(variance_B, 0.0))
         known_B = (self._weight_B > 0) & (deviation_B > 1e-9 * np.abs(mean_B))
         scaled_B = (values_B - mean_B) / np.where(known_B, deviation_B, 1.0)
-        # Before there is a spread, and beyond three deviations, a reward says only its sign.
+        # Without a deviation yet, the advantage is 0; it is clipped at three deviations.
         advantage_B = np.where(known_B, np.clip(scaled_B, -3.0, 3.0), 0.0)
         advantage_B = np.where(feasible_B, advantage_B, -1.0)
 
@@ -76,5 +76,5 @@ def absolute_reward(
     target: float,
     weight: float = -0.07,
 ) -> Float64[np.ndarray, " B"]:
-    """TuNAS's reward: quality, less the relative distance of cost from its target either way."""
+    """TuNAS's reward: quality, reduced by the relative distance of the cost from its target."""
     return quality_B + weight * np.abs(cost_B / target - 1.0)

@@ -1,4 +1,4 @@
-"""Points that do not look at results: random, quasi-random, and random before a known optimum.
+"""Searches that ignore results: random, quasi-random, and random before a known optimum.
 
 Array dimensions: B studies, P parameters.
 """
@@ -27,7 +27,7 @@ class RandomSearch:
 
 
 class QuasiRandom:
-    """A scrambled Halton sequence for each study, as Vizier's quasi-random designer has."""
+    """A scrambled Halton sequence for each study, as in Vizier's quasi-random designer."""
 
     def __init__(self, spaces: Spaces, seeds_B: Int64[np.ndarray, " B"], budget: int) -> None:
         from scipy.stats import qmc  # slow to import
@@ -40,7 +40,7 @@ class QuasiRandom:
         ]
         self._round = max(1, min(budget, 128))
         self._ahead_NBP = np.empty((0, *spaces.levels_BP.shape))
-        self._drawn = 0  # so far from the sequences, of which the last are ahead
+        self._drawn = 0  # the number of points drawn, of which `_ahead_NBP` holds the last
         self._next = 0
 
     def suggest(self) -> Float64[np.ndarray, "B P"]:
@@ -53,7 +53,7 @@ class QuasiRandom:
         return snap(self._spaces, self._ahead_NBP[self._next - 1 - self._drawn])
 
     def skip(self) -> None:
-        """As `suggest`, for points that nobody wants."""
+        """Skips a point."""
         self._next += 1
 
     def observe(
@@ -63,14 +63,14 @@ class QuasiRandom:
 
 
 class Optimum:
-    """The known optimum, after random trials to look at.
+    """Random trials, then the known optimum.
 
-    A model that imitates it says where the optimum is, given the trials so far: sampling from it
-    is Thompson sampling. Only the last of a study's trials is then a lesson; `explored_B` says how
-    many random trials come before.
+    A model that imitates this teacher predicts the location of the optimum given the trials so
+    far, so sampling from the model is Thompson sampling. Only the last trial of a study is useful
+    for training.
 
     Attributes:
-      explored_B: random trials of each study before its optimum.
+      explored_B: the number of random trials of each study before its optimum.
     """
 
     def __init__(
@@ -103,8 +103,8 @@ def optimum_teacher(
 ) -> TeacherFactory:
     """A teacher for a block whose optima are known: 0 to `most` random trials, then the optimum.
 
-    Unlike the others it belongs to one block of problems, so it is not in `TEACHERS`. `most` None
-    is one less than the budget, so that each study ends with its optimum.
+    Unlike other teachers it belongs to one block of problems, so it is not in `TEACHERS`. By
+    default, `most` is one less than the budget, so that each study ends with its optimum.
     """
 
     def factory(spaces: Spaces, seeds_B: Int64[np.ndarray, " B"], budget: int) -> Optimum:

@@ -1,4 +1,4 @@
-"""What every teacher can do, and the random numbers they share.
+"""The interface of teachers, and their random numbers.
 
 Array dimensions: B studies, P parameters, N numbers.
 """
@@ -15,33 +15,33 @@ from optformer.space import Spaces
 
 @runtime_checkable
 class Teacher(Protocol):
-    """An algorithm that searches B studies at once, by ask and tell.
+    """A search algorithm for B studies at once, with an ask-and-tell interface.
 
-    Points live in the unit cube of `Spaces`. All studies of a block move together: each call
-    of `suggest` adds a pending trial to every study, each call of `observe` a finished one.
+    Points lie in the unit cube of `Spaces`. The studies of a block advance together: each call of
+    `suggest` adds a pending trial to every study, and each call of `observe` a finished one.
     """
 
     def suggest(self) -> Float64[np.ndarray, "B P"]:
-        """The next point of each study. Called again before `observe`: one more pending trial."""
+        """The next point of each study, which is pending until it is observed."""
         ...
 
     def observe(
         self, units_BP: Float64[np.ndarray, "B P"], values_B: Float64[np.ndarray, " B"]
     ) -> None:
-        """Adds a finished trial, the teacher's own or not. Larger is better, NaN is infeasible."""
+        """Adds a finished trial, suggested or not. Larger is better; NaN means infeasible."""
         ...
 
 
-# Search spaces, one seed a study, and how many trials are planned. A teacher goes on after its
-# budget; only those that plan ahead look at it.
+# Arguments: search spaces, one seed for each study, and the planned number of trials. A teacher can
+# exceed this budget; only teachers that plan ahead use it.
 TeacherFactory = Callable[[Spaces, Int64[np.ndarray, " B"], int], Teacher]
 
 
 class Streams:
-    """A stream of random numbers for each study, from its own seed.
+    """A stream of random numbers for each study, from the study's own seed.
 
-    A study's numbers do not depend on the other studies of its block. Two teachers with the
-    same seed start from the same random points, which makes their comparison a paired one.
+    A study's numbers do not depend on the other studies of its block. Teachers with the same seed
+    start from the same random points, so they can be compared in pairs.
     """
 
     def __init__(self, seeds_B: Int64[np.ndarray, " B"]) -> None:
@@ -53,7 +53,7 @@ class Streams:
         """The next numbers in [0, 1) of each study, (B, *shape)."""
         count = math.prod(shape)
         if self._used + count > self._buffer_BN.shape[1]:
-            # Drawn in long runs: a call for each study costs more than a thousand numbers.
+            # Drawn in large batches: the call for each study costs more than a thousand numbers.
             size = max(1024, 4 * count)
             fresh_BN = np.stack([generator.random(size) for generator in self._generators])
             left_BN = self._buffer_BN[:, self._used :]
@@ -64,7 +64,7 @@ class Streams:
 
 
 def short_seed(seed: int) -> int:
-    """A seed of 32 bits for libraries that take no more, from all the bits of a longer one."""
+    """A 32-bit seed, for libraries that need one, derived from all bits of a longer seed."""
     return int(np.random.SeedSequence(seed).generate_state(1)[0])
 
 
@@ -73,8 +73,8 @@ def snap(spaces: Spaces, units_BP: Float64[np.ndarray, "B P"]) -> Float64[np.nda
     return spaces.snap(units_BP[:, None, :])[:, 0]
 
 
-def close(
+def same_points(
     first_BP: Float64[np.ndarray, "B P"], second_BP: Float64[np.ndarray, "B P"]
 ) -> np.ndarray:
-    """Whether the points of each study are the same, up to what a change of units loses: (B,)."""
+    """Whether the points of each study are equal up to rounding errors of units: (B,)."""
     return np.all(np.abs(first_BP - second_BP) < 1e-9, axis=1)

@@ -1,4 +1,4 @@
-"""The tree-structured Parzen estimator by Optuna, one sampler a study.
+"""Optuna's tree-structured Parzen estimator, with one sampler for each study.
 
 Array dimensions: B studies, P parameters.
 """
@@ -99,7 +99,7 @@ class _OneStudy:
 
 
 def _quiet_study(sampler: "optuna.samplers.BaseSampler") -> "optuna.Study":
-    """A study in memory; without the line that Optuna logs for each."""
+    """A study in memory, created without Optuna's log message."""
     import optuna
 
     before = optuna.logging.get_verbosity()

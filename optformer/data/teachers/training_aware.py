@@ -1,4 +1,4 @@
-"""Evolution that weighs accuracy against the time of a training step and the number of weights.
+"""Evolution for a reward of accuracy, training step time and number of weights.
 
 Array dimensions: B studies, P parameters, N points.
 """
@@ -15,7 +15,7 @@ from optformer.space import Spaces
 # Tan and Le, EfficientNetV2: Smaller Models and Faster Training, 2021, section 3.3.
 STEP_TIME_WEIGHT, SIZE_WEIGHT = -0.07, -0.05
 
-Need = Callable[[Float64[np.ndarray, "B N P"]], Float64[np.ndarray, "B N"]]
+Resource = Callable[[Float64[np.ndarray, "B N P"]], Float64[np.ndarray, "B N"]]
 
 
 def training_aware_reward(
@@ -28,23 +28,23 @@ def training_aware_reward(
     """EfficientNetV2's A·S^w·P^v of quality A, step time S and size P, in any units of S and P.
 
     With a size weight of 0 and a device's latency as S it is the reward of MnasNet (Tan et al.,
-    2019), with whose framework EfficientNet-EdgeTPU was searched. A negative quality, of which the
-    papers have none, is made worse by more of either too.
+    2019), which was also used to search EfficientNet-EdgeTPU. The papers have no negative quality;
+    here, larger S and P also make a negative reward worse.
     """
     discount = step_time**step_time_weight * size**size_weight
     return np.where(quality >= 0, quality * discount, quality / discount)
 
 
 def training_aware_teacher(
-    step_time: Need, size: Need, weighed_B: Bool[np.ndarray, " B"] | None = None
+    step_time: Resource, size: Resource, weighed_B: Bool[np.ndarray, " B"] | None = None
 ) -> TeacherFactory:
-    """A teacher that knows what every point needs, without training it.
+    """A teacher with the step time and size of every point, which need no training.
 
-    Like `layernas_teacher` it belongs to one block of problems, so it is not in `TEACHERS`.
+    Like `layernas_teacher`, it belongs to one block of problems, so it is not in `TEACHERS`.
 
     Args:
-      weighed_B: where values are a reward with the needs in it already, and not a quality; all
-        are qualities if None.
+      weighed_B: True for studies whose values are rewards that already include step time and size;
+        by default, all values are qualities.
     """
 
     def factory(
@@ -59,9 +59,9 @@ def training_aware_teacher(
 class TrainingAwareEvolution:
     """Regularized evolution for `training_aware_reward`.
 
-    EfficientNetV2 samples at random or by reinforcement learning; the tournament is ours. Of two
-    trials the one that is no worse in quality, step time and size never loses it. Where the
-    value already holds what counts (`weighed_B`), it is regularized evolution on that value.
+    EfficientNetV2 itself samples at random or by reinforcement learning. A trial that is no worse
+    in quality, step time and size never loses the tournament against the other. For studies in
+    `weighed_B` it is regularized evolution on their values.
     """
 
     def __init__(
@@ -69,8 +69,8 @@ class TrainingAwareEvolution:
         spaces: Spaces,
         seeds_B: Int64[np.ndarray, " B"],
         budget: int,
-        step_time: Need,
-        size: Need,
+        step_time: Resource,
+        size: Resource,
         weighed_B: Bool[np.ndarray, " B"],
     ) -> None:
         self._evolution = RegularizedEvolution(spaces, seeds_B, budget)
@@ -84,7 +84,7 @@ class TrainingAwareEvolution:
         self, units_BP: Float64[np.ndarray, "B P"], values_B: Float64[np.ndarray, " B"]
     ) -> None:
         step_time_B, size_B = (
-            need(units_BP[:, None])[:, 0] for need in (self._step_time, self._size)
+            resource(units_BP[:, None])[:, 0] for resource in (self._step_time, self._size)
         )
         reward_B = training_aware_reward(values_B, step_time_B, size_B)
         self._evolution.observe(units_BP, np.where(self._weighed_B, values_B, reward_B))

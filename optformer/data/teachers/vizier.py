@@ -1,4 +1,4 @@
-"""Vizier's designers as teachers, one designer a study. Slow: for validation, not for generation.
+"""Vizier's designers as teachers, one for each study. They are slow: for validation only.
 
 Array dimensions: B studies, P parameters.
 """
@@ -19,11 +19,11 @@ DesignerFactory = Callable[[vz.ProblemStatement, int], vza.Designer]
 
 
 def vizier_teacher(designer: DesignerFactory) -> TeacherFactory:
-    """A teacher that asks one of Vizier's designers, made from a problem and a seed.
+    """A teacher from a factory of Vizier's designers, which receives a problem and a seed.
 
         vizier_teacher(lambda problem, seed: EagleStrategyDesigner(problem, seed=seed))
 
-    Designers that use JAX want 64-bit mode, `jax.enable_x64(True)`, and a process of their own.
+    Designers that use JAX need 64-bit mode, `jax.enable_x64(True)`, and a separate process.
     """
 
     def factory(spaces: Spaces, seeds_B: Int64[np.ndarray, " B"], budget: int) -> _Designers:
@@ -34,7 +34,7 @@ def vizier_teacher(designer: DesignerFactory) -> TeacherFactory:
 
 @dataclasses.dataclass(kw_only=True, eq=False)
 class _OneStudy:
-    """A designer, and what it suggested and has not heard of since."""
+    """A designer with its unfinished suggestions."""
 
     designer: vza.Designer
     levels_P: Int64[np.ndarray, " P"]
@@ -61,7 +61,7 @@ class _OneStudy:
         index = next(
             (i for i, (point, _) in enumerate(self.pending) if np.allclose(point, units_P)), None
         )
-        # Its own suggestion goes back with the metadata that the designer wrote into it.
+        # The designer's own suggestion keeps the metadata that the designer stored in it.
         suggestion = self._foreign(units_P) if index is None else self.pending.pop(index)[1]
         trial = suggestion.to_trial(self.finished)
         if np.isnan(value):
@@ -82,7 +82,7 @@ class _OneStudy:
 
 
 class _Designers:
-    """One designer a study; a `Teacher`."""
+    """One designer for each study; a `Teacher`."""
 
     def __init__(
         self, spaces: Spaces, seeds_B: Int64[np.ndarray, " B"], designer: DesignerFactory
@@ -124,5 +124,5 @@ class _Designers:
 
 
 def _category(level: int) -> str:
-    """The name of a category; of equal length, so that Vizier's sorting keeps the order."""
+    """The name of a category; names have equal length, so that sorting keeps the order."""
     return f"{level:06d}"

@@ -1,8 +1,8 @@
-"""What a Gaussian process is fitted to: measured values, made more alike a bell.
+"""Warping of measured values towards a normal distribution, before a Gaussian process is fitted.
 
 Vizier's default output warper (google-vizier 0.1.24, designers/gp/output_warpers.py), for many
-studies at once: the worse half by rank, then a logarithm from the best value downwards, then
-infeasible trials below everything and the mean at zero.
+studies at once: the worse half is warped by rank, then all values by a logarithm of their distance
+to the best; infeasible trials get a value below all others, and the mean is shifted to zero.
 
 Array dimensions: B studies, N trials.
 """
@@ -15,9 +15,9 @@ LOG_OFFSET = 1.5
 
 
 def warp(values_BN: Float64[np.ndarray, "B N"]) -> Float64[np.ndarray, "B N"]:
-    """Values for the process, larger better, all finite. NaN is an infeasible trial.
+    """Finite values for the process, larger better. NaN is an infeasible trial.
 
-    Where all are equal the result is 0, where all are infeasible -1.
+    If all values of a study are equal, the result is 0; if all are infeasible, -1.
     """
     if values_BN.shape[1] == 0:
         return values_BN
@@ -34,7 +34,7 @@ def warp(values_BN: Float64[np.ndarray, "B N"]) -> Float64[np.ndarray, "B N"]:
 
 
 def _warp_half(values_BN: Float64[np.ndarray, "B N"]) -> Float64[np.ndarray, "B N"]:
-    """The half below the median as quantiles of a normal with the better half's spread."""
+    """Replaces values below the median by normal quantiles with the spread of the better half."""
     order_BN = np.argsort(values_BN, axis=1)  # NaN last
     sorted_BN = np.take_along_axis(values_BN, order_BN, axis=1)
     known_BN = ~np.isnan(sorted_BN)
@@ -66,7 +66,7 @@ def _warp_half(values_BN: Float64[np.ndarray, "B N"]) -> Float64[np.ndarray, "B 
 
 
 def _warp_log(values_BN: Float64[np.ndarray, "B N"]) -> Float64[np.ndarray, "B N"]:
-    """From 0.5 for the best to -0.5 for the worst; differences between good ones stretched."""
+    """Maps values to [-0.5, 0.5], the best to 0.5; differences between good values grow."""
     high_B1 = np.where(np.isnan(values_BN), -np.inf, values_BN).max(axis=1, keepdims=True)
     low_B1 = np.where(np.isnan(values_BN), np.inf, values_BN).min(axis=1, keepdims=True)
     fraction_BN = (high_B1 - values_BN) / np.where(high_B1 > low_B1, high_B1 - low_B1, 1.0)
@@ -74,7 +74,7 @@ def _warp_log(values_BN: Float64[np.ndarray, "B N"]) -> Float64[np.ndarray, "B N
 
 
 def _warp_infeasible(values_BN: Float64[np.ndarray, "B N"]) -> Float64[np.ndarray, "B N"]:
-    """Infeasible trials half the range and one below the worst; then the expected value to 0."""
+    """Infeasible trials get half the range plus 1 below the worst; then the mean becomes 0."""
     feasible_BN = ~np.isnan(values_BN)
     count_B1 = feasible_BN.sum(axis=1, keepdims=True)
     low_B1 = np.where(feasible_BN, values_BN, np.inf).min(axis=1, keepdims=True)

@@ -22,7 +22,6 @@ from optformer.progress import Progress, silent
 from optformer.space import Spaces, to_natural
 from optformer.study import Problem, Study
 
-NAME = "portfolio"
 _STUDIES = 40  # of a learner at most
 _BEST, _RANDOM = 3, 12  # configurations that each study contributes
 

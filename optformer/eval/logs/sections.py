@@ -11,11 +11,14 @@ from jaxtyping import Float64
 
 from optformer.data.splits import Standing
 from optformer.errors import plural
-from optformer.eval import curve_tables, report_sections, statistics
+from optformer.eval import statistics
+from optformer.eval.benchmark import Evaluated
 from optformer.eval.logs import predictions
 from optformer.eval.logs.predictions import FirstPrediction
 from optformer.eval.logs.tasks import Known, LoggedRecord, read, task_name
-from optformer.eval.page import (
+from optformer.eval.report import curve_tables
+from optformer.eval.report import sections as parts
+from optformer.eval.report.page import (
     Cell,
     Figure,
     Heading,
@@ -27,22 +30,17 @@ from optformer.eval.page import (
     Text,
     named,
     share,
+    shown,
 )
-from optformer.eval.plots import plot_curves
-from optformer.eval.report import reproduce
-from optformer.eval.report_sections import View, interval, median_time
+from optformer.eval.report.plots import plot_curves
+from optformer.eval.report.report import reproduce
+from optformer.eval.report.sections import interval, median_time
+from optformer.eval.report.view import View
 from optformer.eval.results import Results
 
-TITLE = "Logged studies"
 SHOWN_AT = (1, 3, 5, 10, 20, 30)
 _BY_LEARNER = (1, 5, 10)  # the trials of that table, besides the last one
 
-SCALE = (
-    "The score is the best value so far on a scale where 0 is what one random configuration has in "
-    "the median and 1 is the best that is known of the study. A study is a function here: a random "
-    "forest over its trials, or the exact table of its configurations where it measured all of "
-    "them (optformer/eval/logs/tasks.py)."
-)
 PORTFOLIO = (
     "portfolio is a fixed list of configurations, chosen greedily on the learner's other data "
     "sets, without that of the study: it adapts to nothing, and says what remembering alone is "
@@ -50,7 +48,7 @@ PORTFOLIO = (
 )
 
 
-def page(out: Path, results: Results) -> Page:
+def page(out: Path, results: Results, *, title: str, score: str) -> Page:
     """The page about all that is in the folder."""
     known = read(out)
     views = {
@@ -60,17 +58,31 @@ def page(out: Path, results: Results) -> Page:
     first = next(iter(views.values()))
     sections: list[Section] = []
     for given, view in views.items():
-        sections += _of_given(view, given, known)
+        sections += _of_given(view, given, known, score)
     sections += [Heading(title="By learner"), *_by_learner(views, known)]
     sections += [Heading(title="Held out or not"), *_by_standing(views, known)]
     sections += [Heading(title="Before the first trial"), *_first(out, known)]
     if len(first.names) > 1:
-        compared = report_sections.comparisons(first)
-        sections += [Heading(title="Differences"), *report_sections.differences(first, compared)]
+        compared = parts.comparisons(first)
+        sections += [Heading(title="Differences"), *parts.differences(first, compared)]
     sections += [Heading(title="Studies"), *_studies(known)]
-    sections += [Heading(title="Cost"), *report_sections.cost(first)]
+    sections += [Heading(title="Cost"), *parts.cost(first)]
     sections += [Heading(title="How to reproduce"), *reproduce(first, [out])]
-    return Page(title=TITLE, lead=_lead(first, known), sections=sections)
+    return Page(title=title, lead=_lead(first, known), sections=sections)
+
+
+def summarize(out: Path, results: Results) -> Evaluated:
+    """The first table of the page as text."""
+    known = read(out)
+    view = View(results.on(_names(known, known.given[0])), shown_at=SHOWN_AT)
+    table = summary(view, known)
+    return Evaluated(
+        counted=table.caption,
+        header=tuple(table.header),
+        rows=tuple(tuple(map(shown, row)) for row in table.rows),
+        page=out,
+        failed=len(results.failures),
+    )
 
 
 def summary(view: View, known: Known) -> Table:
@@ -98,7 +110,7 @@ def summary(view: View, known: Known) -> Table:
         caption="Mean score after a number of trials, with 95 % intervals that resample data sets; "
         f"trials saved: how many of {view.last} are not needed to reach what {baseline} has after "
         f"{view.last}, none if it is not reached; how many first trials are random, whatever the "
-        f"study; median time of a suggestion.{report_sections.sharing(view)} "
+        f"study; median time of a suggestion.{parts.sharing(view)} "
         f"{_counts(view)}.",
         header=(
             "optimizer",
@@ -155,12 +167,12 @@ def reached_at(
     return there_KT.argmax(axis=1).astype(np.float64)
 
 
-def _of_given(view: View, given: int, known: Known) -> list[Section]:
+def _of_given(view: View, given: int, known: Known, score: str) -> list[Section]:
     title = f"After {plural(given, 'given trial')}" if given else "From nothing"
     drawn = [view.curve(row, view.band) for row in view.order]
     suffix = f"_given_{given}" if given else ""
     table = summary(view, known)
-    said = [SCALE, PORTFOLIO] if not given else [_about_given(given)]
+    said = [score, PORTFOLIO] if not given else [_about_given(given)]
     if view.results.missing:
         said.insert(
             0,
@@ -177,7 +189,7 @@ def _of_given(view: View, given: int, known: Known) -> list[Section]:
             name=f"summary{suffix}",
         ),
         Text(paragraphs=tuple(said)),
-        *report_sections.failures(view.results),
+        *parts.failures(view.results),
         Figure(
             caption=f"Mean score by trial with 95 % intervals. {_counts(view)}.",
             picture=plot_curves(

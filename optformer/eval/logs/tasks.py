@@ -32,6 +32,7 @@ FILE = "studies.json"
 _GIVEN = ", given trials: "
 _RANDOM = 4096  # random configurations that set the scale
 
+
 Standings = Callable[[Study], Mapping[str, Standing]]
 """What each model, by its name, has seen of a study."""
 

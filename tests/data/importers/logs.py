@@ -352,9 +352,8 @@ def syne_tune(folder: Path, good: bool = True) -> str:
         )
         with (experiment / "results.csv").open("w", newline="") as file:
             writer = csv.writer(file)
-            writer.writerow(
-                "accuracy trial_id st_decision st_status config_lr config_layers config_optimizer".split()
-            )
+            columns = "accuracy trial_id st_decision st_status config_lr config_layers"
+            writer.writerow([*columns.split(), "config_optimizer"])
             for number, (drawn, value) in enumerate(_plain(name)):
                 cells = [drawn.get(key, "") for key in ("lr", "layers", "optimizer")]
                 status = "Failed" if value is None else "InProgress"

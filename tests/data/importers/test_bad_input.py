@@ -13,6 +13,7 @@ import pytest
 
 from optformer.data.importers import Remark, import_studies, read
 from optformer.errors import SourceError
+from optformer.study import State
 from tests.data.importers import logs
 
 STUDY: dict[str, object] = {
@@ -50,6 +51,8 @@ def parameter(**changes: object) -> dict[str, object]:
     return study(parameters=[first, *STUDY["parameters"][1:]])
 
 
+UNMEASURED = "a completed trial without a finite metric"
+
 # What stands in the second trial of study s7, and what is said about it.
 TRIALS = [
     (trial({"lr": 3.0}), "a value outside its bounds", "lr=3.0 lies outside [1e-05, 1.0]"),
@@ -64,13 +67,12 @@ TRIALS = [
     (trial({"lr": None}), "a missing parameter", "parameter 'lr' is missing"),
     (trial({"momentum": 1}), "a value for an inactive parameter", "'momentum' is given, but"),
     (trial({"opt": "sgd"}), "a missing parameter", "parameter 'momentum' is missing"),
-    (trial(metrics={}), "a completed trial without its metric", "metric 'accuracy' is nan"),
-    (trial(metrics=None), "a completed trial without its metric", "metric 'accuracy' is nan"),
-    (
-        trial(metrics={"accuracy": float("inf")}),
-        "a completed trial without its metric",
-        "metric 'accuracy' is inf",
-    ),
+    (trial(metrics={}), UNMEASURED, "metric 'accuracy' is missing"),
+    (trial(metrics=None), UNMEASURED, "metric 'accuracy' is missing"),
+    (trial(metrics={"accuracy": None}), UNMEASURED, "metric 'accuracy' is missing"),
+    (trial(metrics={"accuracy": float("nan")}), UNMEASURED, "metric 'accuracy' is nan"),
+    (trial(metrics={"accuracy": float("inf")}), UNMEASURED, "metric 'accuracy' is inf"),
+    (trial(metrics={"accuracy": True}), "a trial with a wrong form", "'accuracy' is True, not"),
     (trial(metrics={"accuracy": "good"}), "a trial with a wrong form", "'accuracy' is 'good', not"),
     (trial(state="DONE"), "a trial with a wrong form", "state is 'DONE'; it can be COMPLETED"),
     (trial(params={}), "a trial with a wrong form", "unknown key 'params'"),
@@ -80,22 +82,34 @@ TRIALS = [
 
 
 @pytest.mark.parametrize(("bad", "kind", "message"), TRIALS, ids=[row[2] for row in TRIALS])
-def test_bad_trial_is_named(bad: object, kind: str, message: str, tmp_path: Path) -> None:
+def test_bad_trial_is_named_and_its_study_stays(
+    bad: object, kind: str, message: str, tmp_path: Path
+) -> None:
     path = tmp_path / "log.jsonl"
     lines = [study(name="s6"), study(trials=[TRIAL, bad]), study(name="s8")]
     path.write_text("\n".join(json.dumps(line) for line in lines))
-    before, skipped, after = read(str(path))
-    assert not isinstance(before, Remark)
-    assert not isinstance(after, Remark)
-    assert isinstance(skipped, Remark)
-    assert str(skipped).startswith(f"{path}, line 2: study 's7', trial 2: ")
-    assert message in skipped.reason
-    assert (skipped.study, skipped.trial, skipped.kind) == ("s7", 2, kind)
+    before, remark, ours, after = read(str(path))
+    assert isinstance(remark, Remark)
+    assert str(remark).startswith(f"{path}, line 2: study 's7', trial 2: ")
+    assert message in remark.reason
+    assert (remark.study, remark.trial, remark.trials, remark.kind) == ("s7", 2, 1, kind)
+    # Its study stays, and so do the others.
+    assert [study.name for study in (before, ours, after)] == ["s6", "s7", "s8"]
+    if kind == UNMEASURED:
+        assert remark.fate == "infeasible"
+        assert ours.states_R.tolist() == [State.COMPLETED, State.INFEASIBLE]
+    else:
+        assert remark.fate == "left out"
+        assert ours.states_R.tolist() == [State.COMPLETED]
 
 
 # A line of the file, and what is said about it.
 STUDIES = [
-    ('{"name": "s7", ', "the line is not JSON"),
+    ('{"name": "s7", ', "the text is not JSON"),
+    ('{"name": "s7", "name": "s8"}', "the key 'name' is there twice"),
+    ('{"name": "s7", "title": "\\ud800"}', "a lone surrogate"),
+    ('{"name": "s7", "trials": ' + "[" * 100_000 + "]" * 100_000 + "}", "nested too deeply"),
+    ('{"name": "s7", "trials": [' + "9" * 5000 + "]}", "the text is not JSON"),
     ("[1, 2]", "the study must be an object with keys, not a list"),
     (study(trials=[]), "study 's7' has no trials"),
     (study(trials=None), "study 's7': trials must be a list, not missing"),
@@ -147,7 +161,8 @@ def test_report_counts_kinds_and_shows_a_few_of_each(tmp_path: Path) -> None:
     report = import_studies(str(path), tmp_path / "shards")
     assert report.skipped == {"a value outside its bounds": 5, "a study without trials": 1}
     assert [str(example) for example in report.examples[:2]] == [
-        f"{path}, line {line}: study 's7', trial 1: lr={lr} lies outside [1e-05, 1.0]."
+        f"{path}, line {line}: study 's7', trial 1: lr={lr} lies outside [1e-05, 1.0]. "
+        "Fix the export, or import with --out-of-range=clip."
         for line, lr in ((2, 2.0), (3, 3.0))
     ]
     assert len(report.examples) == 4
@@ -215,9 +230,9 @@ def _csv_with_bad_spec(folder: Path) -> str:
     return _file("log.csv", b"lr\n1\n")(folder)
 
 
-def _csv_with_broken_quotes(folder: Path) -> str:
+def _csv_with_open_quote(folder: Path) -> str:
     (folder / "log.json").write_text(json.dumps(STUDY))
-    return _file("log.csv", b'lr,n,batch,opt,momentum,accuracy\n"1"x,2,16,adam,,0.5\n')(folder)
+    return _file("log.csv", b'lr,n,batch,opt,momentum,accuracy\n"1,2,16,adam,,0.5\n')(folder)
 
 
 # How a source is made, and what is said: a pattern that comes after the source's name.
@@ -228,9 +243,8 @@ SOURCES = [
     (_file("blank.jsonl", b"{}"[:0] + b"\n \n"), "none of the formats"),
     (_file("notes.txt", b"accuracy was good"), "none of the formats"),
     (_file("vizier.db", b"accuracy was good"), "is not an SQLite database"),
-    (_file("image.jsonl", b'{"\xff\xfe'), "not UTF-8 text"),
     (_file("x.json", b'{"a": {"b": {"X": [[0.5]], "y": [[1]'), "is not one of HPO-B's files"),
-    (_file("list.json", b'{"a": [1, 2]}'), "is not one of HPO-B's files"),
+    (_file("list.json", b'{"a": [1, 2]}'), "is JSON of another tool (with 'a')"),
     (_cut_gzip, "Compressed file ended before the end"),
     (_other_tables, "has the tables experiments, runs, which is neither"),
     (_no_tables, "has no tables"),
@@ -241,7 +255,7 @@ SOURCES = [
     (_csv_without_spec, "its search space is unknown. Describe it in log.toml"),
     (_csv_without_column, "has no column 'opt'"),
     (_csv_with_bad_spec, "cannot be read as the spec"),
-    (_csv_with_broken_quotes, "line 2: not CSV"),
+    (_csv_with_open_quote, "line 2: not CSV (a quote is never closed)"),
 ]
 
 
@@ -271,6 +285,6 @@ def test_bad_url_is_named_without_its_password(url: str, message: str) -> None:
     assert "hunter2" not in str(raised.value)
 
 
-def test_unknown_format_names_the_known(tmp_path: Path) -> None:
-    with pytest.raises(SourceError, match=r"format 'json' is not one of vizier, .*jsonl"):
+def test_unknown_format_names_the_known_and_the_nearest(tmp_path: Path) -> None:
+    with pytest.raises(SourceError, match=r"format 'json' is not one of vizier, .*mean jsonl\?"):
         list(read(logs.jsonl(tmp_path), format="json"))

@@ -82,7 +82,10 @@ def test_study_whose_rows_are_apart_is_skipped_and_says_so(tmp_path: Path) -> No
     [
         ("fast,tree,3,0.5", "trial 1: lr='fast' is not a number"),
         ("0.1,tree,3,high", "trial 1: metric accuracy='high' is not a number"),
-        ("0.1,tree", "trial 1: parameter 'depth' is missing"),  # a row that breaks off
+        ("0.1,tree", "trial 1: line 2: the row has 2 cells, but the header 4"),  # breaks off
+        ("0,1,tree,3,0.5", "the row has 5 cells, but the header 4"),  # a decimal comma
+        ('"0,1",tree,3,0.5', "lr='0,1' has a decimal comma or separators of thousands"),
+        ('"0.1"x,tree,3,0.5', "the row is not CSV"),
         ("0.1,forest,3,0.5", "trial 1: booster='forest' is not one of"),
     ],
 )

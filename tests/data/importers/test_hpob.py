@@ -8,12 +8,12 @@ import pytest
 
 from optformer.data import store
 from optformer.data.importers import Remark, detect, import_studies, read
-from optformer.study import Study
+from optformer.study import State, Study
 
 TABLES = {
     "4796": {
         "3549": {"X": [[0.25, 0.5], [1.0, 0.0]], "y": [[0.75], [0.5]]},
-        "31": {"X": [[1.5, 0.0]], "y": [[0.5]]},
+        "31": {"X": [[1.5, 0.0]], "y": [[0.5]]},  # outside the unit square
     },
     "5527": {},
     "5636": {"9": {"X": [[0.0]], "y": [0.5]}},
@@ -37,6 +37,26 @@ def test_tables_become_studies(tmp_path: Path, indent: int | None) -> None:
     assert "study 'hpob/4796/31', trial 1: cp=1.5 lies outside [0.0, 1.0]" in str(bad)
     assert isinstance(unnamed, Study)
     assert [parameter.name for parameter in unnamed.problem.parameters] == ["x0"]
+
+
+def test_bad_rows_leave_the_others(tmp_path: Path) -> None:
+    rows = {"X": [[0.5], [1.5], [0.5, 0.5], ["a"], [0.25]], "y": [[0.5], [0.5], [1], [1], [None]]}
+    path = tmp_path / "meta-test-dataset.json"
+    path.write_text(json.dumps({"4796": {"31": rows}}))
+    *remarks, study = read(str(path))
+    assert isinstance(study, Study)
+    assert study.states_R.tolist() == [State.COMPLETED, State.INFEASIBLE]
+    assert sorted(remark.trial for remark in remarks) == [2, 3, 4, 5]
+
+
+def test_augmented_twin_of_a_file_is_not_read_again(tmp_path: Path) -> None:
+    tables = json.dumps({"4796": {"31": {"X": [[0.5]], "y": [[0.5]]}}})
+    for name in ("meta-train-dataset", "meta-train-dataset-augmented", "meta-test-dataset"):
+        (tmp_path / f"{name}.json").write_text(tables)
+    records = list(read(str(tmp_path)))
+    assert sum(isinstance(record, Study) for record in records) == 2
+    (twin,) = [record for record in records if not isinstance(record, Study)]
+    assert "holds the tables of its twin" in twin.reason
 
 
 def test_resumed_import_equals_an_unbroken_one(tmp_path: Path) -> None:

@@ -142,7 +142,7 @@ def test_unfinished_trials_without_all_parameters_are_left_out_and_counted(tmp_p
     left_out, ours = read(path)
     assert isinstance(left_out, Remark)
     assert (left_out.trials, left_out.trial, left_out.study) == (2, 3, "s")
-    assert "RUNNING with the parameters ['x']" in left_out.reason
+    assert "has the parameters ['x'], because it is RUNNING" in left_out.reason
     assert isinstance(ours, Study)
     assert ours.states_R.tolist() == [State.COMPLETED, State.COMPLETED, State.ACTIVE]
 

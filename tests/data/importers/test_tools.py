@@ -1,4 +1,4 @@
-"""Logs that other tools wrote themselves: kept samples, and new ones where the tool is installed."""
+"""Logs that other tools wrote: kept samples, and new ones where the tool is installed."""
 
 import importlib.util
 import json

@@ -50,10 +50,6 @@ def test_database_of_a_real_service(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     ("statement", "message"),
     [
         (
-            "UPDATE trials SET serialized_trial = x'ff00' WHERE study_id = 'b' AND trial_id = 3",
-            "study 'b', trial 3: not a proto of Vizier's",
-        ),
-        (
             "UPDATE studies SET serialized_study = x'ff00' WHERE study_id = 'b'",
             "study 'b': not a proto of Vizier's",
         ),
@@ -78,6 +74,18 @@ def test_damage_in_one_study_leaves_the_others(
     assert isinstance(damaged, Remark)
     assert message in damaged.reason
     assert str(damaged).startswith(f"{path}, owner 'me': ")
+
+
+def test_damage_in_one_trial_leaves_the_others(tmp_path: Path) -> None:
+    path = logs.vizier_sqlite(tmp_path)
+    statement = "UPDATE trials SET serialized_trial = x'ff00' WHERE study_id = 'b' AND trial_id = 3"
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        connection.execute(statement)
+        connection.commit()
+    first, damaged, second, last = read(path)
+    assert isinstance(damaged, Remark)
+    assert "study 'b', trial 3: the row: not a proto of Vizier's" in damaged.reason
+    assert [len(study) for study in (first, second, last)] == [4, 3, 4]
 
 
 def test_study_proto_without_trials_names_the_file_that_is_missing(tmp_path: Path) -> None:

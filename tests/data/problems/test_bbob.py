@@ -17,13 +17,13 @@ from optformer.data.problems.random_spaces import CONTINUOUS, SpaceConfig
 from optformer.errors import ConfigError
 from optformer.study import Problem
 
-# Vizier's name and whether its rotations are switched off, for functions that it has in other form.
+# Vizier's name, and whether its rotations are identities, for functions with another form there.
 ELSEWHERE = {"RastriginSeparable": ("Rastrigin", 0), "Rosenbrock": ("RosenbrockRotated", 0)}
 
 
 @pytest.fixture
 def vizier_bbob(monkeypatch: pytest.MonkeyPatch) -> types.ModuleType:
-    """Vizier's functions. They turn arrays of one element into floats, which numpy 2.4 refuses."""
+    """Vizier's functions. They convert arrays of one element to floats, an error in numpy 2.4."""
     from vizier._src.benchmarks.experimenters.synthetic import bbob as module
 
     def scalar(value: object) -> float:
@@ -42,7 +42,7 @@ def vizier_bbob(monkeypatch: pytest.MonkeyPatch) -> types.ModuleType:
 
 
 @pytest.mark.parametrize("name", FUNCTIONS)
-def test_functions_are_viziers(name: str, vizier_bbob: types.ModuleType) -> None:
+def test_functions_equal_viziers(name: str, vizier_bbob: types.ModuleType) -> None:
     rng = np.random.default_rng(0)
     function = FUNCTIONS[name]
     for size, seed in itertools.product((1, 2, 3, 7, 20), (0, 1, 5)):
@@ -51,7 +51,7 @@ def test_functions_are_viziers(name: str, vizier_bbob: types.ModuleType) -> None
         rotation_PP = vizier_bbob._R(size, seed, b"R")
         x_NP = np.concatenate(
             [
-                rng.uniform(-9, 9, (8, size)),  # as far as a shift of 4 reaches
+                rng.uniform(-9, 9, (8, size)),  # with a shift of 4
                 1e-3 * rng.standard_normal((2, size)),
                 np.zeros((1, size)),
             ]
@@ -65,11 +65,11 @@ def test_functions_are_viziers(name: str, vizier_bbob: types.ModuleType) -> None
             their_name, their_seed = ELSEWHERE.get(name, (name, seed))
             their_function = getattr(vizier_bbob, their_name)
             theirs = [their_function(x_P.copy(), their_seed) for x_P in x_NP]
-        # Cosines of arguments around 1e9, and Gallagher's distances, keep nine figures.
+        # Cosines of arguments around 1e9, and Gallagher's distances, are accurate to nine figures.
         np.testing.assert_allclose(ours_N, np.array(theirs).reshape(-1), rtol=1e-8, atol=1e-9)
 
 
-def test_families_are_viziers_and_the_split_is_the_papers() -> None:
+def test_families_have_viziers_names_and_the_papers_split() -> None:
     assert len(FUNCTIONS) == 24
     assert len(bbob.TRAIN_FAMILIES) == 16
     assert len(bbob.TEST_FAMILIES) == 5
@@ -78,7 +78,7 @@ def test_families_are_viziers_and_the_split_is_the_papers() -> None:
 
 
 @pytest.mark.parametrize("name", [*bbob.TEST_FAMILIES, "Rosenbrock"])
-def test_held_out_families_are_refused(name: str) -> None:
+def test_held_out_families_are_rejected(name: str) -> None:
     with pytest.raises(ConfigError, match=f"{name}.*held out"):
         bbob.refuse_held_out(["Sphere", name])
     bbob.refuse_held_out(bbob.TRAIN_FAMILIES)
@@ -134,7 +134,7 @@ def test_other_optima_are_unknown_on_discrete_spaces() -> None:
     assert np.isnan(block.optimum_BP).all()
 
 
-def test_a_function_does_not_depend_on_the_others_of_its_block() -> None:
+def test_a_function_does_not_depend_on_the_rest_of_its_block() -> None:
     rng = np.random.default_rng(0)
     block = bbob.random_block(BbobConfig(), rng, 12, 4)
     assert len(set(block.families)) > 1
@@ -150,7 +150,7 @@ def test_a_function_does_not_depend_on_the_others_of_its_block() -> None:
 
 
 @pytest.mark.parametrize("size", [1, 2, 20])
-def test_rotations_keep_lengths_and_orientation(size: int) -> None:
+def test_rotations_preserve_lengths_and_orientation(size: int) -> None:
     rotation_BPP = bbob.random_rotations(np.random.default_rng(0), 50, size)
     product_BPP = rotation_BPP @ rotation_BPP.transpose(0, 2, 1)
     np.testing.assert_allclose(product_BPP, np.tile(np.eye(size), (50, 1, 1)), atol=1e-12)
@@ -158,7 +158,7 @@ def test_rotations_keep_lengths_and_orientation(size: int) -> None:
 
 
 @pytest.mark.parametrize("kind", bbob_noise.NOISES)
-def test_noise_is_distributed_as_viziers(kind: str) -> None:
+def test_noise_has_viziers_distribution(kind: str) -> None:
     from vizier._src.benchmarks.experimenters import noisy_experimenter
 
     draws = 20_000
@@ -167,13 +167,13 @@ def test_noise_is_distributed_as_viziers(kind: str) -> None:
     for value in (5e-9, 0.3, 4000.0):
         ours_N = bbob_noise.apply([noise], np.full((1, draws), value), 3, rng)[0]
         if value < bbob_noise.TARGET and not noise.additive:
-            assert (ours_N == value).all()  # the optimum stays the optimum
+            assert (ours_N == value).all()  # so the optimum does not move
             continue
         theirs = noisy_experimenter._create_noise_fn(kind, dimension=3, seed=1)
         theirs_N = np.array([theirs(value) for _ in range(draws)])
-        # Vizier adds 1.01e-8 to whatever is not below the target.
+        # Vizier adds 1.01e-8 to values that are not below the target.
         distance = ks_2samp(np.round(ours_N, 6), np.round(theirs_N, 6)).statistic
-        assert distance < 0.02  # one pair of equal distributions in a thousand exceeds it
+        assert distance < 0.02  # exceeded by one in a thousand pairs of samples of one distribution
 
 
 def test_evaluation_without_noise_is_exact() -> None:
@@ -201,6 +201,6 @@ def test_families_that_need_more_parameters_are_not_drawn() -> None:
         ({"families_per_block": 0}, "families_per_block 0"),
     ],
 )
-def test_wrong_settings_are_refused(settings: dict[str, object], message: str) -> None:
+def test_invalid_settings_are_rejected(settings: dict[str, object], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         BbobConfig(**settings)  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""What every kind of problem block does, in one place: a new kind joins by a line in BLOCKS."""
+"""The contract of all kinds of problem blocks. To test a new kind, add a line to BLOCKS."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -34,7 +34,7 @@ STUDIES = 6
 
 
 def conditional_study() -> Study:
-    """Forty trials; momentum is there for sgd only, and a tenth of the trials failed."""
+    """Forty trials; momentum is active for sgd only, and a tenth of the trials failed."""
     rng = np.random.default_rng(0)
     problem = Problem(
         name="conditional",

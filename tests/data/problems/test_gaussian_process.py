@@ -1,4 +1,4 @@
-"""Draws from Gaussian-process priors have their prior's law, however they are asked for."""
+"""Draws of functions have the distribution of their prior, in any order of evaluation."""
 
 import dataclasses
 import itertools
@@ -26,7 +26,7 @@ def _block(
 
 
 def _same_prior(name: str, studies: int, parameters: int) -> GaussianProcessBlock:
-    """Independent noiseless functions from one and the same prior."""
+    """Independent noiseless functions from the same prior."""
     one = _block(1, parameters, kernels=(name,), warped=1.0, space=CONTINUOUS)
     prior = one.priors[0]
     fields = {field.name: getattr(prior, field.name) for field in dataclasses.fields(Kernel)}
@@ -104,7 +104,7 @@ def test_predictions_are_calibrated_along_an_adaptive_search() -> None:
     block = _block(studies, size, noiseless=0.0, kernels_per_block=7)
     units_BRP = np.empty((studies, trials, size))
     values_BR = np.empty((studies, trials))
-    for trial in range(trials):  # around the best so far, nearer and nearer
+    for trial in range(trials):  # around the best so far, ever closer
         best_B = np.argmax(values_BR[:, :trial], axis=1) if trial else np.zeros(studies, dtype=int)
         centre_BP = units_BRP[np.arange(studies), best_B] if trial else 0.5
         step_BP = (rng.random((studies, size)) - 0.5) * 0.95**trial
@@ -117,9 +117,9 @@ def test_predictions_are_calibrated_along_an_adaptive_search() -> None:
     assert abs(errors_BR).max() < 5.5
 
 
-def test_a_point_asked_for_again_has_the_value_it_had() -> None:
+def test_an_equal_point_has_the_same_value() -> None:
     rng = np.random.default_rng(0)
-    # Few levels, so that points repeat within a call too.
+    # With few levels, points also repeat within a call.
     block = _block(16, 2, space=SpaceConfig(double=0.3, most_levels=3))
     units_BNP = block.spaces.snap(rng.random((16, 9, 2)))
     units_BNP[:, 5] = units_BNP[:, 0]
@@ -131,7 +131,7 @@ def test_a_point_asked_for_again_has_the_value_it_had() -> None:
     np.testing.assert_array_equal(block.evaluate_exact(units_BNP[:, ::-1]), values_BN[:, ::-1])
 
 
-def test_near_points_of_a_smooth_function_are_no_trouble() -> None:
+def test_near_points_of_a_smooth_function_have_near_values() -> None:
     block = _block(14, 1, kernels_per_block=7, lengthscale=1.0, space=CONTINUOUS)
     units_N1 = np.concatenate([np.linspace(0, 1, 100), 0.5 + np.geomspace(1e-12, 1e-2, 60)])
     units_BN1 = np.tile(units_N1[:, None], (14, 1, 1))
@@ -149,7 +149,7 @@ def test_near_points_of_a_smooth_function_are_no_trouble() -> None:
     assert (predictive_BN2[..., 1] >= 1e-4).all()
 
 
-def test_noise_is_as_large_as_the_block_says() -> None:
+def test_noise_has_the_blocks_standard_deviation() -> None:
     rng = np.random.default_rng(0)
     block = _block(40, 2)
     assert 5 < (block.noise_B == 0).sum() < 30
@@ -158,7 +158,7 @@ def test_noise_is_as_large_as_the_block_says() -> None:
     np.testing.assert_allclose(values_BN.std(axis=1), block.noise_B, rtol=0.3, atol=1e-12)
 
 
-def test_the_optimum_found_is_the_best_value_drawn() -> None:
+def test_the_optimum_is_the_best_drawn_value() -> None:
     rng = np.random.default_rng(0)
     block = _block(16, 2, search=200)
     np.testing.assert_array_equal(
@@ -192,7 +192,7 @@ def test_the_same_seed_draws_the_same_functions() -> None:
         ({"kernels_per_block": 0}, "kernels_per_block 0"),
     ],
 )
-def test_wrong_settings_are_refused(settings: dict[str, object], message: str) -> None:
+def test_invalid_settings_are_rejected(settings: dict[str, object], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         GaussianProcessConfig(**settings)  # type: ignore[arg-type]
 
@@ -200,7 +200,7 @@ def test_wrong_settings_are_refused(settings: dict[str, object], message: str) -
 @pytest.mark.parametrize(
     "settings", [{"double": -1.0}, {"double": 0.0, "discrete": 0.0, "categorical": 0.0}]
 )
-def test_wrong_spaces_are_refused(settings: dict[str, float]) -> None:
+def test_invalid_spaces_are_rejected(settings: dict[str, float]) -> None:
     with pytest.raises(ConfigError, match="weights of parameter types"):
         SpaceConfig(**settings)  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="levels from 5 to 2"):

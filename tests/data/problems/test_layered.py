@@ -1,4 +1,4 @@
-"""Architecture spaces: costs, budgets, rewards, and the burger."""
+"""Architecture search problems: costs, budgets, rewards, and the burger."""
 
 import itertools
 
@@ -22,7 +22,7 @@ def _points(block: layered.LayeredBlock, count: int = 200) -> np.ndarray:
 
 
 def _block_with_skips() -> layered.LayeredBlock:
-    """Layouts are random: the first one that has a layer to skip."""
+    """The first random block whose layout has a layer that can be skipped."""
     blocks = (_block(seed, fewest_stages=3, most_layers=3) for seed in range(20))
     return next(
         block
@@ -31,7 +31,7 @@ def _block_with_skips() -> layered.LayeredBlock:
     )
 
 
-def test_the_burger_on_the_page() -> None:
+def test_the_burger() -> None:
     block = layered.burger()
     (problem,) = block.problems
     options = [parameter.values for parameter in problem.parameters]
@@ -53,7 +53,7 @@ def test_the_burger_on_the_page() -> None:
     np.testing.assert_allclose(block.accuracies(no_cheese[None]), [[0.76 - 0.08 - 0.07]])
 
 
-def test_rewards_are_their_papers() -> None:
+def test_rewards_have_the_formulas_of_their_papers() -> None:
     for reward in REWARDS:
         block = _block(rewards=(reward,), penalty=-0.1, size_penalty=-0.2)
         units_BNP = _points(block)
@@ -75,7 +75,7 @@ def test_rewards_are_their_papers() -> None:
         assert {problem.name.split("/")[1] for problem in block.problems} == {reward}
 
 
-def test_accuracy_is_a_share_and_rises_with_capacity() -> None:
+def test_accuracy_lies_in_0_to_1_and_rises_with_capacity() -> None:
     for seed in range(5):
         block = _block(seed)
         units_BNP = _points(block)
@@ -105,7 +105,7 @@ def test_each_decision_but_a_skip_adds_to_the_cost() -> None:
             assert (change_BN > 0).any()
 
 
-def test_what_is_decided_of_a_skipped_layer_makes_no_difference() -> None:
+def test_decisions_about_a_skipped_layer_have_no_effect() -> None:
     block = _block_with_skips()
     names = [parameter.name for parameter in block.problems[0].parameters]
     skip = next(column for column, name in enumerate(names) if name.endswith("skip"))
@@ -132,7 +132,7 @@ def test_one_bottleneck_costs_its_multiply_adds() -> None:
     np.testing.assert_allclose(costs[4, 0, 0] - costs[3, 0, 0], costs[1, 0, 0] - costs[0, 0, 0])
 
 
-def test_a_depthwise_multiply_add_takes_eight_times_as_long_and_no_more_weights() -> None:
+def test_depthwise_multiply_adds_take_eight_times_as_long() -> None:
     block = _block(fewest_stages=1, most_stages=1, most_layers=1)
     three, five = (
         block.resources(np.tile(np.array([0.5, (kernel + 0.5) / 3, 0.5]), (9, 1, 1)))
@@ -140,7 +140,7 @@ def test_a_depthwise_multiply_add_takes_eight_times_as_long_and_no_more_weights(
     )
     time_B1 = five.step_time_BN - three.step_time_BN
     np.testing.assert_allclose(time_B1, 8 * (five.cost_BN - three.cost_BN))
-    # A weight is used once at each place of the picture.
+    # A weight is used once at each position of the image.
     places_B1 = (five.cost_BN - three.cost_BN) / (five.size_BN - three.size_BN)
     np.testing.assert_allclose(three.cost_BN, places_B1 * three.size_BN)
 
@@ -155,6 +155,6 @@ def test_a_depthwise_multiply_add_takes_eight_times_as_long_and_no_more_weights(
         ({"size_penalty": 0.1}, "size_penalty 0.1"),
     ],
 )
-def test_wrong_settings_are_refused(settings: dict[str, object], message: str) -> None:
+def test_invalid_settings_are_rejected(settings: dict[str, object], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         LayeredConfig(**settings)  # type: ignore[arg-type]

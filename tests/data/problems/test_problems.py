@@ -1,4 +1,4 @@
-"""Unit cubes to natural values and back, and studies from blocks."""
+"""Conversions between unit-cube points and natural values, and studies of blocks."""
 
 import numpy as np
 import pytest
@@ -11,7 +11,7 @@ from optformer.study import Goal, Parameter, ParameterType, Scale, State, valida
 PARAMETERS = (
     Parameter(name="linear", type=ParameterType.DOUBLE, bounds=(-2.0, 6.0)),
     Parameter(name="log", type=ParameterType.DOUBLE, scale=Scale.LOG, bounds=(1e-4, 1.0)),
-    # Even in the logarithm of the distance from the upper end: most detail is near it.
+    # Uniform in the logarithm of the distance from the upper end.
     Parameter(name="rev", type=ParameterType.DOUBLE, scale=Scale.REVERSE_LOG, bounds=(0.01, 1.0)),
     Parameter(name="integer", type=ParameterType.INTEGER, bounds=(1.0, 4.0)),
     Parameter(name="discrete", type=ParameterType.DISCRETE, values=(1.0, 10.0, 1000.0)),
@@ -19,7 +19,7 @@ PARAMETERS = (
 )
 
 
-def test_units_stand_for_values_under_each_scale() -> None:
+def test_units_convert_to_values_under_each_scale() -> None:
     units_NP = np.array([[0.5, 0.5, 0.5, 0.375, 0.5, 0.75], [0.0, 0.0, 0.0, 0.125, 1 / 6, 0.25]])
     natural_NP = to_natural(PARAMETERS, units_NP)
     np.testing.assert_allclose(
@@ -27,14 +27,14 @@ def test_units_stand_for_values_under_each_scale() -> None:
     )
 
 
-def test_natural_values_return_to_the_units_they_came_from() -> None:
+def test_natural_values_convert_back_to_their_units() -> None:
     rng = np.random.default_rng(0)
     units_NP = Spaces.of(PARAMETERS).snap(rng.random((1, 100, len(PARAMETERS))))[0]
     np.testing.assert_allclose(to_units(PARAMETERS, to_natural(PARAMETERS, units_NP)), units_NP)
 
 
 @pytest.mark.parametrize("kind", list(ParameterType))
-def test_varied_parameters_hold_every_level(kind: ParameterType) -> None:
+def test_varied_parameters_have_every_level(kind: ParameterType) -> None:
     rng = np.random.default_rng(0)
     for _ in range(50):
         levels = int(rng.integers(2, 9))
@@ -46,7 +46,7 @@ def test_varied_parameters_hold_every_level(kind: ParameterType) -> None:
             assert parameter.to_number(parameter.from_number(number)) == number
 
 
-def test_studies_hold_what_the_block_was_asked_and_said() -> None:
+def test_studies_contain_the_evaluated_points_and_values() -> None:
     rng = np.random.default_rng(1)
     block = gaussian_process.random_block(
         gaussian_process.GaussianProcessConfig(), rng, studies=16, parameters=5
@@ -72,7 +72,7 @@ def test_studies_hold_what_the_block_was_asked_and_said() -> None:
     assert sum(int((study.states_R != State.COMPLETED).sum()) for study in studies) == 1
 
 
-def test_random_spaces_spread_levels_from_end_to_end() -> None:
+def test_levels_are_spread_from_end_to_end() -> None:
     drawn = draw(SpaceConfig(integer=1.0), np.random.default_rng(0), studies=50, parameters=6)
     levels_BP = drawn.spaces.levels_BP
     assert set(np.unique(levels_BP)) == {0, 2, 3, 4, 5, 6, 7, 8}
@@ -93,10 +93,10 @@ def test_random_spaces_spread_levels_from_end_to_end() -> None:
             shuffled += not np.array_equal(place_N, even_N)
         else:
             np.testing.assert_allclose(place_N, even_N)
-    assert shuffled > 30  # a category's index says nothing about its place
+    assert shuffled > 30  # a category's index is independent of its position
 
 
-def test_bbob_parameters_are_the_papers() -> None:
+def test_bbob_parameters_are_those_of_the_paper() -> None:
     block = bbob.random_block(bbob.BbobConfig(), np.random.default_rng(0), 32, 3)
     for problem in block.problems:
         for parameter in problem.parameters:

@@ -1,4 +1,4 @@
-"""The batched Gaussian process against formulas and against Vizier's own parts."""
+"""The batched Gaussian process, compared with formulas and with Vizier's implementation."""
 
 import functools
 
@@ -38,7 +38,7 @@ def by_hand(a_NP: jax.Array, b_MP: jax.Array, logs: gp.Hyperparameters) -> np.nd
     return np.exp(float(logs.signal)) * (1 + r + r**2 / 3) * np.exp(-r)
 
 
-def test_predictions_are_the_textbook_formula_whatever_the_padding():
+def test_predictions_equal_the_formula_with_any_padding():
     units_NP, values_N, logs = history(0)
     other_MP = history(1)[0]
     posterior = gp.condition(logs, units_NP, values_N, USED_N, NONE_N, ORDERED_P)
@@ -54,7 +54,7 @@ def test_predictions_are_the_textbook_formula_whatever_the_padding():
     np.testing.assert_allclose(deviation_M, np.sqrt(variance), atol=1e-4)
 
 
-def test_pending_points_narrow_the_prediction_and_leave_its_mean():
+def test_pending_points_reduce_the_variance_and_keep_the_mean():
     units_NP, values_N, logs = history(0)
     other_MP = history(1)[0]
     nothing = gp.condition(logs, units_NP, values_N, USED_N, NONE_N, ORDERED_P)
@@ -75,14 +75,14 @@ def test_the_slope_is_the_gradient_of_the_loss():
         np.testing.assert_allclose(ours, theirs, rtol=1e-3, atol=1e-3)
 
 
-def test_fitting_goes_down_to_where_the_slope_vanishes():
+def test_fitting_converges_to_a_zero_gradient():
     units_NP, values_N, _ = history(0)
     rest = (units_NP, values_N, USED_N, ORDERED_P)
     start = jax.tree.map(lambda part: jnp.asarray(part[0, 0]), gp.first_fit(np.arange(1), P, 1))
     short, long = (gp.fit(start, steps, *rest) for steps in (40, 1000))
     before, after, end = (float(gp.loss(one.logs, *rest)) for one in (start, short, long))
     assert end <= after + 1e-3 and after < before
-    # A suggestion's steps cover most of the way.
+    # The steps of one suggestion cover most of the way.
     assert after - end < 0.1 * (before - end)
     inside = gp.Hyperparameters(
         *(
@@ -95,12 +95,12 @@ def test_fitting_goes_down_to_where_the_slope_vanishes():
 
 
 @pytest.mark.filterwarnings("ignore")  # of TensorFlow Probability
-def test_values_are_warped_as_viziers_default_warper_does(monkeypatch):
+def test_values_are_warped_as_by_viziers_default_warper(monkeypatch):
     warpers = pytest.importorskip(
         "vizier._src.algorithms.designers.gp.output_warpers", exc_type=ImportError
     )
-    # SciPy's ranks of values among which one is NaN are now all NaN, by which Vizier's warper takes
-    # the worse half for infeasible; it was written for the ranks of the others.
+    # In new versions of SciPy, ranks are all NaN if one value is, so that Vizier's warper treats
+    # the worse half as infeasible; it was written for ranks that ignore NaN.
     omit = functools.partial(stats.rankdata, nan_policy="omit")
     monkeypatch.setattr(warpers.stats, "rankdata", omit)
     rng = np.random.default_rng(0)
@@ -139,10 +139,10 @@ def test_it_starts_at_the_centre_and_stays_in_the_trust_region():
             assert np.all(apart <= 0.2 + 0.3 * trial / 15 + 1e-6)
         seen.append(units_BP)
         teacher.observe(units_BP, rng.normal(size=studies))
-    assert np.ptp(np.stack(seen), axis=0).min() > 0.2  # and it does go out to look
+    assert np.ptp(np.stack(seen), axis=0).min() > 0.2  # it explores
 
 
-def test_it_finds_the_top_of_a_smooth_function_in_a_dozen_trials():
+def test_it_finds_the_maximum_of_a_smooth_function_in_twelve_trials():
     studies = 8
     teacher = TEACHERS["gp_ucb"](continuous(studies, 2), np.arange(studies), 15)
     tops_BP = np.random.default_rng(0).uniform(0.1, 0.9, (studies, 2))
@@ -155,7 +155,7 @@ def test_it_finds_the_top_of_a_smooth_function_in_a_dozen_trials():
 
 
 def test_64_bit_jax_changes_nothing():
-    """Vizier's service switches it on for the whole process."""
+    """Vizier's service enables it for the whole process."""
     points = []
     for wide in (False, True):
         with jax.enable_x64(wide):

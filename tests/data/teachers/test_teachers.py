@@ -1,4 +1,4 @@
-"""The contract that every teacher keeps. Dimensions: B studies, P parameters, R trials."""
+"""The contract of all teachers. Dimensions: B studies, P parameters, R trials."""
 
 import numpy as np
 import pytest
@@ -15,7 +15,7 @@ from optformer.errors import TeacherError
 from optformer.space import Spaces
 
 B = 3
-SLOW = ("gp_ucb", "tpe", "cma_es", "vizier")  # only some numbers of parameters
+SLOW = ("gp_ucb", "tpe", "cma_es", "vizier")  # tested with fewer numbers of parameters
 
 
 def _vizier(spaces, seeds_B, budget):
@@ -39,7 +39,11 @@ FACTORIES: dict[str, TeacherFactory] = {
     ),
     "vizier": _vizier,
 }
-GRIDS = ("grid_search", "shuffled_grid_search", "layernas")  # their continuous values are few
+GRIDS = (
+    "grid_search",
+    "shuffled_grid_search",
+    "layernas",
+)  # with few values of continuous parameters
 
 
 def spaces_of(kind: str, parameters: int, studies: int = B) -> Spaces:
@@ -50,7 +54,7 @@ def spaces_of(kind: str, parameters: int, studies: int = B) -> Spaces:
         case "continuous":
             return Spaces(levels_BP=np.zeros(shape, np.int64), ordered_BP=np.ones(shape, bool))
         case "levels":
-            levels_BP[:, 0] = 1  # a parameter with nothing to choose
+            levels_BP[:, 0] = 1  # a parameter with a single value
             return Spaces(levels_BP=levels_BP, ordered_BP=np.ones(shape, bool))
         case "categories":
             return Spaces(levels_BP=levels_BP, ordered_BP=np.zeros(shape, bool))
@@ -110,7 +114,7 @@ def test_suggestions_are_legal_in_every_space(name, kind, parameters):
 
 
 @pytest.mark.parametrize(("name", "kind"), KINDS)
-def test_the_seed_decides(name, kind):
+def test_results_depend_only_on_the_seed(name, kind):
     spaces = spaces_of(kind, 2)
     first, again, other = (
         run(FACTORIES[name](spaces, np.arange(B) + seed, 12), 12) for seed in (0, 0, 2**40)
@@ -121,7 +125,7 @@ def test_the_seed_decides(name, kind):
 
 
 @pytest.mark.parametrize("name", FACTORIES)
-def test_a_study_does_not_depend_on_its_neighbours(name):
+def test_a_study_does_not_depend_on_the_rest_of_its_block(name):
     spaces = spaces_of("continuous", 2)
     alone = Spaces(levels_BP=spaces.levels_BP[1:2], ordered_BP=spaces.ordered_BP[1:2])
     optima_BP = np.full((B, 2), 0.4)
@@ -135,7 +139,7 @@ def test_a_study_does_not_depend_on_its_neighbours(name):
 
 
 @pytest.mark.parametrize(("name", "kind"), KINDS)
-def test_it_goes_on_from_any_history(name, kind):
+def test_any_history_can_be_continued(name, kind):
     spaces = spaces_of(kind, 2)
     rng = np.random.default_rng(0)
     teacher = FACTORIES[name](spaces, np.arange(B), 40)
@@ -145,7 +149,7 @@ def test_it_goes_on_from_any_history(name, kind):
         values_B[0] = np.nan if trial % 2 else values_B[0]
         teacher.observe(foreign_BP, values_B)
     assert_legal(spaces, run(teacher, 4))
-    # Between its own trials too, and its own in another order.
+    # Also foreign trials between its own, and its own in another order.
     first_BP, second_BP = teacher.suggest(), teacher.suggest()
     foreign_BP = spaces.snap(rng.random((B, 1, 2)))[:, 0]
     for units_BP in (second_BP, foreign_BP, first_BP):
@@ -167,7 +171,7 @@ def test_pending_trials_are_not_suggested_again(name, kind):
 
 
 @pytest.mark.parametrize("name", FACTORIES)
-def test_nothing_but_infeasible_trials_is_survived(name):
+def test_a_history_of_infeasible_trials_can_be_continued(name):
     spaces = spaces_of("continuous", 2)
     teacher = FACTORIES[name](spaces, np.arange(B), 30)
     assert_legal(spaces, run(teacher, 12, infeasible=tuple(range(12))))
@@ -178,10 +182,10 @@ def test_nothing_but_infeasible_trials_is_survived(name):
     [
         ("categories", 3, "parameter 0 is a category"),
         ("mixed", 4, "categories have no distance"),
-        ("continuous", 1, "needs 2 or more"),  # cma 4.5 raises deep inside
+        ("continuous", 1, "needs 2 or more"),  # cma 4.5 raises an obscure error
     ],
 )
-def test_cma_es_refuses_what_it_cannot_search(kind, parameters, words):
+def test_cma_es_rejects_spaces_that_it_cannot_search(kind, parameters, words):
     with pytest.raises(TeacherError, match=words):
         TEACHERS["cma_es"](spaces_of(kind, parameters), np.arange(B), 10)
 
@@ -201,8 +205,8 @@ def test_cma_es_refuses_what_it_cannot_search(kind, parameters, words):
         "vizier",
     ],
 )
-def test_teachers_that_look_beat_random_search(name):
-    """On a sphere, by the mean over studies with the same seeds."""
+def test_adaptive_teachers_beat_random_search(name):
+    """On a sphere, by means over studies with the same seeds."""
     trials = 60 if name not in ("gp_ucb",) else 14
     studies = 8 if name in SLOW else 100
     spaces = spaces_of("continuous", 2, studies)

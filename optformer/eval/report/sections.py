@@ -3,15 +3,15 @@
 import dataclasses
 import re
 import textwrap
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 
 import numpy as np
-from jaxtyping import Bool, Float64
+from jaxtyping import Float64
 
-from optformer.errors import SourceError, plural
-from optformer.eval import curve_tables, hpob, statistics
-from optformer.eval.page import (
-    Cell,
+from optformer.errors import plural
+from optformer.eval import statistics
+from optformer.eval.report import curve_tables
+from optformer.eval.report.page import (
     Figure,
     Interval,
     Section,
@@ -23,7 +23,7 @@ from optformer.eval.page import (
     rounded,
     seconds_shown,
 )
-from optformer.eval.plots import (
+from optformer.eval.report.plots import (
     Curve,
     Ranking,
     plot_critical_difference,
@@ -31,114 +31,10 @@ from optformer.eval.plots import (
     plot_intervals,
     plot_panels,
 )
+from optformer.eval.report.view import View
 from optformer.eval.results import Failure, Results
 
-BASELINE = "random_search"
 TEST = "Wilcoxon's signed-rank test (ties count, as by Pratt)"
-
-
-class View:
-    """What all sections of a report are made of, computed once.
-
-    Optimizers of which no run has ended are left out, since nothing would be common to all; their
-    names are in `not_begun`.
-
-    Args:
-      published: which of the optimizers are others' published results; they are drawn dashed.
-      shown_at: the trials that tables show, besides the last one.
-
-    Raises:
-      SourceError: no run has ended.
-    """
-
-    def __init__(
-        self,
-        results: Results,
-        published: Collection[str] = (),
-        shown_at: Sequence[int] = (10, 30, 100, 300, 1000),
-    ) -> None:
-        begun = [
-            name
-            for name, ended_KS in zip(results.optimizers, results.ended_OKS, strict=True)
-            if ended_KS.any()
-        ]
-        self.not_begun = tuple(name for name in results.optimizers if name not in begun)
-        if not begun:
-            raise SourceError(
-                f"{results.folder}: none of {plural(results.runs, 'planned run')} has ended. Run "
-                "the same `optformer evaluate` again: it goes on where it was stopped."
-            )
-        if self.not_begun:
-            results = results.of(begun)
-        self.results = results
-        self.published = published
-        self._shown_at = shown_at
-        # Only what all optimizers have ended is compared: means over different tasks mislead.
-        self.common_KS: Bool[np.ndarray, "K S"] = np.all(results.ended_OKS, axis=0)
-        self.scores_OKST = np.where(self.common_KS[None, :, :, None], results.scores(), np.nan)
-        groups = [task.group or task.name for task in results.tasks]
-        # In the order of the tasks, so that tasks without groups are numbered as they come.
-        numbers = {group: number for number, group in enumerate(dict.fromkeys(groups))}
-        self.groups_K = np.array([numbers[group] for group in groups])
-        self.band = self._band(self.scores_OKST)
-        self.ranks_OKST = statistics.ranks(self.scores_OKST)
-        self.rank_band = self._band(self.ranks_OKST)
-        self.last = results.trials
-        order = np.argsort(-np.nan_to_num(self.band.mean_OT[:, self.last]), kind="stable")
-        self.order = [int(row) for row in order]
-        self.first = 0 if np.isfinite(self.band.mean_OT[:, 0]).any() else 1
-        self.trials_T = np.arange(self.first, self.last + 1, dtype=np.float64)
-
-    def _band(self, scores_OKST: Float64[np.ndarray, "O K S T"]) -> statistics.Band:
-        """Means with intervals that resample groups of tasks."""
-        return statistics.mean_band(scores_OKST, np.random.default_rng(0), groups_K=self.groups_K)
-
-    @property
-    def has_groups(self) -> bool:
-        """Whether several tasks are of one group."""
-        return int(self.groups_K.max()) + 1 < len(self.groups_K)
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """All optimizers, in the order of the results."""
-        return self.results.optimizers
-
-    def shown(self, row: int) -> str:
-        """An optimizer's name for people."""
-        return self.names[row].replace("_", " ")
-
-    @property
-    def checkpoints(self) -> list[int]:
-        """The trials that tables show, the last one among them."""
-        return [trial for trial in self._shown_at if trial < self.last] + [self.last]
-
-    @property
-    def baseline(self) -> int | None:
-        """Random search, which others must beat to be of use, if it is among them."""
-        return self.names.index(BASELINE) if BASELINE in self.names else None
-
-    @property
-    def counts(self) -> str:
-        """What all means are over, in words."""
-        tasks = int(self.common_KS.any(1).sum())
-        runs = int(self.common_KS.sum())
-        return f"{plural(tasks, 'task')}, {plural(runs, 'run')} an optimizer"
-
-    def curve(self, row: int, band: statistics.Band) -> Curve:
-        """One optimizer's curve with its band."""
-        return Curve(
-            name=self.names[row],
-            x_T=self.trials_T,
-            mean_T=band.mean_OT[row, self.first :],
-            low_T=band.low_OT[row, self.first :],
-            high_T=band.high_OT[row, self.first :],
-            published=self.names[row] in self.published,
-        )
-
-    @property
-    def unfinished(self) -> bool:
-        """Whether runs are missing, which every plot must say."""
-        return self.results.missing > 0 or bool(self.not_begun)
 
 
 def failures(results: Results) -> list[Section]:
@@ -436,105 +332,6 @@ def cost(view: View) -> list[Section]:
             ),
         )
     ]
-
-
-def hpob_means(view: View) -> list[Section]:
-    """HPO-B's own means of normalized performance, and how much more than random search's, or than
-    the best one's, they are."""
-    if view.unfinished:
-        return [Text(paragraphs=("Means follow when all runs have ended.",))]
-    curves = {name: hpob.curves(view.results, name) for name in view.names}
-    at = [trial for trial in (5, 10, 20, 50, 100) if trial < view.last] + [view.last]
-    order = sorted(view.order, key=lambda row: -hpob.macro_mean(curves[view.names[row]])[view.last])
-    reference = order[0] if view.baseline is None else view.baseline
-    rows: list[list[Cell]] = []
-    drawn: list[Curve] = []
-    for row in order:
-        given = curves[view.names[row]]
-        mean_T, low_T, high_T = hpob.macro_band(given, np.random.default_rng(0))
-        rows.append(
-            [
-                named(view.names[row]),
-                *(Interval(mean=mean_T[trial], digits=4) for trial in at[:-1]),
-                Interval(mean=mean_T[at[-1]], low=low_T[at[-1]], high=high_T[at[-1]], digits=4),
-                *([_macro_difference(view, row, reference)] if len(order) > 1 else []),
-                Interval(mean=hpob.flat_mean(given)[at[-1]], digits=4),
-                len(given),
-                sum(len(datasets) for datasets in given.values()),
-                sum(len(runs) for datasets in given.values() for runs in datasets.values()),
-            ]
-        )
-        drawn.append(
-            Curve(
-                name=view.names[row],
-                x_T=view.trials_T,
-                mean_T=mean_T[view.first :],
-                low_T=low_T[view.first :],
-                high_T=high_T[view.first :],
-                published=view.names[row] in view.published,
-            )
-        )
-    sections: list[Section] = [
-        Table(
-            caption="Macro mean of normalized performance after a number of trials, "
-            + (
-                f"how much more than that of {view.shown(reference)}, paired by run, "
-                if len(order) > 1
-                else ""
-            )
-            + f"and flat mean after {view.last}. Macro: over initialisations, then datasets, then "
-            f"search spaces. Flat: over all runs. {_INTERVALS_IN_SPACES}",
-            header=(
-                "optimizer",
-                *(f"@{trial}" for trial in at),
-                *([f"@{view.last} over {view.shown(reference)}"] if len(order) > 1 else []),
-                f"flat @{at[-1]}",
-                "spaces",
-                "tasks",
-                "runs",
-            ),
-            columns=(
-                "optimizer",
-                *(f"@{trial}" for trial in at),
-                *([f"@{view.last} over {view.names[reference]}"] if len(order) > 1 else []),
-                f"flat @{at[-1]}",
-                "spaces",
-                "tasks",
-                "runs",
-            ),
-            rows=rows,
-            name="hpob",
-        ),
-        Figure(
-            caption=f"Macro mean by trial. {_INTERVALS_IN_SPACES}",
-            picture=plot_curves(
-                drawn,
-                x_label="trials after the 5 initial points",
-                y_label="normalized performance, macro mean",
-                names=view.names,
-            ),
-            name="hpob_curves",
-            data=curve_tables.of_curves(drawn, x="trial", y="macro mean"),
-        ),
-    ]
-    return sections
-
-
-_INTERVALS_IN_SPACES = (
-    "95 % intervals are for these search spaces: over datasets, which are resampled within each "
-    "space, with deviations scaled by √(n / (n − 1)) where a space has n. There are none where a "
-    "space has a single one."
-)
-
-
-def _macro_difference(view: View, row: int, reference: int) -> Interval | None:
-    """An optimizer's last macro mean less that of another, but none for that itself."""
-    if row == reference:
-        return None
-    ours, theirs = (hpob.curves(view.results, view.names[one]) for one in (row, reference))
-    parts = hpob.macro_band(hpob.difference(ours, theirs), np.random.default_rng(0))
-    mean, low, high = (float(part_T[view.last]) for part_T in parts)
-    return Interval(mean=mean, low=low, high=high, digits=4, signed=True)
 
 
 def compare(view: View, first: int, second: int) -> statistics.Difference:

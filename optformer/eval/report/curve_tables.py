@@ -2,8 +2,8 @@
 
 from collections.abc import Mapping, Sequence
 
-from optformer.eval.page import Cell, Interval, Table, named
-from optformer.eval.plots import Curve
+from optformer.eval.report.page import Cell, Interval, Table, named
+from optformer.eval.report.plots import Curve
 
 
 def of_curves(curves: Sequence[Curve], *, x: str, y: str, name: str = "optimizer") -> Table:

@@ -2,34 +2,18 @@
 
     write_report(Path("runs/bbob"), Path("runs/bbob/report.html"), title="BBOB, held-out families")
 
-The pieces of a page are in `page.py` and the drawings in `plots.py`; both are also names here, for
-pages of other kinds:
-
-    from optformer.eval.report import Code, Figure, Heading, Page, Table, Text, write_page
-    from optformer.eval.report import Curve, plot_calibration, plot_curves
-
-    figure = plot_curves(
-        [Curve(name="random_search", x_T=trials_T, mean_T=mean_T, low_T=low_T, high_T=high_T)],
-        x_label="trials",
-        y_label="best value so far",
-    )
-    page = Page(
-        title="...",
-        lead="...",
-        sections=(Heading(title="Curves"), Figure(caption="...", picture=figure, name="curves")),
-    )
-    write_page(page, Path("report.html"))
+The pieces of a page are in `page.py`, the drawings in `plots.py`.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from optformer.errors import plural
-from optformer.eval import commands, hpob, report_sections, statistics
-from optformer.eval.page import (
+from optformer.eval import commands, statistics
+from optformer.eval.report import sections as parts
+from optformer.eval.report.page import (
     Cell,
     Code,
-    Figure,
     Heading,
     Page,
     Section,
@@ -40,62 +24,9 @@ from optformer.eval.page import (
     number,
     write_page,
 )
-from optformer.eval.plots import (
-    Curve,
-    plot_calibration,
-    plot_critical_difference,
-    plot_curves,
-    plot_histogram,
-    plot_intervals,
-    plot_panels,
-)
-from optformer.eval.report_sections import (
-    View,
-    interval,
-    median_time,
-    over_baseline,
-    sharing,
-)
-from optformer.eval.results import labels, merge, read
-
-__all__ = [
-    "Cell",
-    "Code",
-    "Curve",
-    "Figure",
-    "Heading",
-    "Page",
-    "Section",
-    "Table",
-    "Text",
-    "plot_calibration",
-    "plot_critical_difference",
-    "plot_curves",
-    "plot_histogram",
-    "plot_intervals",
-    "plot_panels",
-    "write_page",
-    "write_report",
-]
-
-_SCALES = {
-    "bbob": "The score is the best noiseless value so far on a scale where 0 is what one random "
-    "trial finds in the median and 1 is the optimum, or the best value known where the optimum "
-    "is not (optformer/eval/bbob.py).",
-    "tables": "The score is the best mean over training seeds so far, on a scale where 0 is what "
-    "one random configuration has in the median and 1 is the table's best (optformer/eval/"
-    "tables.py); a trial measures one seed. 1 − score is the regret to the table's optimum.",
-    "coco": "The score is the best value so far on a scale where 0 is what one random trial finds "
-    "in the median and 1 is the optimum (optformer/eval/coco.py). COCO's own report, by its own "
-    "measures, is ppdata/index.html; its observer's files are in exdata.",
-    hpob.DISCRETE: "The score is the best value so far among the recorded rows, normalized by the "
-    "smallest and largest recorded value, as HPO-B's official handler does. Trials exclude the 5 "
-    "initial points. Optimizers that cannot rank given points take the untried row that is "
-    "nearest to their suggestion.",
-    hpob.PROTOCOL: "The score is the best value so far, normalized by the surrogate's smallest "
-    "and largest value and clipped to [0, 1], as HPO-B's official handler does. Trials exclude "
-    "the 5 initial points; unlike in the handler, the last trial counts.",
-}
+from optformer.eval.report.sections import interval, median_time, over_baseline, sharing
+from optformer.eval.report.view import View
+from optformer.eval.results import Results, labels, merge, read
 
 
 def write_report(
@@ -103,29 +34,34 @@ def write_report(
     out: Path,
     *,
     title: str,
+    score: str = "",
     notes: Sequence[str] = (),
+    own_sections: Callable[[View], list[Section]] | None = None,
     extra: Sequence[Section] = (),
     command: str = "",
-    published: Mapping[str, hpob.Curves] | None = None,
+    published: Callable[[Results], Results] | None = None,
+    about_published: str = "",
 ) -> Path:
     """Writes the report of one results folder, or of several that are compared, to `out`.
 
     Args:
+      score: what a score means.
       notes: paragraphs for the summary.
+      own_sections: those of this benchmark only, after the curves.
       extra: sections before the last one, such as calibration.
       command: what was typed to get the page, if that is no command that a folder has noted.
-      published: curves of HPO-B's continuous protocol from elsewhere, by name.
+      published: adds results from elsewhere; `about_published` says what to know of them.
 
     Raises:
       ConfigError: folders that cannot be compared. SourceError: no results folder.
     """
     paths = [folders] if isinstance(folders, Path) else list(folders)
     results = merge([read(path) for path in paths])
-    marked = {f"{name} (published)": curves for name, curves in (published or {}).items()}
-    if marked:
-        results = hpob.with_published(results, marked)
-    view = View(results, published=tuple(marked))
-    compared = report_sections.comparisons(view)
+    ours = set(results.optimizers)
+    if published is not None:
+        results = published(results)
+    view = View(results, published=tuple(set(results.optimizers) - ours))
+    compared = parts.comparisons(view)
     sections: list[Section] = [Heading(title="Summary")]
     if results.missing:
         sections.append(
@@ -139,25 +75,25 @@ def write_report(
         )
     if notes:
         sections.append(Text(paragraphs=tuple(notes)))
-    sections += [_summary(view), Text(paragraphs=(_reading(view),))]
-    if marked:  # it bears on every rank, test and difference below
-        sections.append(Text(paragraphs=(hpob.ABOUT_PUBLISHED,)))
+    sections += [_summary(view), Text(paragraphs=(_reading(score),))]
+    if published is not None:  # it bears on every rank, test and difference below
+        sections.append(Text(paragraphs=(about_published,)))
     if len(paths) > 1:
-        sections += report_sections.twins(view)
-    sections += report_sections.failures(results)
-    sections += [Heading(title="Curves"), *report_sections.curves(view)]
-    if results.protocol in (hpob.PROTOCOL, hpob.DISCRETE):
-        sections += [Heading(title="HPO-B means"), *report_sections.hpob_means(view)]
+        sections += parts.twins(view)
+    sections += parts.failures(results)
+    sections += [Heading(title="Curves"), *parts.curves(view)]
+    if own_sections is not None:
+        sections += own_sections(view)
     if len(view.names) > 1:
-        sections += [Heading(title="Ranks"), *report_sections.ranks(view)]
-        sections += [Heading(title="Differences"), *report_sections.differences(view, compared)]
-    sections += [Heading(title="Cost"), *report_sections.cost(view), *extra]
+        sections += [Heading(title="Ranks"), *parts.ranks(view)]
+        sections += [Heading(title="Differences"), *parts.differences(view, compared)]
+    sections += [Heading(title="Cost"), *parts.cost(view), *extra]
     sections += [Heading(title="How to reproduce"), *reproduce(view, paths, command)]
     page = Page(title=title, lead=_lead(view, compared), sections=sections)
     return write_page(page, out)
 
 
-def _lead(view: View, compared: Sequence[report_sections.Comparison]) -> str:
+def _lead(view: View, compared: Sequence[parts.Comparison]) -> str:
     best = view.order[0]
     told = (
         f"After {view.last} trials, {view.shown(best)} scores "
@@ -174,7 +110,7 @@ def _lead(view: View, compared: Sequence[report_sections.Comparison]) -> str:
     return told
 
 
-def _told_apart(made: Sequence[report_sections.Comparison]) -> str:
+def _told_apart(made: Sequence[parts.Comparison]) -> str:
     """Whether the first comparison, that of the best two, shows a difference."""
     gap, corrected = made[0].gap, made[0].corrected
     tasks = gap.wins + gap.ties + gap.losses
@@ -182,7 +118,7 @@ def _told_apart(made: Sequence[report_sections.Comparison]) -> str:
         return f"so few tasks, {tasks}, cannot tell" + (
             f" with {len(made)} comparisons" if len(made) > 1 else ""
         )
-    test = f"p = {number(corrected, 2)} by {report_sections.TEST}"
+    test = f"p = {number(corrected, 2)} by {parts.TEST}"
     if len(made) > 1:
         test += f" after Holm's correction for {len(made)} comparisons"
     if corrected >= 0.05:
@@ -233,9 +169,9 @@ def _summary(view: View) -> Table:
     )
 
 
-def _reading(view: View) -> str:
+def _reading(score: str) -> str:
     return (
-        f"{_SCALES.get(view.results.protocol, 'The score lies between 0 and 1.')} Seeds of a task "
+        f"{score or 'The score lies between 0 and 1.'} Seeds of a task "
         "are averaged first, then tasks. With the same seed, all optimizers meet the same starting "
         "points and the same noise. A run that an error ended keeps its last score."
     )

@@ -1,0 +1,100 @@
+"""How suggestions are made: the settings of a policy, and who is imitated.
+
+Array dimensions: R trials.
+"""
+
+import dataclasses
+
+import numpy as np
+from jaxtyping import Float64
+
+from optformer.errors import ConfigError
+from optformer.policies.acquisition import Acquisition
+from optformer.policies.trust import TrustRegion, everywhere
+from optformer.study import Study
+
+PREFERENCE = (
+    "gp_ucb",
+    "cma_es",
+    "tpe",
+    "eagle_strategy",
+    "regularized_evolution",
+    "hill_climbing",
+    "quasi_random",
+    "random_search",
+)
+"""Whom to imitate if nobody is named, best first."""
+
+STALLED = 0.02
+"""Of how much the best trial is above the lower quartile: less is no improvement worth the name."""
+
+DOUBT = 2.0
+"""A search that has stalled multiplies the value temperature by this."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PolicyConfig:
+    """How suggestions are made.
+
+    Attributes:
+      algorithm: the teacher that the prompt names; None for the best that the model has seen
+        (`PREFERENCE`).
+      acquisition: what ranks the candidates, from a study's second trial on (`candidates.centre` is
+        the first); `prior` takes a sample of the model as it is.
+      candidates: samples of the model that are ranked.
+      uniform: random points that are ranked beside them.
+      local: points near the best trials so far that are ranked beside them.
+      sifted: of the random and local points, only so many are ranked if the model has experts
+        (`model/experts.py`): those of which the experts expect most.
+      trust_region: whether a young study's suggestions stay near its measured trials
+        (`policies/trust.py`).
+      temperature: of the samples; below 1 they stay closer to the likeliest.
+      value_temperature: of the predicted metric; above 1 it is less sure. None for the one at
+        which the checkpoint was found to be calibrated, but not below 1.
+      patience: if so many measured trials in a row, whoever chose them, have not improved the
+        best one (`STALLED`), predictions are believed less (`DOUBT`), so that the search looks
+        elsewhere; 0 for never.
+    """
+
+    algorithm: str | None = None
+    acquisition: Acquisition = "ei"
+    candidates: int = 100
+    uniform: int = 400
+    local: int = 200
+    sifted: int = 28
+    trust_region: bool = True
+    temperature: float = 1.0
+    value_temperature: float | None = None
+    patience: int = 5
+
+    def __post_init__(self) -> None:
+        for field in ("temperature", "value_temperature"):
+            value = getattr(self, field)
+            if value is not None and not value > 0:
+                raise ConfigError(f"{field}={value} must be above 0.")
+        if self.patience < 0:
+            raise ConfigError(f"patience={self.patience} must not be below 0; 0 switches it off.")
+        numbers = (self.candidates, self.uniform, self.local)
+        if min(numbers) < 0 or sum(numbers) < 1 or self.sifted < 1:
+            raise ConfigError(
+                f"candidates={self.candidates}, uniform={self.uniform}, local={self.local} and "
+                f"sifted={self.sifted} leave nothing to rank."
+            )
+
+    def doubt(self, values_R: Float64[np.ndarray, " R"]) -> float:
+        """What the value temperature is multiplied by after these metrics, larger better."""
+        if not 0 < self.patience < len(values_R):
+            return 1.0
+        best = values_R.max()
+        # Not of the whole range: a few very bad ones make no search a stalled one.
+        least = STALLED * (best - np.quantile(values_R, 0.25))
+        return DOUBT if best - values_R[: -self.patience].max() <= least else 1.0
+
+    def drawn(self, sifted: bool) -> int:
+        """How many points are ranked beside the model's samples, if they are sifted or not."""
+        every = self.uniform + self.local
+        return min(every, self.sifted) if sifted else every
+
+    def region(self, study: Study) -> TrustRegion:
+        """Where the study's next suggestions may lie."""
+        return TrustRegion.of(study) if self.trust_region else everywhere(study.problem)

@@ -1,0 +1,313 @@
+"""How suggestions are made: a session reads studies, draws points, ranks them and chooses.
+
+One suggestion, from top to bottom (`Session.propose`):
+
+1. The engine reads what is new in each study, and the experts learn from its trials (`_view`).
+2. Random points and points near the best trials are drawn, and the experts keep those of which they
+   expect most (`candidates.draw`).
+3. The engine samples points of its own, and predicts the metric of these and of the drawn ones.
+4. The experts' predictions are mixed in and the policy scores every point (`ranking`). The best new
+   point inside the trust region is suggested (`_suggest`).
+
+Array dimensions: B studies, N points, P parameters, K places of a trial's parameters, R trials,
+Q bins, T tokens.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import Float32, Float64, Int64
+
+from optformer.errors import ConfigError, StudyError
+from optformer.model.config import ModelConfig, most_parameters
+from optformer.model.decode import History, Rules
+from optformer.model.loaded import LoadedModel
+from optformer.model.points import Coordinates
+from optformer.policies import candidates
+from optformer.policies.acquisition import Acquisition
+from optformer.policies.config import PolicyConfig
+from optformer.policies.ranking import Candidates
+from optformer.policies.trust import TrustRegion
+from optformer.policies.view import View, measured, shorten, with_pending
+from optformer.study import Problem, State, Study
+from optformer.tokenization.quantize import ValueScaling
+from optformer.tokenization.tokenizer import EncodedProblem, EncodedTrials
+
+
+class Session:
+    """B studies in progress: what the model has read of them is kept between suggestions.
+
+    Args:
+      keys: problem and algorithm of each study.
+    """
+
+    def __init__(self, model: LoadedModel, keys: Sequence[tuple[Problem, str]]) -> None:
+        self._model = model
+        tokenizer = model.tokenizer
+        for problem, _ in keys:
+            check_problem(problem, most_parameters(model.config))
+        self._problems: list[EncodedProblem] = [
+            tokenizer.encode_problem(problem, algorithm) for problem, algorithm in keys
+        ]
+        self._coordinates = [
+            Coordinates(problem=problem, tokenizer=tokenizer) for problem in self._problems
+        ]
+        self._rules: Rules = model.engine.rules(
+            [tokenizer.legal_tokens(encoded) for encoded in self._problems], self._problems
+        )
+        self._places = max(len(problem.order_P) for problem in self._problems)
+        self._history: History | None = None
+        self._read: list[Int64[np.ndarray, " T"]] = []
+
+    def propose(
+        self,
+        studies: Sequence[Study],
+        count: int,
+        policy: PolicyConfig,
+        rngs: Sequence[np.random.Generator],
+    ) -> list[Float64[np.ndarray, "N P"]]:
+        """`count` suggestions for each study, which depend on no other study.
+
+        Raises:
+          ConfigError: the policy's acquisition is none for this model.
+        """
+        check_acquisition(policy.acquisition, self._model.config)
+        suggest = self._sample if policy.acquisition == "prior" else self._suggest
+        regions = [policy.region(study) for study in studies]
+        studies = [self._fit(row, study, count) for row, study in enumerate(studies)]
+        scalings = [self._model.tokenizer.fit_scalings(study) for study in studies]
+        chosen: list[list[np.ndarray]] = [[] for _ in studies]
+        for _ in range(count):
+            self._update(studies, scalings)
+            views = [
+                self._view(row, study, scaling[0], region)
+                for row, (study, scaling, region) in enumerate(
+                    zip(studies, scalings, regions, strict=True)
+                )
+            ]
+            for row, values_P in enumerate(suggest(views, policy, rngs)):
+                chosen[row].append(values_P)
+                studies[row] = with_pending(studies[row], values_P)
+        return [np.array(rows).reshape(count, -1) for rows in chosen]
+
+    def _suggest(
+        self, views: Sequence[View], policy: PolicyConfig, rngs: Sequence[np.random.Generator]
+    ) -> list[Float64[np.ndarray, " P"]]:
+        """For each study the point that the policy scores highest."""
+        drawn = [
+            candidates.draw(view, policy, self._model.experts, rng)
+            for view, rng in zip(views, rngs, strict=True)
+        ]
+        # Always as many, so that a study's suggestions do not depend on those beside it: where
+        # fewer are drawn, the model samples more.
+        size = policy.candidates + policy.drawn(self._model.config.experts)
+        given_BNK = np.full((len(views), size, self._places), -1)
+        for row, points in enumerate(drawn):
+            rows = slice(policy.candidates, policy.candidates + len(points))
+            given_BNK[row, rows, : points.ids_NK.shape[1]] = points.ids_NK
+        ids_BNK, logits_BNO, hidden_BND = self._rollout(given_BNK, policy, rngs)
+        suggestions = []
+        for row, (view, rng) in enumerate(zip(views, rngs, strict=True)):
+            ids_NK = ids_BNK[row, :, : len(self._problems[row].order_P)]
+            points = view.coordinates.of_ids(ids_NK)
+            ranked = Candidates(self._model, view, points, logits_BNO[row], hidden_BND[row])
+            best = candidates.best_new(ranked.score(policy, rng), points, view.trials)
+            values_P = view.coordinates.anywhere_in_bin(ids_NK[best], rng)
+            if not len(view.study):
+                # There is nothing to rank by.
+                values_P = candidates.centre(view.study.problem, values_P, rng)
+            suggestions.append(values_P)
+        return suggestions
+
+    def _sample(
+        self, views: Sequence[View], policy: PolicyConfig, rngs: Sequence[np.random.Generator]
+    ) -> list[Float64[np.ndarray, " P"]]:
+        """For each study a sample of the model as it is."""
+        nothing_BNK = np.full((len(views), 1, self._places), -1)
+        ids_BNK, _, _ = self._rollout(nothing_BNK, policy, rngs)
+        return [
+            view.coordinates.anywhere_in_bin(ids_NK[0, : len(problem.order_P)], rng)
+            for view, ids_NK, problem, rng in zip(views, ids_BNK, self._problems, rngs, strict=True)
+        ]
+
+    def _rollout(
+        self,
+        given_BNK: Int64[np.ndarray, "B N K"],
+        policy: PolicyConfig,
+        rngs: Sequence[np.random.Generator],
+    ) -> tuple[
+        Int64[np.ndarray, "B N K"], Float32[np.ndarray, "B N O"], Float32[np.ndarray, "B N D"]
+    ]:
+        """The engine's `rollout`, with seeds from the studies' generators."""
+        assert self._history is not None
+        seeds_B = np.array([rng.integers(2**31) for rng in rngs])
+        return self._model.engine.rollout(
+            self._history, self._rules, given_BNK, policy.temperature, seeds_B
+        )
+
+    def predict(
+        self,
+        study: Study,
+        values_NP: Float64[np.ndarray, "N P"],
+        value_temperature: float | None = None,
+        scaling: ValueScaling | None = None,
+    ) -> tuple[Float64[np.ndarray, "N Q"], ValueScaling]:
+        """As `OptFormer.predict`, for a session of one study.
+
+        Args:
+          scaling: of the first metric, in place of the one that the study's values give.
+        """
+        everywhere = PolicyConfig(trust_region=False)
+        ranked, used = self._candidates(study, values_NP, everywhere, scaling)
+        return ranked.probabilities(value_temperature), used
+
+    def score(
+        self,
+        study: Study,
+        values_NP: Float64[np.ndarray, "N P"],
+        policy: PolicyConfig,
+        rng: np.random.Generator,
+    ) -> Float64[np.ndarray, " N"]:
+        """How the policy ranks these points, for a session of one study.
+
+        By the acquisition's values; outside the trust region by numbers below all of them.
+
+        Raises:
+          ConfigError: the policy's acquisition is none for this model, or ranks nothing.
+        """
+        check_acquisition(policy.acquisition, self._model.config)
+        return self._candidates(study, values_NP, policy)[0].score(policy, rng)
+
+    def _candidates(
+        self,
+        study: Study,
+        values_NP: Float64[np.ndarray, "N P"],
+        policy: PolicyConfig,
+        scaling: ValueScaling | None = None,
+    ) -> tuple[Candidates, ValueScaling]:
+        """What the model says of these points, in a session of one study, and the scaling."""
+        region = policy.region(study)
+        study = self._fit(0, study, 1)
+        scalings = self._model.tokenizer.fit_scalings(study)
+        if scaling is not None:
+            scalings = (scaling, *scalings[1:])
+        self._update([study], [scalings])
+        view = self._view(0, study, scalings[0], region)
+        points = view.coordinates.of_values(values_NP)
+        assert self._history is not None
+        _, logits_BNO, hidden_BND = self._model.engine.rollout(
+            self._history, self._rules, points.ids_NK[None], 1.0, np.zeros(1, np.int64)
+        )
+        return Candidates(self._model, view, points, logits_BNO[0], hidden_BND[0]), scalings[0]
+
+    def _fit(self, row: int, study: Study, count: int) -> Study:
+        """As much of the study as the model has learned to read, with room for `count` more."""
+        room = self._problems[row].layout.trials_in(self._model.most_tokens)
+        return shorten(study, max(1, room - count))
+
+    def _view(self, row: int, study: Study, scaling: ValueScaling, region: TrustRegion) -> View:
+        """What is known of a study that has been read."""
+        coordinates = self._coordinates[row]
+        trials = coordinates.of_values(study.values_RP)
+        posterior = None
+        if self._model.experts is not None:
+            posterior = self._model.experts.condition(
+                trials,
+                # Not rounded to bins, as tokens are, so that the best ones can be told apart.
+                scaling.to_units(
+                    np.where(study.states_R == State.COMPLETED, study.metrics_RM[:, 0], np.nan)
+                ),
+                study.states_R == State.ACTIVE,
+                self._problems[row].ordered_P,
+            )
+        return View(
+            study=study,
+            coordinates=coordinates,
+            trials=trials,
+            values_R=measured(study, scaling),
+            region=region,
+            posterior=posterior,
+        )
+
+    def _update(
+        self, studies: Sequence[Study], scalings: Sequence[tuple[ValueScaling, ...]]
+    ) -> None:
+        """Reads what is new, and those studies again of which something read has changed since."""
+        engine = self._model.engine
+        encoded = [
+            self._model.tokenizer.encode_trials(study, problem, scaling)
+            for study, problem, scaling in zip(studies, self._problems, scalings, strict=True)
+        ]
+        ids = [trials.ids_T for trials in encoded]
+        changed = [
+            row
+            for row, (old_T, new_T) in enumerate(zip(self._read, ids, strict=False))
+            if not np.array_equal(old_T, new_T[: len(old_T)])
+        ]
+        if self._history is None or 2 * len(changed) > len(ids):
+            self._history = engine.read(self._problems, encoded)
+            self._read = ids
+            return
+        if changed:
+            problems = [self._problems[row] for row in changed]
+            again = [encoded[row] for row in changed]
+            self._history = engine.reread(self._history, problems, again, changed)
+            for row in changed:
+                self._read[row] = ids[row]
+        if any(len(old) < len(new) for old, new in zip(self._read, ids, strict=True)):
+            added = [
+                _after(trials, len(old)) for trials, old in zip(encoded, self._read, strict=True)
+            ]
+            if engine.is_short(self._problems, added):
+                self._history = engine.extend(self._history, self._problems, added)
+            else:
+                self._history = engine.read(self._problems, encoded)
+        self._read = ids
+
+
+def check_problem(problem: Problem, most: int) -> None:
+    """Refuses what the model cannot optimize.
+
+    Raises:
+      StudyError: more than one objective, an objective that is not the first metric, or more
+        parameters than the model has slots for.
+    """
+    if len(problem.objectives) != 1 or problem.metrics[0] != problem.objectives[0]:
+        names = [metric.name for metric in problem.objectives]
+        raise StudyError(
+            f"problem {problem.name!r} has the objectives {names}. It takes one, listed "
+            "before metrics with a safety threshold: add them up, or choose one."
+        )
+    if len(problem.parameters) > most:
+        raise StudyError(
+            f"problem {problem.name!r} has {len(problem.parameters)} parameters; this model takes "
+            f"{most}. Train one with more model.slots, or fix some of them."
+        )
+
+
+def check_acquisition(name: Acquisition, config: ModelConfig) -> None:
+    """Refuses an acquisition that the model does not know enough for.
+
+    Raises:
+      ConfigError: `ts_joint` of a model without Gaussian processes.
+    """
+    if name == "ts_joint" and not config.experts:
+        raise ConfigError(
+            "acquisition='ts_joint' draws from the Gaussian processes of a model, and this one was "
+            "trained without them (model.experts=false). Use ts, which draws each candidate's "
+            "metric by itself."
+        )
+
+
+def _after(trials: EncodedTrials, length: int) -> EncodedTrials:
+    """The tokens from `length` on."""
+    return dataclasses.replace(
+        trials,
+        ids_T=trials.ids_T[length:],
+        roles_T=trials.roles_T[length:],
+        slots_T=trials.slots_T[length:],
+        trials_T=trials.trials_T[length:],
+        weights_T=trials.weights_T[length:],
+        predictive_T2=trials.predictive_T2[length:],
+    )
