@@ -36,6 +36,8 @@ def draw(
         [view.region.draw(policy.uniform, rng), near_best(view, policy.local, rng)]
     )
     points = view.coordinates.of_units(units_NP)
+    if view.prior is not None:
+        points = joined([points, promising(view, points, policy.local, rng)])
     if ensemble is None or view.posterior is None or not len(points):
         return points
     log_weights_E = ensemble.weigh_by_evidence(view.posterior)
@@ -56,6 +58,9 @@ def sift(
 
     def gains(points: Points) -> Float64[np.ndarray, " N"]:
         assert view.posterior is not None
+        first_N = view.first_scores(points)
+        if first_N is not None:
+            return first_N
         gain_N = expected_improvement(view.posterior, log_weights_E, points, view.best)
         return view.region.inside_first(gain_N, points.units_NP)
 
@@ -95,6 +100,14 @@ def expected_improvement(
     # The integral of what lies above.
     above_NVM = tail_NVM[:, 1:] / inside_N1M
     return trapezoid(above_NVM, values_V[1:], axis=1) @ share_M
+
+
+def promising(view: View, points: Points, count: int, rng: np.random.Generator) -> Points:
+    """Points around those of which the prior expects most."""
+    assert view.prior is not None
+    mean_N, _ = view.prior.mean_and_features(points.values_NP)
+    centres_KP = points.units_NP[np.argsort(-mean_N, kind="stable")[:CENTRES]]
+    return view.coordinates.of_units(near(view.study.problem.parameters, centres_KP, count, rng))
 
 
 def near_best(view: View, count: int, rng: np.random.Generator) -> Float64[np.ndarray, "N P"]:

@@ -24,11 +24,12 @@ from optformer.model.config import ModelConfig, most_parameters
 from optformer.model.decode import History, Rules
 from optformer.model.loaded import LoadedModel
 from optformer.model.points import Coordinates
+from optformer.model.prior_experts import InformedPosterior
 from optformer.policies import candidates
 from optformer.policies.acquisition import Acquisition
 from optformer.policies.config import PolicyConfig
 from optformer.policies.ranking import Candidates
-from optformer.policies.trust import TrustRegion
+from optformer.policies.trust import TrustRegion, everywhere
 from optformer.policies.view import View, measured, shorten, with_pending
 from optformer.study import Problem, State, Study
 from optformer.tokenization.quantize import ValueScaling
@@ -57,6 +58,7 @@ class Session:
             [tokenizer.legal_tokens(encoded) for encoded in self._problems], self._problems
         )
         self._places = max(len(problem.order_P) for problem in self._problems)
+        self._priors = [model.prior_of(problem) for problem, _ in keys]
         self._history: History | None = None
         self._read: list[Int64[np.ndarray, " T"]] = []
 
@@ -114,7 +116,7 @@ class Session:
             ranked = Candidates(self._model, view, points, logits_BNO[row], hidden_BND[row])
             best = candidates.best_new(ranked.score(policy, rng), points, view.trials)
             values_P = view.coordinates.anywhere_in_bin(ids_NK[best], rng)
-            if not len(view.study):
+            if not len(view.study) and view.prior is None:
                 # There is nothing to rank by.
                 values_P = candidates.centre(view.study.problem, values_P, rng)
             suggestions.append(values_P)
@@ -220,7 +222,11 @@ class Session:
                 ),
                 study.states_R == State.ACTIVE,
                 self._problems[row].ordered_P,
+                self._priors[row],
             )
+            if isinstance(posterior, InformedPosterior) and posterior.log_share > np.log(0.5):
+                # Where the prior is right, the best need not be near what was measured.
+                region = everywhere(study.problem)
         return View(
             study=study,
             coordinates=coordinates,
@@ -228,6 +234,7 @@ class Session:
             values_R=measured(study, scaling),
             region=region,
             posterior=posterior,
+            prior=self._priors[row],
         )
 
     def _update(

@@ -1,6 +1,6 @@
 """What a policy knows of one study when it makes a suggestion.
 
-Array dimensions: P parameters, R trials.
+Array dimensions: N points, P parameters, R trials.
 """
 
 import dataclasses
@@ -8,8 +8,10 @@ import dataclasses
 import numpy as np
 from jaxtyping import Float64, Int64
 
+from optformer.model import prior_experts
 from optformer.model.experts import Posterior
 from optformer.model.points import Coordinates, Points
+from optformer.model.prior import Prior
 from optformer.policies.trust import TrustRegion
 from optformer.study import State, Study
 from optformer.tokenization.quantize import ValueScaling
@@ -25,6 +27,7 @@ class View:
       values_R: the measured metrics on the bins' axis, larger better.
       region: where suggestions may lie.
       posterior: the experts given the trials; None where they are not asked.
+      prior: what is known of the problem before any trial; None if nothing is.
     """
 
     study: Study
@@ -33,11 +36,20 @@ class View:
     values_R: Float64[np.ndarray, " R"]
     region: TrustRegion
     posterior: Posterior | None
+    prior: Prior | None = None
 
     @property
     def best(self) -> float:
         """The best of the measured metrics; 0 where there is none."""
         return float(self.values_R.max(initial=0.0))
+
+    def first_scores(self, points: Points) -> Float64[np.ndarray, " N"] | None:
+        """How points rank while no trial is measured; None once one is, or if nothing is known."""
+        if self.prior is None or len(self.values_R):
+            return None
+        pending_R = self.study.states_R == State.ACTIVE
+        pending_RP = self.trials.values_NP[pending_R]
+        return prior_experts.first_scores(self.prior, points.values_NP, pending_RP)
 
     @property
     def best_trials_K(self) -> Int64[np.ndarray, " K"]:
