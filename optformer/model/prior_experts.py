@@ -116,7 +116,7 @@ class PriorPosterior:
         scale_NM = np.empty_like(mean_NM)
         warp_M, kernel_M = np.divmod(experts_M, len(KERNELS))
         for kernel in np.unique(kernel_M):
-            white_RN, left_N = self._conditional(kernel, mean_N, features_NF, square_NRP)
+            white_RN, left_N = self._conditional(int(kernel), mean_N, features_NF, square_NRP)
             shift_N = mean_N - self.mean_innovations_KR[kernel] @ white_RN
             for column in np.flatnonzero(kernel_M == kernel):
                 warp = warp_M[column]
@@ -137,7 +137,7 @@ class PriorPosterior:
         kernel = expert % len(KERNELS)
         mean_N, features_NF = _float64(*self.prior.mean_and_features(values_NP))
         square_NRP = _squares(self.prior, values_NP, self.values_RP)
-        white_RN, _ = self._conditional(kernel, mean_N, features_NF, square_NRP)
+        white_RN, _ = self._conditional(int(kernel), mean_N, features_NF, square_NRP)
         places = mean_N, features_NF
         square_NNP = _squares(self.prior, values_NP, values_NP)
         covariance_NN = _covariance(self.prior, KERNELS[kernel], places, places, square_NNP)
