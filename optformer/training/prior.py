@@ -97,7 +97,9 @@ def train(
     groups = _groups(studies, run)
     state = _restore(run, folder)
     step = _make_step(run.model, run.optimizer, run.optimum_weight)
-    began, saved, losses = time.monotonic() - state["seconds"], time.monotonic(), []
+    saved = time.monotonic()
+    began = saved - float(state["seconds"])
+    losses: list[float] = []
     while (seconds := time.monotonic() - began) < run.seconds:
         number = int(state["step"])
         batch = _batch(groups, run, np.random.default_rng([run.seed, number]))

@@ -8,7 +8,7 @@ title says after the learner's name is never shown: data sets would be learned b
 
 A metric becomes a score: 0 is the median of the trials, 1 the best; scores below 0 approach -2.
 
-Array dimensions: N trials of a view, P parameters, R trials of a study.
+Array dimensions: N trials of a view, P parameters, C shown ones, R trials of a study.
 """
 
 import dataclasses
@@ -24,7 +24,7 @@ import numpy as np
 from jaxtyping import Bool, Float32, Float64, Int64
 
 from optformer.model import description
-from optformer.model.description import Description
+from optformer.model.description import AnyArray, Description
 from optformer.space import column_from_units, to_natural, to_units
 from optformer.study import Goal, Metric, Parameter, ParameterType, Problem, Scale, State, Study
 
@@ -83,11 +83,11 @@ class View:
     """
 
     text: Description
-    units_NP: Float32[np.ndarray, "*B N P"]
-    values_NP: Float32[np.ndarray, "*B N P"]
-    inactive_NP: Bool[np.ndarray, "*B N P"]
-    score_N: Float32[np.ndarray, "*B N"]
-    optimum: Bool[np.ndarray, "*B"] | bool
+    units_NP: Float32[AnyArray, "*B N P"]
+    values_NP: Float32[AnyArray, "*B N P"]
+    inactive_NP: Bool[AnyArray, "*B N P"]
+    score_N: Float32[AnyArray, "*B N"]
+    optimum: Bool[AnyArray, "*B"]
 
 
 def view(
@@ -172,8 +172,8 @@ def is_useful(study: Study) -> bool:
 
 
 def is_held_out(name: str, share: float) -> bool:
-    """Whether a name of the table is kept for evaluation."""
-    return zlib.crc32(f"held out {name}".encode()) % 1000 < 1000 * share
+    """Whether a name of the table is kept for evaluation, however it is spelt."""
+    return zlib.crc32(f"held out {_plain(name)}".encode()) % 1000 < 1000 * share
 
 
 @functools.cache
@@ -229,13 +229,13 @@ def _arrays(
         values_NP=np.pad(np.where(inactive_NP, 0.0, values_NP), padding).astype(np.float32),
         inactive_NP=np.pad(inactive_NP, padding, constant_values=True),
         score_N=score_N.astype(np.float32),
-        optimum=optimum,
+        optimum=np.asarray(optimum),
     )
 
 
 def _kept(
     parameters: Sequence[Parameter], parents: set[str], rng: np.random.Generator
-) -> Int64[np.ndarray, " P"]:
+) -> Int64[np.ndarray, " C"]:
     """The columns that are shown: all but one or two that are no parents; two at least."""
     columns = np.arange(len(parameters))
     free = [column for column in range(len(parameters)) if parameters[column].name not in parents]
@@ -249,7 +249,7 @@ def _narrow(
     parameters: list[Parameter],
     parents: set[str],
     values_RP: Float64[np.ndarray, "R P"],
-    columns: Int64[np.ndarray, " P"],
+    columns: Int64[np.ndarray, " C"],
     rng: np.random.Generator,
 ) -> Bool[np.ndarray, " R"]:
     """Narrows one to three parameters in place; which trials are inside of what is left."""
@@ -297,7 +297,7 @@ def _permute(
 
 def _rename(
     parameters: list[Parameter],
-    columns: Int64[np.ndarray, " P"],
+    columns: Int64[np.ndarray, " C"],
     config: ViewConfig,
     rng: np.random.Generator,
 ) -> None:
