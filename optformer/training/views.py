@@ -16,7 +16,7 @@ import functools
 import json
 import re
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import jax
@@ -53,6 +53,7 @@ class ViewConfig:
       permute: categories change places.
       title, metric: the title is left out; the metric is another word, of either goal.
       hidden: no word is left.
+      wrong: names and title are those of anything else, and what they say is not true.
       held_out: this share of synonyms is kept for evaluation (`is_held_out`).
     """
 
@@ -66,6 +67,7 @@ class ViewConfig:
     title: float = 0.25
     metric: float = 0.5
     hidden: float = 0.1
+    wrong: float = 0.07
     held_out: float = 0.1
 
 
@@ -116,6 +118,9 @@ def view(
         if rng.random() < config.metric:
             metric = _another_metric(rng)
         hidden = bool(rng.random() < config.hidden)
+        if rng.random() < config.wrong:
+            title = str(rng.choice(_tables()["titles"]))
+            _mislead(parameters, rng)
     rows = np.flatnonzero(inside_R)
     if optimum:
         rows = np.arange(trials)
@@ -319,6 +324,11 @@ def _rename(
         new[name] = bare
     if len(set(new.values())) < len(new):
         return
+    _apply(parameters, new)
+
+
+def _apply(parameters: list[Parameter], new: Mapping[str, str]) -> None:
+    """Renames parameters in place, in conditions too."""
     for column, parameter in enumerate(parameters):
         conditions = tuple(
             dataclasses.replace(one, parent=new[one.parent]) for one in parameter.conditions
@@ -326,6 +336,13 @@ def _rename(
         parameters[column] = dataclasses.replace(
             parameter, name=new[parameter.name], conditions=conditions
         )
+
+
+def _mislead(parameters: list[Parameter], rng: np.random.Generator) -> None:
+    """Gives parameters names of any other parameters in place."""
+    every = sorted({name for group in _tables()["names"] for name in group})
+    chosen = rng.choice(every, len(parameters), replace=False)
+    _apply(parameters, {one.name: str(new) for one, new in zip(parameters, chosen, strict=True)})
 
 
 def _another_metric(rng: np.random.Generator) -> Metric:

@@ -34,7 +34,7 @@ PARAMETERS = (
     Parameter(name="max_iter", type=ParameterType.INTEGER, bounds=(1, 50)),
 )
 NEVER = dict.fromkeys(
-    ("rename", "prefix", "narrow", "drop", "permute", "title", "metric", "hidden"), 0.0
+    ("rename", "prefix", "narrow", "drop", "permute", "title", "metric", "hidden", "wrong"), 0.0
 )
 
 
