@@ -93,6 +93,8 @@ class OptFormer(LoadedModel):
         Of several objectives, each suggestion improves one random combination (`scalarize`).
         """
         policy = policy or PolicyConfig()
+        if count < 1:
+            raise ConfigError(f"count={count} suggestions: ask for at least one.")
         if len(study.problem.objectives) > 1:
             rng = np.random.default_rng(seed)
             chosen = np.empty((count, len(study.problem.parameters)))

@@ -59,7 +59,8 @@ def describe(
       CheckpointError: the checkpoint is damaged, or of another version.
       StudyError: there is no study of that name. Suggests names.
     """
-    place = checkpoint.find(path)
+    is_run = (Path(path) / "metrics.jsonl").is_file()
+    place = Path(path) if is_run else checkpoint.find(path)
     if (place / checkpoint.WEIGHTS).is_file() or checkpoint.is_t5x(place):
         return _fields(f"{path}: a checkpoint", _of_checkpoint(place))
     if (place / "metrics.jsonl").is_file():

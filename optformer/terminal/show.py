@@ -136,6 +136,27 @@ def generated(manifest: Mapping[str, object], folder: Path) -> None:
     fields({name: counted(value) for name, value in found.items() if isinstance(value, Mapping)})
 
 
+def collected(manifest: Mapping[str, object], folder: Path) -> None:
+    """What `collect` made."""
+    studies, trials = int(str(manifest["studies"])), int(str(manifest["trials"]))
+    line(
+        f"{plural(studies, 'study')} with {trials:,} trials in {folder}; "
+        f"{manifest['fits_per_second']} fits/s in each process"
+    )
+    named = {
+        "by learner": "studies_by_learner",
+        "by table": "studies_by_table",
+        "not counted": "studies_refused",
+        "failed trials": "failures",
+    }
+    found = {name: manifest[key] for name, key in named.items()}
+    fields({name: counted(value) for name, value in found.items() if isinstance(value, Mapping)})
+    refused = manifest["tables_refused"]
+    assert isinstance(refused, Mapping)
+    for reason in refused.values():
+        line(f"left out: {reason}")
+
+
 def import_progress(progress: Progress) -> "Callable[[importers.Progress], None]":
     """Shows how much of the source is read."""
 
@@ -174,7 +195,9 @@ def training_progress(progress: Progress) -> "Callable[[Report], None]":
         note = f"step {at.step:,}, loss {at.loss:.3f}, {at.tokens_per_second:,.0f} tokens/s"
         if not err.is_terminal:
             note += f", about {duration(at.seconds * (1 - at.done) / at.done)} left"
-        progress(round(1000 * at.done), 1000, note)
+        # The last report comes before the model is saved, which takes its time.
+        is_over = at.done >= 1.0
+        progress(990 if is_over else round(990 * at.done), 1000, "saving" if is_over else note)
 
     return update
 
@@ -224,19 +247,23 @@ def trained(result: "TrainResult") -> None:
 
 def calibrated(made: "Calibrated", folder: Path) -> None:
     """What a checkpoint's temperature was and is, and what its predictions are worth with each."""
-    line(f"the temperature of values in {folder}, by {plural(made.predictions, 'prediction')}")
+    line(
+        f"the temperature of values in {folder} is now {made.after.temperature}, by "
+        f"{plural(made.predictions, 'prediction')}; it was {made.before.temperature}"
+    )
     names = {
         "log density": "log_density",
         "quantile error": "quantile_error",
         "ECE": "ece",
     }
-    pairs = {"temperature": f"{made.before.temperature} -> {made.after.temperature}"} | {
+    pairs = {
         title: f"{getattr(made.before, name):.3f} -> {getattr(made.after, name):.3f}"
         for title, name in names.items()
     }
     if made.skipped:
         pairs["studies left out"] = counted(made.skipped)
     fields(pairs)
+    line("[dim]The old temperature is kept in config.json, as value_temperature_before.[/dim]")
 
 
 def tuning(
