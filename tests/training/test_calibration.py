@@ -49,10 +49,10 @@ def test_whole_predictions_are_those_that_validation_measures(
         Ids.of(saved.tokenizer.vocabulary),
         mesh=sharding.make_mesh(config.train, model),
     )
-    found, foreseen = evaluate(saved.weights, held)
+    found, predictions = evaluate(saved.weights, held)
     completed = sum(int(np.isfinite(study.objective()).sum()) for study in PLANES[:4])
-    assert len(foreseen.bin_N) == completed
-    plain = quality(foreseen, Temperature())
+    assert len(predictions.bin_N) == completed
+    plain = quality(predictions, Temperature())
     assert plain.log_density == pytest.approx(found["log_density"], abs=2e-3)
     assert plain.quantile_error == pytest.approx(found["quantile_error"], abs=2e-3)
 
