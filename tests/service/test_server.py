@@ -58,6 +58,13 @@ def test_a_taken_port_and_a_bad_database_are_named(tmp_path: Path) -> None:
         running(database_url=f"sqlite:///{tmp_path}/absent/studies.db"),
     ):
         pass
+    with running(database_url=f"sqlite:///{tmp_path}/there.db"):
+        pass
+    with (
+        pytest.raises(ConfigError, match=r"cannot be opened and written: .*readonly"),
+        running(database_url=f"sqlite:///file:{tmp_path}/there.db?mode=ro&uri=true"),
+    ):
+        pass
     with (
         pytest.raises(ConfigError, match=r"u:\*\*\*@h") as refused,
         running(database_url="nodialect://u:secret@h/d"),
