@@ -1,6 +1,7 @@
 """A model as a directory that loads on any machine.
 
-    weights.safetensors   float32 arrays by path, e.g. decoder.layers.0.self.query
+    weights.safetensors   float32 arrays by path, e.g. decoder.layers.0.self.query; float16 where
+                          they were saved in half precision, and float32 again once loaded
     text.model            the SentencePiece pieces
     config.json           format version, shape, tokenizer options, fingerprints, description
 
@@ -40,15 +41,22 @@ SHIPPED = Path(__file__).parents[1] / "pretrained"
 """The folder of the models shipped with this package, each with a model card."""
 
 
-def save(checkpoint: Checkpoint, folder: Path) -> None:
+def save(checkpoint: Checkpoint, folder: Path, *, half: bool = False) -> None:
     """Writes the checkpoint to a temporary folder, then renames it.
 
     Replacing an existing folder takes two renames, between which the folder does not exist.
+
+    Args:
+      half: write the weights in half precision, in half of the space.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     try:
-        arrays = {name: np.ascontiguousarray(a) for name, a in flatten(checkpoint.weights).items()}
+        kind = np.float16 if half else np.float32
+        arrays = {
+            name: np.ascontiguousarray(array, dtype=kind)
+            for name, array in flatten(checkpoint.weights).items()
+        }
         safetensors.numpy.save_file(arrays, temporary / WEIGHTS)
         vocabulary = checkpoint.tokenizer.vocabulary
         (temporary / TEXT).write_bytes(vocabulary.text_model)
@@ -85,12 +93,16 @@ def shipped() -> tuple[str, ...]:
 
 
 def find(name_or_path: str | Path) -> Path:
-    """The folder of a checkpoint, given by its path or by the name of a shipped model.
+    """The folder of a checkpoint: by its path, that of a training run, or a shipped model's name.
 
-    A folder of that name in the working directory takes precedence.
+    Of a run, it is the last checkpoint. A folder of a shipped model's name in the working directory
+    takes precedence.
     """
     path = Path(name_or_path)
-    return SHIPPED / path if not path.exists() and str(path) in shipped() else path
+    if not path.exists() and str(path) in shipped():
+        return SHIPPED / path
+    inside = path / "checkpoint"
+    return inside if not (path / CONFIG).is_file() and (inside / CONFIG).is_file() else path
 
 
 def load(folder: Path) -> Checkpoint:
@@ -290,6 +302,8 @@ def check_may_change(folder: Path) -> None:
 def set_value_temperature(folder: Path, temperature: Temperature) -> None:
     """Changes the temperature of predicted metrics in a checkpoint on disk, atomically.
 
+    The one that it had is kept in its configuration, as `value_temperature_before`.
+
     Raises:
       CheckpointError: there is no checkpoint, its configuration is damaged, it is a T5X checkpoint,
         which cannot store a temperature, or a shipped model.
@@ -301,7 +315,9 @@ def set_value_temperature(folder: Path, temperature: Temperature) -> None:
             "value_temperature in the policy's settings instead."
         )
     check_may_change(folder)
-    config = _read_config(folder) | {VALUE_TEMPERATURE: to_tree(temperature)}
+    config = _read_config(folder)
+    before = {f"{VALUE_TEMPERATURE}_before": config.get(VALUE_TEMPERATURE)}
+    config |= before | {VALUE_TEMPERATURE: to_tree(temperature)}
     with atomic_write(folder / CONFIG, shared=True) as path:
         _write_config(config, path)
 
