@@ -65,7 +65,7 @@ class SurrogateBlock(ExactFunction):
 
     @property
     def optimum_BP(self) -> Float64[np.ndarray, "1 P"]:
-        """Not known."""
+        """Unknown."""
         return np.full((1, len(self.problem.parameters)), np.nan)
 
     def evaluate_exact(self, units_BNP: Float64[np.ndarray, "1 N P"]) -> Float64[np.ndarray, "1 N"]:
@@ -239,7 +239,7 @@ def read_published(path: Path) -> Curves:
         }
     except (AttributeError, TypeError, ValueError) as error:
         raise SourceError(
-            f"{path} is no file of published results: {error}. It must hold {{space: {{dataset: "
+            f"{path} is not a file of published results: {error}. It must hold {{space: {{dataset: "
             "{test0: [best so far by trial], ...}}}, as the files of HPO-B and OptFormer do."
         ) from error
 
@@ -400,7 +400,7 @@ def _make_tasks(options: HpobOptions, trials: int) -> list[Task]:
 
 
 def _published(options: HpobOptions) -> "Callable[[Results], Results] | None":
-    """What adds the published results in a folder.
+    """A function that adds the published results of a folder; None if there is no folder.
 
     Raises:
       ConfigError: for the discrete protocol.

@@ -138,7 +138,7 @@ def table(by_source: BySource) -> Table:
 
 
 def summary(by_source: BySource) -> Table:
-    """Each source's log density alone, for where there is little room."""
+    """Each source's log density only, for the terminal."""
     whole = {source: estimate(made, _density, _all(made)) for source, made in by_source.items()}
     full = _table(
         by_source,
@@ -154,14 +154,14 @@ def summary(by_source: BySource) -> Table:
 
 
 def counted(by_source: BySource) -> str:
-    """How many predictions there are, in words."""
+    """The number of predictions, in words."""
     first = [next(iter(made.values())) for made in by_source.values()]
     studies = sum(len(np.unique(made.study_N)) for made in first)
     return f"{sum(len(made.study_N) for made in first):,} predictions in {plural(studies, 'study')}"
 
 
 def lead(by_source: BySource) -> str:
-    """What was found: each source's difference, of all predictions and of the last ones."""
+    """The result: each source's difference, of all predictions and of the last ones."""
     seen = _by_group(by_source, _seen_of, lambda values_N: _SEEN)
     parts = []
     for source, made in by_source.items():
@@ -179,7 +179,7 @@ def lead(by_source: BySource) -> str:
 
 
 def page_sections(found: Found) -> list[Section]:
-    """Those of a results folder: what its studies are, and `sections`."""
+    """The sections of a results folder: its studies, and `sections`."""
     made: list[Section] = [
         Table(
             caption="What is predicted.",
@@ -192,7 +192,7 @@ def page_sections(found: Found) -> list[Section]:
             Text(
                 paragraphs=(
                     f"{plural(found.missing, 'study')} that were planned have no predictions "
-                    "yet: the same command goes on.",
+                    "yet: the same command resumes.",
                 )
             )
         )
@@ -310,7 +310,7 @@ def sections(
 
 
 def _about_reference(by_source: BySource, settings: str) -> str:
-    """What the Gaussian process is, and of how many predictions it was fitted anew."""
+    """A description of the Gaussian process, with how often its hyperparameters were fitted."""
     usual = GaussianProcess()
     if settings == repr(usual):
         seen_N = np.concatenate(

@@ -43,7 +43,7 @@ _BY_LEARNER = (1, 5, 10)  # the trials of that table, besides the last one
 
 PORTFOLIO = (
     "portfolio is a fixed list of configurations, chosen greedily on the learner's other data "
-    "sets, without that of the study: it adapts to nothing, and says what remembering alone is "
+    "sets, without that of the study. It does not adapt, so it shows how much memory alone is "
     "worth."
 )
 
@@ -241,8 +241,8 @@ def _by_standing(views: Mapping[int, View], known: Known) -> list[Section]:
             caption="What each model has seen of the studies, by the record of its training that "
             "its checkpoint keeps. Held out: neither the study nor its data set; in-family: but "
             "the learner or a twin of it, as extra trees is of random forests; cross-family: "
-            "nothing of that family. Unknown: the checkpoint keeps no record, and nobody can say "
-            "whether its score is of memory.",
+            "nothing of that family. Unknown: the checkpoint keeps no record, so "
+            "its score may come from memory.",
             header=("model", *map(str, Standing)),
             rows=[
                 [
