@@ -22,7 +22,7 @@ Measure = Callable[[Predictions, np.ndarray], float]
 
 
 def density(made: Predictions, rows: np.ndarray) -> float:
-    return float(made.logdensity_N[rows].mean())
+    return float(made.log_density_N[rows].mean())
 
 
 def ece(made: Predictions, rows: np.ndarray) -> float:
