@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from jaxtyping import Float64
 
+from optformer.errors import ConfigError
 from optformer.model import checkpoint
 from optformer.model.loaded import LoadedModel
 from optformer.model.saved import Checkpoint
