@@ -98,5 +98,5 @@ def test_a_random_point_of_a_bin_stays_in_the_bin() -> None:
 @pytest.mark.parametrize("single", [False, True])
 def test_values_near_the_largest_float_do_not_overflow(single: bool) -> None:
     values_R = np.array([1.7e308, -1.7e308, 0.0])
-    scaling = fit_scaling(values_R, 1.0, single=single)
+    scaling = quantize.fit_scaling(values_R, 1.0, single=single)
     np.testing.assert_allclose(scaling.to_units(values_R), [0.8, 0.2, 0.5], atol=1e-6)
