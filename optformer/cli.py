@@ -188,6 +188,74 @@ def generate(
     show.generated(manifest, out)
 
 
+@app.command()
+def collect(
+    out: Annotated[Path, typer.Argument(help="The folder for the shards.")],
+    tables: Annotated[
+        list[str],
+        typer.Option(
+            "--tables",
+            help="A folder of CSV or TSV files, or one table by name: sklearn/wine, pmlb/NAME, "
+            "openml/NUMBER. Can be repeated. Only synthetic tables if none.",
+        ),
+    ] = [],
+    learner: Annotated[
+        list[str],
+        typer.Option(
+            help="A learner to tune, such as random_forest. Can be repeated. All whose packages "
+            "are installed if none."
+        ),
+    ] = [],
+    studies: Annotated[
+        int, typer.Option(min=1, help="How many studies to try; some may not count.")
+    ] = 100,
+    held_out: Annotated[
+        Path | None,
+        typer.Option(
+            help='Tables that some learners must not see: {"TABLE": ["LEARNER or FAMILY", ...]} '
+            'as JSON, "*" for all.',
+            show_default=False,
+        ),
+    ] = None,
+    config: ConfigFile = None,
+    changes: Changes = [],
+    workers: Workers = 2,
+    ray: Annotated[
+        str | None,
+        typer.Option(
+            help="The address of a Ray cluster (host:6379, ray://host:10001, auto) whose CPUs do "
+            "the work instead.",
+            show_default=False,
+        ),
+    ] = None,
+    seed: Seed = 0,
+) -> None:
+    """Make real tuning studies: train learners on data tables, your own or others.
+
+    Each study is a random search over a learner's hyperparameters on one table, with
+    cross-validated scores, fit times and learning curves. If the folder is there, the command
+    resumes. What it may cost is set by --set: configurations, rows, folds, seconds, effort.
+    """
+    from optformer.data.collect import collect as collecting
+    from optformer.data.collect import read_collect_config
+    from optformer.terminal import show
+
+    settings = read_collect_config(
+        config, changes, tables=tables, learners=learner, held_out=held_out
+    )
+    with show.bar("Collecting") as progress:
+        manifest = collecting(
+            settings,
+            out,
+            seed=seed,
+            studies=studies,
+            workers=workers,
+            cluster=ray,
+            progress=progress,
+        )
+    show.collected(manifest, out)
+
+
 def _describe(format: str | None) -> str | None:
     """Prints what a format looks like, and ends."""
     if format is None:

@@ -56,7 +56,7 @@ def _read_file(kind: type, path: Path, extended_by: tuple[Path, ...] = ()) -> Tr
     except FileNotFoundError as error:
         by = f", which {extended_by[-1]} extends" if extended_by else ""
         raise ConfigError(f"there is no config file {path}{by}.") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ConfigError(f"{path} is not a TOML file: {error}.") from error
     extended = tree.pop("extends", None)
     if extended is None:

@@ -147,14 +147,14 @@ def run(settings: Settings) -> Path:
       ConfigError: the folder has files that are not from a demo, or scikit-learn is not installed.
     """
     need_sklearn()
-    claim(settings.out)
+    prepare_folder(settings.out)
     clock: dict[str, float] = {}
     show.line(f"[bold]optformer demo[/bold]: the whole workflow on real data, in {settings.out}")
 
     with step(
         clock, "1/5 logs", f"a Vizier service tunes {len(settings.problems)} scikit-learn problems"
     ) as p:
-        logs = log(settings, p)
+        logs = write_log(settings, p)
     show.logged(
         studies=logs.studies,
         trials=logs.trials,
@@ -187,7 +187,7 @@ def run(settings: Settings) -> Path:
     return page
 
 
-def claim(out: Path) -> None:
+def prepare_folder(out: Path) -> None:
     """Creates the folder of the demo, or empties that of an earlier demo.
 
     Raises:
@@ -204,7 +204,7 @@ def claim(out: Path) -> None:
     (out / _MARK).touch()
 
 
-def log(settings: Settings, progress: Progress) -> Logs:
+def write_log(settings: Settings, progress: Progress) -> Logs:
     """Step 1: a study log, like that of a team's own service."""
     return write_logs(
         settings.database,

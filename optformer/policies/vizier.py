@@ -27,7 +27,6 @@ from optformer.settings import from_tree
 from optformer.study import from_trials
 
 PREFIX = "OPTFORMER"
-SEED = "seed"  # the key of a study's metadata that is no setting of a policy
 
 MOST = {
     "candidates": 500.0,
@@ -40,6 +39,7 @@ MOST = {
 }
 """The most that a study's metadata may ask for: the time of one study is that of all."""
 
+SEED = "seed"  # the key of a study's metadata that is no setting of a policy
 _TRIALS = "trials"  # the key of a designer's state
 ALGORITHMS = (PREFIX, *(f"{PREFIX}_{name.upper()}" for name in ACQUISITIONS))
 

@@ -136,6 +136,27 @@ def generated(manifest: Mapping[str, object], folder: Path) -> None:
     fields({name: counted(value) for name, value in found.items() if isinstance(value, Mapping)})
 
 
+def collected(manifest: Mapping[str, object], folder: Path) -> None:
+    """What `collect` made."""
+    studies, trials = int(str(manifest["studies"])), int(str(manifest["trials"]))
+    line(
+        f"{plural(studies, 'study')} with {trials:,} trials in {folder}; "
+        f"{manifest['fits_per_second']} fits/s in each process"
+    )
+    named = {
+        "by learner": "studies_by_learner",
+        "by table": "studies_by_table",
+        "not counted": "studies_refused",
+        "failed trials": "failures",
+    }
+    found = {name: manifest[key] for name, key in named.items()}
+    fields({name: counted(value) for name, value in found.items() if isinstance(value, Mapping)})
+    refused = manifest["tables_refused"]
+    assert isinstance(refused, Mapping)
+    for reason in refused.values():
+        line(f"left out: {reason}")
+
+
 def import_progress(progress: Progress) -> "Callable[[importers.Progress], None]":
     """Shows how much of the source is read."""
 
@@ -202,7 +223,7 @@ def trained(result: "TrainResult") -> None:
     first, last = result.reports[0], result.reports[-1]
     pairs = {
         "training": f"{plural(last.step, 'step')} in {last.seconds:.0f} s",
-        "loss": f"{first.loss:.3f} -> {last.loss:.3f} nats a token",
+        "loss": f"{first.loss:.3f} -> {last.loss:.3f} nats per token",
     }
     measured = [report.validation for report in result.reports if report.validation]
     if measured:
