@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float64
+from scipy.stats import chi2
 
 from optformer.data.collect.config import CollectConfig
 from optformer.data.collect.evaluate import Answer, Data, Question, answer, prepare
@@ -95,11 +96,11 @@ def make_study(config: CollectConfig, seed: int, assignment: Assignment) -> Made
         )
         answers += _asked(question, config)
         if len(answers) == config.configurations // 3:
-            effects_S = _effects(assignment.task, names, answers)
+            effects_S = effects(assignment.task, names, answers)
             if not (effects_S > config.least_effect / 2).any():
                 break  # it would hardly count in the end
     done = [each for each in answers if each.scores_FS is not None]
-    effects_S = _effects(assignment.task, names, answers)
+    effects_S = effects(assignment.task, names, answers)
     counts = len(answers) == config.configurations and effects_S > config.least_effect
     study, refused = None, ""
     if len(done) < len(answers) / 2:
@@ -148,7 +149,7 @@ def _scores(variant: Variant, task: Task, rng: np.random.Generator) -> tuple[str
     return tuple(map(str, rng.permutation(known)))
 
 
-def _effects(
+def effects(
     task: Task, names: Sequence[str], answers: Sequence[Answer]
 ) -> Float64[np.ndarray, " S"]:
     """How far the best of each score is above the median, in standard errors of a score."""
@@ -161,7 +162,10 @@ def _effects(
     gap_S = mean_RS.max(axis=0) - np.median(mean_RS, axis=0)
     # What makes one part of the rows harder than another is the same for all trials.
     left_RFS = scores_RFS - scores_RFS.mean(axis=0)
-    error_S = np.median(left_RFS.std(axis=1, ddof=1), axis=0) / np.sqrt(scores_RFS.shape[1])
+    parts = scores_RFS.shape[1]
+    # The median is robust against trials that went wild, but lies below the mean.
+    usual = np.sqrt(chi2.median(parts - 1) / (parts - 1))
+    error_S = np.median(left_RFS.std(axis=1, ddof=1), axis=0) / usual / np.sqrt(parts)
     return gap_S / np.where(error_S > 0, error_S, np.inf)
 
 

@@ -114,9 +114,7 @@ def test_parts_are_disjoint_and_each_has_every_class(
     table = synthetic_table(rng, name="t", task=task, most_rows=300)
     table = data_tables.subset(table, 150, rng)
     assert len(table) <= 150
-    parts = data_tables.parts(
-        table, folds=folds, holdout_rows=10 if holdout else 1000, seed=seed
-    )
+    parts = data_tables.parts(table, folds=folds, holdout_rows=10 if holdout else 1000, seed=seed)
     together = np.concatenate(parts)
     assert len(set(together.tolist())) == len(together)
     assert len(parts) == folds

@@ -27,7 +27,9 @@ def split_of(task: Task, learner: Learner) -> Split:
     inputs_NC = rng.normal(size=(120, 5))
     inputs_NC[:, 4] = rng.integers(4, size=120)
     line_N = inputs_NC[:, 0] - inputs_NC[:, 1] + (inputs_NC[:, 4] == 2) + 0.1 * rng.normal(size=120)
-    target_N = (line_N > -0.8).astype(float) + (line_N > 0.8) if task == "classification" else line_N
+    target_N = (
+        (line_N > -0.8).astype(float) + (line_N > 0.8) if task == "classification" else line_N
+    )
     inputs_NC[rng.random(inputs_NC.shape) < 0.02] = np.nan
     categorical_C = np.arange(5) == 4
     table = make_table("made", inputs_NC, target_N, task=task, categorical_C=categorical_C)
@@ -44,7 +46,9 @@ def fit(learner: Learner, task: Task, keywords: dict[str, object], split: Split)
     return variant.fit(keywords, split, 0)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize(("learner", "task"), VARIANTS, ids=lambda value: getattr(value, "name", ""))
+@pytest.mark.parametrize(
+    ("learner", "task"), VARIANTS, ids=lambda value: getattr(value, "name", "")
+)
 def test_spaces_hold_what_is_drawn_from_them(learner: Learner, task: Task) -> None:
     variant = learner.variants[task]
     keywords = {setting.name for setting in variant.settings}
@@ -72,7 +76,9 @@ def test_spaces_hold_what_is_drawn_from_them(learner: Learner, task: Task) -> No
     assert any(name in keywords for name in names)  # most write those of the documentation
 
 
-@pytest.mark.parametrize(("learner", "task"), VARIANTS, ids=lambda value: getattr(value, "name", ""))
+@pytest.mark.parametrize(
+    ("learner", "task"), VARIANTS, ids=lambda value: getattr(value, "name", "")
+)
 def test_learners_learn_or_say_why_not(learner: Learner, task: Task) -> None:
     if importlib.util.find_spec(learner.package) is None:
         pytest.skip(f"{learner.package} is not installed")
@@ -112,7 +118,9 @@ def _truth(task: Task, learner: Learner) -> np.ndarray:
     inputs_NC = rng.normal(size=(120, 5))
     inputs_NC[:, 4] = rng.integers(4, size=120)
     line_N = inputs_NC[:, 0] - inputs_NC[:, 1] + (inputs_NC[:, 4] == 2) + 0.1 * rng.normal(size=120)
-    target_N = (line_N > -0.8).astype(float) + (line_N > 0.8) if task == "classification" else line_N
+    target_N = (
+        (line_N > -0.8).astype(float) + (line_N > 0.8) if task == "classification" else line_N
+    )
     table = make_table("made", inputs_NC, target_N, task=task)
     part = data_tables.parts(table, folds=3, holdout_rows=1000, seed=0)[0]
     split = split_of(task, learner)
