@@ -4,7 +4,6 @@ Array dimensions: R trials, P parameters, M metrics.
 """
 
 import dataclasses
-import itertools
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -86,19 +85,23 @@ def make_study(config: CollectConfig, seed: int, assignment: Assignment) -> Made
     )
     values_RP = np.array([space.draw(rng) for _ in range(config.configurations)])
     answers: list[Answer] = []
-    for few_KP in _chunks(values_RP, config.configurations // 3, variant.at_once):
+    for start in range(0, config.configurations, variant.at_once):
         question = Question(
             data=data,
             learner=learner.name,
-            keywords=tuple(space.keyword_values(values_P) for values_P in few_KP),
+            keywords=tuple(
+                space.keyword_values(values_P)
+                for values_P in values_RP[start : start + variant.at_once]
+            ),
             scores=names,
             seconds=config.seconds,
         )
         answers += _asked(question, config)
-        if len(answers) == config.configurations // 3:
+        # A look after a third of them: would it hardly count in the end?
+        if start * 3 < config.configurations <= len(answers) * 3:
             effects_S = effects(assignment.task, names, answers)
             if not (effects_S > config.least_effect / 2).any():
-                break  # it would hardly count in the end
+                break
     done = [each for each in answers if each.scores_FS is not None]
     effects_S = effects(assignment.task, names, answers)
     counts = len(answers) == config.configurations and effects_S > config.least_effect
@@ -118,14 +121,6 @@ def make_study(config: CollectConfig, seed: int, assignment: Assignment) -> Made
         fit_seconds=float(sum(config.folds * each.seconds for each in done)),
         seconds=time.monotonic() - began,
     )
-
-
-def _chunks(
-    values_RP: Float64[np.ndarray, "R P"], first: int, size: int
-) -> list[Float64[np.ndarray, "K P"]]:
-    """Configurations to train in one call, with a boundary after the `first`."""
-    starts = [*range(0, first, size), *range(first, len(values_RP), size), len(values_RP)]
-    return [values_RP[low:high] for low, high in itertools.pairwise(starts)]
 
 
 def _asked(question: Question, config: CollectConfig) -> Sequence[Answer]:
