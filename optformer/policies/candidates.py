@@ -159,16 +159,21 @@ def _another_value(
     return np.where(stepped_to_N == number_N, next_units_N, stepped_N)
 
 
-def centre(
+def first(
     problem: Problem, values_P: Float64[np.ndarray, " P"], rng: np.random.Generator
 ) -> Float64[np.ndarray, " P"]:
-    """Where a study begins, as with Vizier: at the middle of each parameter that has an order, with
-    the categories of these values (as in `Study.values_RP`)."""
+    """Where a study begins: at the defaults, which people know to work.
+
+    A parameter without one is at its middle, as with Vizier, or has the category of these values.
+    """
     [units_P] = in_cube(problem.parameters, values_P[None])
     units_P = np.where(np.isfinite(units_P), units_P, rng.random(len(units_P)))
     ordered_P = [one.type != ParameterType.CATEGORICAL for one in problem.parameters]
-    middle_1P = to_natural(problem.parameters, np.where(ordered_P, 0.5, units_P)[None])
-    return np.where(problem.active(middle_1P), middle_1P, np.nan)[0]
+    first_1P = to_natural(problem.parameters, np.where(ordered_P, 0.5, units_P)[None])
+    for column, parameter in enumerate(problem.parameters):
+        if parameter.default is not None:
+            first_1P[0, column] = parameter.to_number(parameter.default)
+    return np.where(problem.active(first_1P), first_1P, np.nan)[0]
 
 
 def best_new(scores_N: Float64[np.ndarray, " N"], points: Points, known: Points) -> int:

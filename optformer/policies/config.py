@@ -39,7 +39,7 @@ class PolicyConfig:
     Attributes:
       algorithm: the teacher that the prompt names; None for the best that the model has seen
         (`PREFERENCE`).
-      acquisition: what ranks the candidates, from a study's second trial on (`candidates.centre` is
+      acquisition: what ranks the candidates, from a study's second trial on (`candidates.first` is
         the first); `prior` takes a sample of the model as it is.
       candidates: samples of the model that are ranked.
       uniform: random points that are ranked beside them.

@@ -136,7 +136,7 @@ class Session:
             values_P = points.values_NP[best]
             if not len(view.study):
                 # There is nothing to rank by.
-                values_P = candidates.centre(view.study.problem, values_P, rng)
+                values_P = candidates.first(view.study.problem, values_P, rng)
             suggestions.append(values_P)
         return suggestions
 
