@@ -166,7 +166,7 @@ def _from_log_share(
 
 
 def choices(parameter: Parameter) -> Float64[np.ndarray, " L"]:
-    """The numbers that stand for a parameter's values in a column of `Study.values_RP`."""
+    """The numbers of a parameter's values in a column of `Study.values_RP`."""
     if parameter.type == ParameterType.CATEGORICAL:
         return np.arange(len(parameter.values), dtype=np.float64)
     return np.asarray(parameter.values, dtype=np.float64)

@@ -32,6 +32,8 @@ def draw(view: View, policy: PolicyConfig, rng: np.random.Generator) -> Points:
         [view.region.draw(policy.uniform, rng), near_best(view, policy.local, rng)]
     )
     points = view.coordinates.of_units(units_NP)
+    if view.prior is not None:
+        points = joined([points, promising(view, points, policy.local, rng)])
     if view.posterior is None or not len(points):
         return points
     return sift(points, min(policy.sifted, len(points)), view, rng)
@@ -50,6 +52,9 @@ def sift(
 
     def gains(points: Points) -> Float64[np.ndarray, " N"]:
         assert view.posterior is not None and view.log_weights_E is not None
+        first_N = view.first_scores(points)
+        if first_N is not None:
+            return first_N
         gain_N = expected_improvement(view.posterior, view.log_weights_E, points, view.best)
         gain_N *= view.weight(points)
         return view.region.inside_first(gain_N, points.units_NP)
@@ -90,6 +95,14 @@ def expected_improvement(
     # The integral of what lies above.
     above_NVM = tail_NVM[:, 1:] / inside_N1M
     return trapezoid(above_NVM, values_V[1:], axis=1) @ share_M
+
+
+def promising(view: View, points: Points, count: int, rng: np.random.Generator) -> Points:
+    """Points around those of which the prior expects most."""
+    assert view.prior is not None
+    mean_N, _ = view.prior.mean_and_features(points.values_NP)
+    centres_KP = points.units_NP[np.argsort(-mean_N, kind="stable")[:CENTRES]]
+    return view.coordinates.of_units(near(view.study.problem.parameters, centres_KP, count, rng))
 
 
 def near_best(view: View, count: int, rng: np.random.Generator) -> Float64[np.ndarray, "N P"]:

@@ -59,7 +59,9 @@ class Pending:
         if not self.posterior.pending:
             return np.ones(len(points))
         before_N, after_N = np.zeros(len(points)), np.zeros(len(points))
-        for expert in np.argsort(-self.log_weights_E, kind="stable")[:EXPERTS]:
+        # Experts with a learned prior come after these and draw nothing.
+        plain_E = self.log_weights_E[: experts.EXPERTS]
+        for expert in np.argsort(-plain_E, kind="stable")[:EXPERTS]:
             weight = float(np.exp(self.log_weights_E[expert]))
             warp = int(expert) // len(experts.KERNELS)
             best = float(experts.warp(np.array([self.best]))[warp, 0])

@@ -24,13 +24,14 @@ from optformer.model.config import ModelConfig, most_parameters
 from optformer.model.decode import History, Rules
 from optformer.model.loaded import LoadedModel
 from optformer.model.points import Coordinates, joined
+from optformer.model.prior_experts import InformedPosterior
 from optformer.policies import candidates
 from optformer.policies.acquisition import Acquisition
 from optformer.policies.config import PolicyConfig
 from optformer.policies.feasibility import Feasibility
 from optformer.policies.pending import Pending
 from optformer.policies.ranking import Candidates
-from optformer.policies.trust import TrustRegion
+from optformer.policies.trust import TrustRegion, everywhere
 from optformer.policies.view import (
     View,
     keeps,
@@ -74,6 +75,7 @@ class Session:
             [tokenizer.legal_tokens(encoded) for encoded in self._problems], self._problems
         )
         self._places = max(len(problem.order_P) for problem in self._problems)
+        self._priors = [model.prior_of(problem) for problem, _ in keys]
         self._history: History | None = None
         self._read: list[Int64[np.ndarray, " T"]] = []
 
@@ -134,7 +136,7 @@ class Session:
             )
             best = candidates.best_new(ranked.score(policy, rng), points, view.trials)
             values_P = points.values_NP[best]
-            if not len(view.study):
+            if not len(view.study) and view.prior is None:
                 # There is nothing to rank by.
                 values_P = candidates.first(view.study.problem, values_P, rng)
             suggestions.append(values_P)
@@ -253,11 +255,15 @@ class Session:
                 scaling.to_units(scaling.sign * study.objective()),
                 study.states_R == State.ACTIVE,
                 ordered_K,
+                self._priors[row],
             )
             log_weights_E = model.experts.weigh_by_evidence(posterior)
             if posterior.pending:
                 best = float(values_R[kept_R].max(initial=0.0))
                 pending = Pending.of(posterior, log_weights_E, best, rng)
+            if isinstance(posterior, InformedPosterior) and posterior.log_share > np.log(0.5):
+                # Where the prior is right, the best need not be near what was measured.
+                region = everywhere(study.problem)
         return View(
             study=study,
             coordinates=coordinates,
@@ -269,6 +275,7 @@ class Session:
             posterior=posterior,
             log_weights_E=log_weights_E,
             pending=pending,
+            prior=self._priors[row],
         )
 
     def _update(

@@ -1,6 +1,6 @@
 """What a policy knows of one study when it makes a suggestion.
 
-Array dimensions: P parameters, R trials.
+Array dimensions: N points, P parameters, R trials.
 """
 
 import dataclasses
@@ -8,8 +8,10 @@ import dataclasses
 import numpy as np
 from jaxtyping import Bool, Float64, Int64
 
+from optformer.model import prior_experts
 from optformer.model.experts import Posterior
 from optformer.model.points import Coordinates, Points
+from optformer.model.prior import Prior
 from optformer.policies.feasibility import Feasibility, margins
 from optformer.policies.pending import Pending
 from optformer.policies.trust import TrustRegion
@@ -32,6 +34,7 @@ class View:
       posterior: the experts given the trials, and `log_weights_E` by their evidence; None where the
         model has none.
       pending: what the trials that are running now may bring; None where the model has no experts.
+      prior: what is known of the problem before any trial; None if nothing is.
     """
 
     study: Study
@@ -44,11 +47,21 @@ class View:
     posterior: Posterior | None
     log_weights_E: Float64[np.ndarray, " E"] | None
     pending: Pending | None
+    prior: Prior | None = None
 
     @property
     def best(self) -> float:
         """The best of the measured metrics that keep the constraints; 0 where there is none."""
         return float(self.values_R[self.kept_R].max(initial=0.0))
+
+    def first_scores(self, points: Points) -> Float64[np.ndarray, " N"] | None:
+        """How points rank while no trial is measured; None once one is, or if nothing is known."""
+        if self.prior is None or len(self.values_R):
+            return None
+        pending_R = self.study.states_R == State.ACTIVE
+        pending_RP = self.trials.values_NP[pending_R]
+        first_N = prior_experts.first_scores(self.prior, points.values_NP, pending_RP)
+        return first_N + np.log(np.maximum(self.feasibility.probability(points), 1e-9))
 
     @property
     def best_trials_K(self) -> Int64[np.ndarray, " K"]:
