@@ -131,7 +131,8 @@ def near(
     """Points of the unit cube around some of these, at random where a coordinate is NaN.
 
     Half of the points move in about half of their active parameters, the others in about one, and
-    all in one at least: by a normal step of the point's own size (`STEPS`), which always reaches another value if there is one.
+    all in one at least: by a normal step of the point's own size (`STEPS`), which always reaches
+    another value if there is one.
     """
     shape = count, len(parameters)
     start_NP = centres_KP[rng.integers(len(centres_KP), size=count)]
