@@ -6,7 +6,7 @@
 
 Every optimizer is an Optuna sampler and sees the same problems, drawn by seed:
 
-- failing: 10 to 90 % of a space of 1 to 10 parameters fails: one side of a parameter, a box, a ball,
+- failing: 10 to 90 % of a space of 1 to 10 parameters fails: a side of a parameter, a box, a ball,
   or some categories. Counted are failed trials and the regret of the best one that works.
 - constraint: one or two functions must not be above 0, which they are in most of the space. Counted
   are trials that break one, and the regret of the best that breaks none.
