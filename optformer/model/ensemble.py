@@ -132,5 +132,6 @@ class Ensemble:
         )
         with jax.enable_x64(False):
             weights_NG = np.asarray(self._log_weights(self._gates, hidden_ND, evidence_NE))
-        informed = isinstance(posterior, InformedPosterior)
-        return posterior.weights_with(weights_NG) if informed else weights_NG
+        if isinstance(posterior, InformedPosterior):
+            return posterior.weights_with(weights_NG)
+        return weights_NG
