@@ -40,7 +40,7 @@ Weights = dict
 LEVEL = 0.3
 """Prior variance of a study's level in training, where scores are normalized."""
 
-LEAST_SPREAD = 0.1
+LEAST_SPREAD = 0.15
 """A network whose mean differs less between random configurations (standard deviation, in units of
 score) knows nothing of a problem."""
 

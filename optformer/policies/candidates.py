@@ -41,7 +41,7 @@ def draw(
     if ensemble is None or view.posterior is None or not len(points):
         return points
     log_weights_E = ensemble.weigh_by_evidence(view.posterior)
-    return sift(points, min(policy.sifted, len(points)), view, log_weights_E, rng)
+    return sift(points, min(policy.drawn(sifted=True), len(points)), view, log_weights_E, rng)
 
 
 def sift(
