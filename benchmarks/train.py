@@ -20,15 +20,10 @@ import resource
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
-
-import numpy as np
 
 if TYPE_CHECKING:
     from optformer.training.batches import Batch, Batches
-
-SIZE = 1024  # of the matrices
 
 
 def main() -> None:
@@ -87,6 +82,7 @@ def ours(preset: str, options: argparse.Namespace) -> dict:
     import jax
 
     from optformer.training.step import make_step, start
+    from optformer.training.throughput import fastest, matrix_rate, products
 
     config, ids, batches, mesh = setting(preset, options)
     batch = full(batches, options)
@@ -101,10 +97,10 @@ def ours(preset: str, options: argparse.Namespace) -> dict:
         state, measured = step(state, [batch], 1e-3, 4.0)
         jax.block_until_ready(measured)
 
-    machine = matrix_rate()
+    machine = matrix_rate() / 1e9
     seconds = fastest(once, options.steps)
     return {
-        "machine": max(machine, matrix_rate()),
+        "machine": max(machine, matrix_rate() / 1e9),
         "rate": flops / seconds / 1e9,
         "tokens": batch.targets_BT.size / seconds,
         "weights": weights,
@@ -112,11 +108,12 @@ def ours(preset: str, options: argparse.Namespace) -> dict:
 
 
 def real(preset: str, options: argparse.Namespace) -> dict:
-    """Generated studies, made by another thread meanwhile; each shape is compiled beforehand."""
+    """Generated studies, made by another process meanwhile; each shape is compiled beforehand."""
     if not options.real:
         return {}
     import jax
 
+    from optformer.training.feed import feed
     from optformer.training.step import make_step, start
 
     config, ids, batches, mesh = setting(preset, options, experts=True)
@@ -124,13 +121,13 @@ def real(preset: str, options: argparse.Namespace) -> dict:
     state = start(config, ids)
     for _ in range(2):  # the second time nothing is compiled
         waited, began = 0.0, time.perf_counter()
-        made = batches.prefetch(0, options.real)
-        for _ in range(options.real):
-            before = time.perf_counter()
-            _, batch = next(made)
-            waited += time.perf_counter() - before
-            state, measured = step(state, [batch], 1e-3, 4.0)
-            jax.block_until_ready(measured)
+        with feed(batches, 0, options.real, 1) as made:
+            for _ in range(options.real):
+                before = time.perf_counter()
+                batch = next(made)
+                waited += time.perf_counter() - before
+                state, measured = step(state, [batch], 1e-3, 4.0)
+                jax.block_until_ready(measured)
     return {"waiting": waited / (time.perf_counter() - began)}
 
 
@@ -143,6 +140,8 @@ def theirs(preset: str, options: argparse.Namespace) -> dict:
         print(f"no torch column: {error}. Install optformer[parity].", file=sys.stderr)
         return {}
     from parity import torch_t5
+
+    from optformer.training.throughput import fastest
 
     config, ids, batches, _ = setting(preset, options)
     torch.manual_seed(0)
@@ -191,45 +190,6 @@ def full(batches: "Batches", options: argparse.Namespace) -> "Batch":
     """The first batch whose rows are as long as they can be."""
     shape = (options.rows, options.tokens)
     return next(b for b in map(batches.__getitem__, range(1000)) if b.targets_BT.shape == shape)
-
-
-def matrix_rate() -> float:
-    """Billions of operations a second in products of two matrices, the fastest of several."""
-    import jax
-    import jax.numpy as jnp
-
-    matrix = jnp.asarray(np.random.default_rng(0).normal(size=(SIZE, SIZE)), jnp.float32)
-    product = jax.jit(jnp.matmul)
-    seconds = fastest(lambda: product(matrix, matrix).block_until_ready(), 20)
-    return 2 * SIZE**3 / seconds / 1e9
-
-
-def fastest(once: Callable[[], object], times: int) -> float:
-    """Seconds of the fastest call; the first two do not count."""
-    once()
-    once()
-    took = []
-    for _ in range(times):
-        before = time.perf_counter()
-        once()
-        took.append(time.perf_counter() - before)
-    return min(took)
-
-
-def products(jaxpr: object) -> Iterator[float]:
-    """The operations of each matrix product in a program: two for each multiplication."""
-    for equation in jaxpr.eqns:
-        if equation.primitive.name == "dot_general":
-            (contracted, _), _ = equation.params["dimension_numbers"]
-            shape = equation.invars[0].aval.shape
-            inner = np.prod([shape[axis] for axis in contracted])
-            yield 2.0 * float(np.prod(equation.outvars[0].aval.shape)) * float(inner)
-        for value in equation.params.values():
-            for inside in value if isinstance(value, tuple | list) else (value,):
-                if hasattr(inside, "eqns"):
-                    yield from products(inside)
-                elif hasattr(inside, "jaxpr"):
-                    yield from products(inside.jaxpr)
 
 
 def peak() -> float:

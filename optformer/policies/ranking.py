@@ -62,6 +62,7 @@ class Candidates:
         scores_N = acquisition.score(
             policy.acquisition, probabilities_NQ, self._view.best, rng, levels_N
         )
+        scores_N = scores_N * self._view.weight(self.points)
         return self._view.region.inside_first(scores_N, self.points.units_NP)
 
     def draw_levels(self, rng: np.random.Generator) -> Float64[np.ndarray, " N"]:

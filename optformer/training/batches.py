@@ -37,8 +37,9 @@ class Batch(NamedTuple):
       smooth_BT: whether the bins beside the target's mean nearly the same.
       predictive_BT2: mean and standard deviation of the target on the bins' axis, where known.
       trials_T: the number of the input's trial along the row.
-      expert_logs_BTE, expert_below_BTE, evidence_BTE: where the target is the bin of a first
-        metric, what `experts.Followed` says of it; E is 0 if experts were not asked.
+      value_places_BR: the place of each trial's first metric along the row; -1 where a row has no
+        more trials. R is half of T, as a trial has two tokens or more; 0 if experts are not asked.
+      expert_logs_BRE, expert_below_BRE, evidence_BRE: what `experts.Followed` says of it.
     """
 
     text_BS: Int32[np.ndarray, "B S"]
@@ -54,9 +55,10 @@ class Batch(NamedTuple):
     smooth_BT: Bool[np.ndarray, "B T"]
     predictive_BT2: Float32[np.ndarray, "B T 2"]
     trials_T: Int32[np.ndarray, " T"]
-    expert_logs_BTE: Float32[np.ndarray, "B T E"]
-    expert_below_BTE: Float32[np.ndarray, "B T E"]
-    evidence_BTE: Float32[np.ndarray, "B T E"]
+    value_places_BR: Int32[np.ndarray, "B R"]
+    expert_logs_BRE: Float32[np.ndarray, "B R E"]
+    expert_below_BRE: Float32[np.ndarray, "B R E"]
+    evidence_BRE: Float32[np.ndarray, "B R E"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -141,7 +143,7 @@ class Batches:
 
     Args:
       sources: where studies come from, each with its share of the batches.
-      ask_experts: whether batches say what Gaussian processes predict (`Batch.expert_logs_BTE`).
+      ask_experts: whether batches say what Gaussian processes predict (`Batch.expert_logs_BRE`).
     """
 
     def __init__(
@@ -225,9 +227,11 @@ def pack(
     weights_BT = np.zeros(shape, np.float32)
     smooth_BT = np.zeros(shape, bool)
     predictive_BT2 = np.zeros((*shape, 2), np.float32)
-    said_3BTE = np.zeros((3, *shape, experts.EXPERTS if ask_experts else 0), np.float32)
+    trials_shape = (most_rows, tokens // 2 if ask_experts else 0)
+    value_places_BR = np.full(trials_shape, -1, np.int32)
+    said_3BRE = np.zeros((3, *trials_shape, experts.EXPERTS), np.float32)
     for row, members in enumerate(rows):
-        start, text_start = 0, 0
+        start, text_start, first_trial = 0, 0, 0
         for segment, (problem, trials) in enumerate(members, start=1):
             text = slice(text_start, text_start + len(problem.ids_S))
             text_BS[row, text] = problem.ids_S
@@ -247,10 +251,14 @@ def pack(
             predictive_BT2[row, here] = trials.predictive_T2
             smooth_BT[row, here] = is_smooth(problem, trials, tokenizer)
             if ask_experts:
+                value_places = problem.layout.values_of(np.arange(here.start, here.stop))
+                at = slice(first_trial, first_trial + len(value_places))
+                value_places_BR[row, at] = value_places
                 followed = follow(problem, trials, tokenizer)
-                said_3RE = followed.log_RE, followed.below_RE, followed.evidence_RE
-                for said_TE, said_RE in zip(said_3BTE[:, row, here], said_3RE, strict=True):
-                    problem.layout.values_of(said_TE)[:] = said_RE
+                said_3BRE[0, row, at] = followed.log_RE
+                said_3BRE[1, row, at] = followed.below_RE
+                said_3BRE[2, row, at] = followed.evidence_RE
+                first_trial = at.stop
             start += places(len(trials.ids_T), problem.layout)
     return Batch(
         text_BS=text_BS,
@@ -266,9 +274,10 @@ def pack(
         smooth_BT=smooth_BT,
         predictive_BT2=predictive_BT2,
         trials_T=trials_along(tokens, rows[0][0][0].layout),
-        expert_logs_BTE=said_3BTE[0],
-        expert_below_BTE=said_3BTE[1],
-        evidence_BTE=said_3BTE[2],
+        value_places_BR=value_places_BR,
+        expert_logs_BRE=said_3BRE[0],
+        expert_below_BRE=said_3BRE[1],
+        evidence_BRE=said_3BRE[2],
     )
 
 

@@ -15,6 +15,8 @@ from optformer.training.batches import BatchConfig
 
 CONFIG = "config.toml"  # in a run's folder
 
+Compute = Literal["auto", "float32", "bfloat16"]
+
 FINE_TUNING_RATE = 2e-4
 """A tenth of the default: what was learned before should not be lost in the first steps."""
 
@@ -74,6 +76,7 @@ class TrainConfig:
       soft_bins: standard deviation, in bins, of a continuous target at the start; it shrinks in
         proportion to the rest of the run, down to `soft_bins_end`.
       evaluate_every, checkpoint_every: in steps.
+      checkpoint_seconds: evaluate and save at least so often, too; 0 goes by steps alone.
       validation: share of the studies that are never trained on.
       accumulate: how many batches' gradients make one step.
       compute: the precision of the arithmetic; weights and their changes are in single precision
@@ -96,9 +99,10 @@ class TrainConfig:
     soft_bins_end: float = 1.5
     evaluate_every: int = 500
     checkpoint_every: int = 500
+    checkpoint_seconds: float = 0.0
     validation: float = 0.05
     accumulate: int = 1
-    compute: Literal["auto", "float32", "bfloat16"] = "auto"
+    compute: Compute = "auto"
     workers: int = 1
     rematerialize: bool = False
     devices: int = 0
@@ -114,6 +118,7 @@ class TrainConfig:
             seconds=(0, None),
             evaluate_every=(1, None),
             checkpoint_every=(1, None),
+            checkpoint_seconds=(0, None),
             validation=(0, 0.9),
             accumulate=(1, None),
             workers=(0, None),

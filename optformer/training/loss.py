@@ -26,12 +26,12 @@ class Outputs(NamedTuple):
 
     Attributes:
       logits_BTO: log-odds, from the output layer of the target's kind.
-      weights_BTG: at metrics, log weights of the transformer's own prediction and of the experts'
-        (`model/mixture.py`); G is 1 where there are no experts.
+      weights_BRG: of each trial's first metric, log weights of the transformer's own prediction and
+        of the experts' (`model/mixture.py`); R is 0 where there are no experts.
     """
 
     logits_BTO: Float[Array, "B T O"]
-    weights_BTG: Float[Array, "B T G"]
+    weights_BRG: Float[Array, "B R G"]
 
 
 def loss_and_metrics(
@@ -45,7 +45,7 @@ def loss_and_metrics(
     *,
     rematerialize: bool = False,
 ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
-    """The mean loss of a batch in nats a token, and sums for its metrics: see `of_outputs`."""
+    """The mean loss of a batch in nats per token, and sums for its metrics: see `of_outputs`."""
     outputs = compute(weights, config, ids, batch, dropout, rematerialize=rematerialize)
     return of_outputs(outputs, ids, batch, loss, soft_bins)
 
@@ -57,7 +57,7 @@ def of_outputs(
     loss: LossConfig,
     soft_bins: Float[Array, ""] | float = 0.0,
 ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
-    """The mean loss of a batch in nats a token, and sums for its metrics.
+    """The mean loss of a batch in nats per token, and sums for its metrics.
 
     Where experts are mixed in, both the transformer's own prediction and the mixture learn: the
     loss is their sum.
@@ -81,27 +81,40 @@ def of_outputs(
         exact_BT = normalizer_BT - exact_logits(logits_BTO, batch.predictive_BT2, ids)
         known_BT = batch.smooth_BT & (batch.predictive_BT2[..., 1] > 0)
         nats_BT = jnp.where(known_BT, exact_BT, nats_BT)
-    if outputs.weights_BTG.shape[-1] > 1:
-        bins_BTQ = logits_BTO[..., ids.first_bin : ids.first_bin + ids.bins]
-        any_BT = jax.nn.logsumexp(bins_BTQ, axis=-1)
-        own_BT = _at(logits_BTO, target_BT) - any_BT
-        mixed_BT = mixture.log_chance(outputs.weights_BTG, own_BT, batch.expert_logs_BTE)
-        mixed_BT = normalizer_BT - any_BT - mixed_BT
-        asked_BT = asked_experts(batch, ids)
-        nats_BT += jnp.where(asked_BT, mixed_BT, 0.0)
-        hard_BT = jnp.where(asked_BT, mixed_BT, hard_BT)
     weights_BT = batch.weights_BT * jnp.where(is_value_BT, loss.value_weight, 1.0)
     total = jnp.maximum(weights_BT.sum(), 1.0)
-    mean = ((nats_BT + loss.z_loss * normalizer_BT**2) * weights_BT).sum() / total
+    summed = ((nats_BT + loss.z_loss * normalizer_BT**2) * weights_BT).sum()
+    better = jnp.float32(0.0)
+    if outputs.weights_BRG.shape[1]:
+        places_BR, asked_BR = asked_experts(batch, ids)
+        bins_BTQ = logits_BTO[..., ids.first_bin : ids.first_bin + ids.bins]
+        any_BT = jax.nn.logsumexp(bins_BTQ, axis=-1)
+        own_BR = jnp.take_along_axis(_at(logits_BTO, target_BT) - any_BT, places_BR, axis=1)
+        mixed_BR = mixture.log_chance(outputs.weights_BRG, own_BR, batch.expert_logs_BRE)
+        mixed_BR = jnp.take_along_axis(normalizer_BT - any_BT, places_BR, axis=1) - mixed_BR
+        counted_BR = asked_BR * jnp.take_along_axis(batch.weights_BT, places_BR, axis=1)
+        summed += loss.value_weight * (mixed_BR * counted_BR).sum()
+        hard_BR = jnp.take_along_axis(hard_BT, places_BR, axis=1)
+        better = ((hard_BR - mixed_BR) * counted_BR).sum()
+    mean = summed / total
     metrics = {"weight": total}
     for name, role_BT in (("parameter", batch.roles_BT == Role.PARAMETER), ("value", is_value_BT)):
         counted_BT = role_BT * batch.weights_BT
         metrics[f"{name}_nats"] = (hard_BT * counted_BT).sum()
         metrics[f"{name}_tokens"] = counted_BT.sum()
+    metrics["value_nats"] -= better  # the prediction of a first metric is the mixture's
     return mean, metrics
 
 
-def asked_experts(batch: Batch, ids: Ids) -> Bool[AnyArray, "B T"]:
+def asked_experts(batch: Batch, ids: Ids) -> tuple[Int[Array, "B R"], Bool[AnyArray, "B R"]]:
+    """The place of each trial's first metric, 0 where there is no trial, and whether it is a bin,
+    which experts predict."""
+    places_BR = jnp.maximum(batch.value_places_BR, 0)
+    bin_BR = jnp.take_along_axis(jnp.asarray(batch.targets_BT), places_BR, axis=1) - ids.text
+    return places_BR, (batch.value_places_BR >= 0) & (bin_BR >= 0) & (bin_BR < ids.bins)
+
+
+def first_metric_bins(batch: Batch, ids: Ids) -> Bool[AnyArray, "B T"]:
     """Where the target is the bin of a first metric."""
     bin_BT = batch.targets_BT - ids.text
     is_bin_BT = (bin_BT >= 0) & (bin_BT < ids.bins)
@@ -125,10 +138,16 @@ def compute(
         transformer.value_logits(weights, ids, hidden_BTD),
         transformer.token_logits(weights, ids, hidden_BTD),
     )
-    weights_BTG = jnp.zeros((*is_value_BT.shape, 1), jnp.float32)
+    weights_BRG = jnp.zeros((len(is_value_BT), 0, 1), jnp.float32)
     if config.experts:
-        weights_BTG = mixture.log_weights(weights["experts"], hidden_BTD, batch.evidence_BTE)
-    return Outputs(logits_BTO, weights_BTG)
+        places_BR = jnp.maximum(batch.value_places_BR, 0)
+        # In single precision, whose sums in the gradient an accelerator makes without locks.
+        wide_BTD = hidden_BTD.astype(jnp.float32)
+        hidden_BRD = jnp.take_along_axis(wide_BTD, places_BR[..., None], axis=1)
+        weights_BRG = mixture.log_weights(
+            weights["experts"], hidden_BRD.astype(hidden_BTD.dtype), batch.evidence_BRE
+        )
+    return Outputs(logits_BTO, weights_BRG)
 
 
 def bin_measures(
@@ -146,13 +165,19 @@ def bin_measures(
     log_shares_BT = _at(bins_BTQ, bin_BT)
     below_BTQ = jnp.arange(ids.bins) < bin_BT[..., None]
     pit_BT = (jnp.exp(bins_BTQ) * below_BTQ).sum(-1) + jnp.exp(log_shares_BT) / 2
-    if outputs.weights_BTG.shape[-1] > 1:
-        asked_BT = asked_experts(batch, ids)
-        weights_BTG = outputs.weights_BTG
-        mixed_BT = mixture.log_chance(weights_BTG, log_shares_BT, batch.expert_logs_BTE)
-        below_BTG = jnp.concatenate([pit_BT[..., None], batch.expert_below_BTE], axis=-1)
-        pit_BT = jnp.where(asked_BT, (jnp.exp(weights_BTG) * below_BTG).sum(-1), pit_BT)
-        log_shares_BT = jnp.where(asked_BT, mixed_BT, log_shares_BT)
+    if outputs.weights_BRG.shape[1]:
+        places_BR, asked_BR = asked_experts(batch, ids)
+        own_BR, pit_BR = (
+            jnp.take_along_axis(array_BT, places_BR, axis=1) for array_BT in (log_shares_BT, pit_BT)
+        )
+        mixed_BR = mixture.log_chance(outputs.weights_BRG, own_BR, batch.expert_logs_BRE)
+        below_BRG = jnp.concatenate([pit_BR[..., None], batch.expert_below_BRE], axis=-1)
+        mixed_pit_BR = (jnp.exp(outputs.weights_BRG) * below_BRG).sum(-1)
+        # Places beyond the row are dropped.
+        row_B1 = np.arange(len(places_BR))[:, None]
+        at_BR = row_B1, jnp.where(asked_BR, places_BR, log_shares_BT.shape[1])
+        log_shares_BT = log_shares_BT.at[at_BR].set(mixed_BR, mode="drop")
+        pit_BT = pit_BT.at[at_BR].set(mixed_pit_BR, mode="drop")
     return log_shares_BT + np.log(ids.bins), jnp.clip(pit_BT, 0.0, 1.0)
 
 

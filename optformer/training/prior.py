@@ -15,7 +15,8 @@ Array dimensions: B views, N trials, P parameters, K features.
 import dataclasses
 import functools
 import time
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import jax
@@ -25,7 +26,7 @@ import safetensors.numpy
 from jaxtyping import Array, Float
 from scipy.stats import spearmanr
 
-from optformer.errors import ConfigError
+from optformer.errors import ConfigError, OptFormerError
 from optformer.files import atomic_write
 from optformer.model import prior
 from optformer.model.prior import LEVEL, PriorConfig, Weights
@@ -34,22 +35,27 @@ from optformer.settings import to_tree
 from optformer.study import Study
 from optformer.training import views
 from optformer.training.config import OptimizerConfig
+from optformer.training.feed import feed
 from optformer.training.invented import invented
 from optformer.training.step import learning_rate, make_optimizer
 from optformer.training.views import View, ViewConfig
-
-SIZES = (6, 10, 16, 28, 64)
-"""Views are padded to so many parameters; each size is compiled once."""
 
 LEAST_NOISE = 2e-3
 
 OPTIMUM_SCALE = 4.0
 """Log-odds of being the optimum for one unit of score."""
 
+MOST_STEPS = 1 << 30
+"""A run ends by the clock."""
+
 STATE = "state.safetensors"
 
 State = dict
 """weights, average, optimizer: arrays; step and seconds so far."""
+
+
+class PriorError(OptFormerError):
+    """The loss stopped being a number."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -59,6 +65,8 @@ class PriorRun:
     Attributes:
       seconds: how long it trains, with the learning rate on its way down by then.
       views, trials: of a batch.
+      sizes: views are padded to one of these numbers of parameters; each is compiled once. Studies
+        with more parameters than the last are left out.
       invented: share of the batches that are invented functions without meaningful names.
       optima: share of the batches that are tuned optima, if there are any.
       optimum_weight: of their loss.
@@ -75,6 +83,7 @@ class PriorRun:
     seconds: float = 1800.0
     views: int = 16
     trials: int = 64
+    sizes: tuple[int, ...] = (6, 10, 16, 28, 64)
     invented: float = 0.1
     optima: float = 0.1
     optimum_weight: float = 0.3
@@ -88,41 +97,65 @@ def train(
     studies: Sequence[Study],
     validation: Sequence[Study] = (),
     say: Callable[[str], None] = print,
+    *,
+    workers: int = 0,
+    saved: Callable[[SavedPrior], None] = lambda prior: None,
 ) -> SavedPrior:
     """The network with averaged weights, after training in `folder`, where a stopped run resumes.
+
+    Args:
+      workers: how many processes make the batches; 0 makes them in a thread.
+      saved: is given the network after the first step, and whenever the state is saved.
 
     Raises:
       ConfigError: there is nothing to learn from.
     """
-    groups = _groups(studies, run)
+    views_of = Views(studies, run)
     state = _restore(run, folder)
-    step = _make_step(run.model, run.optimizer, run.optimum_weight)
-    saved = time.monotonic()
-    began = saved - float(state["seconds"])
-    losses: list[float] = []
-    while (seconds := time.monotonic() - began) < run.seconds:
-        number = int(state["step"])
-        batch = _batch(groups, run, np.random.default_rng([run.seed, number]))
-        rate = learning_rate(run.optimizer, number, seconds / run.seconds)
-        state, loss = step(state, jnp.float32(rate), batch)
-        losses.append(float(loss))
-        if (number + 1) % 500 == 0:
-            say(f"{seconds:.0f} s, step {number + 1:,}: loss {np.mean(losses[-500:]):.3f}")
-        if time.monotonic() - saved > run.save_every:
-            _save(folder, state | {"seconds": np.float32(time.monotonic() - began)})
-            saved = time.monotonic()
-            for line in summarize(correlations(state["average"], run.model, validation)):
-                say(line)
+    step = step_of(run)
+    first = int(state["step"])
+    began, kept_at = time.monotonic() - float(state["seconds"]), time.monotonic()
+    losses: list[jax.Array] = []
+
+    def network() -> SavedPrior:
+        weights = jax.tree.map(np.asarray, state["average"])
+        measured = correlations(weights, run.model, validation)
+        for line in summarize(measured):
+            say(line)
+        about = {
+            "steps": int(state["step"]),
+            "studies": views_of.counts(),
+            "rank_correlation": {group: float(np.mean(each)) for group, each in measured.items()},
+            "settings": to_tree(run),
+        }
+        return SavedPrior(config=run.model, weights=weights, about=about)
+
+    with feed(views_of, first, first + MOST_STEPS, workers) as batches:
+        for number, batch in enumerate(batches, start=first):
+            seconds = time.monotonic() - began
+            if seconds >= run.seconds:
+                break
+            rate = learning_rate(run.optimizer, number, seconds / run.seconds)
+            state, loss = step(state, jnp.float32(rate), batch)
+            losses.append(loss)
+            if (number + 1) % 500 == 0:
+                mean = np.mean(jax.device_get(losses))
+                losses.clear()
+                if not np.isfinite(mean):
+                    raise PriorError(
+                        f"the loss became {mean} before step {number + 1}. Resume from the last "
+                        "saved state with a lower optimizer.learning_rate."
+                    )
+                say(f"{seconds:.0f} s, step {number + 1:,}: loss {mean:.3f}")
+            if number == first or time.monotonic() - kept_at > run.save_every:
+                jax.block_until_ready(loss)  # type: ignore[no-untyped-call]
+                _save(folder, state | {"seconds": np.float32(time.monotonic() - began)})
+                saved(network())
+                kept_at = time.monotonic()
     _save(folder, state | {"seconds": np.float32(run.seconds)})
-    weights = jax.tree.map(np.asarray, state["average"])
-    measured = correlations(weights, run.model, validation)
-    about = {
-        "steps": int(state["step"]),
-        "studies": {kind: sum(map(len, spaces)) for kind, spaces in groups.items()},
-        "rank_correlation": {group: float(np.mean(each)) for group, each in measured.items()},
-        "settings": to_tree(run),
-    }
-    return SavedPrior(config=run.model, weights=weights, about=about)
+    last = network()
+    saved(last)
+    return last
 
 
 def correlations(
@@ -179,6 +212,11 @@ def loss(
 Step = Callable[[State, Array, View], tuple[State, Array]]
 
 
+def step_of(run: PriorRun) -> Step:
+    """The compiled step of a run."""
+    return _make_step(run.model, run.optimizer, run.optimum_weight)
+
+
 @functools.lru_cache(maxsize=4)
 def _make_step(config: PriorConfig, settings: OptimizerConfig, optimum_weight: float) -> Step:
     optimizer = make_optimizer(settings)
@@ -197,50 +235,73 @@ def _make_step(config: PriorConfig, settings: OptimizerConfig, optimum_weight: f
     return step
 
 
-def _groups(studies: Sequence[Study], run: PriorRun) -> dict[str, list[list[Study]]]:
-    """Useful studies by search space, scored ones and optima apart, and invented ones."""
-    found: dict[str, dict[tuple[str, ...], list[Study]]] = {"scored": {}, "optima": {}}
+def select(studies: Sequence[Study], run: PriorRun) -> tuple[list[Study], Mapping[str, int]]:
+    """The studies that a run can learn from, and how many others by reason."""
+    usable: list[Study] = []
+    skipped = Counter[str]()
     for study in studies:
-        if views.is_useful(study) and len(study.problem.parameters) <= SIZES[-1]:
+        if len(study.problem.parameters) > run.sizes[-1]:
+            skipped[f"more than {run.sizes[-1]} parameters (sizes)"] += 1
+        elif not views.is_useful(study):
+            skipped["too few completed trials that differ"] += 1
+        else:
+            usable.append(study)
+    return usable, dict(skipped)
+
+
+class Views:
+    """The batches of a run by their number: views of studies of about as many parameters.
+
+    Raises:
+      ConfigError: there is nothing to learn from.
+    """
+
+    def __init__(self, studies: Sequence[Study], run: PriorRun) -> None:
+        self._run = run
+        # By search space, scored ones and optima apart.
+        found: dict[str, dict[tuple[str, ...], list[Study]]] = {"scored": {}, "optima": {}}
+        for study in select(studies, run)[0]:
             kind = "optima" if len(study) == 1 else "scored"
             space = tuple(parameter.name for parameter in study.problem.parameters)
             found[kind].setdefault(space, []).append(study)
-    if not found["scored"]:
-        raise ConfigError(
-            f"{len(studies)} studies are given, and none has {views.LEAST_TRIALS // 2} completed "
-            "trials that differ. The prior network learns from such studies."
-        )
-    groups = {kind: list(spaces.values()) for kind, spaces in found.items()}
-    groups["invented"] = [[study] for study in invented(200, run.trials * 4, run.seed)]
-    return groups
+        if not found["scored"]:
+            raise ConfigError(
+                f"{len(studies)} studies are given, and none has {views.LEAST_TRIALS // 2} "
+                "completed trials that differ. The prior network learns from such studies."
+            )
+        self._groups = {kind: list(spaces.values()) for kind, spaces in found.items()}
+        self._groups["invented"] = [[study] for study in invented(200, run.trials * 4, run.seed)]
+
+    def counts(self) -> dict[str, int]:
+        """How many studies there are of each kind."""
+        return {kind: sum(map(len, spaces)) for kind, spaces in self._groups.items()}
+
+    def __getitem__(self, number: int) -> View:
+        run, rng = self._run, np.random.default_rng([self._run.seed, number])
+        chance = rng.random()
+        kind = "scored"
+        if chance < run.invented:
+            kind = "invented"
+        elif chance < run.invented + run.optima and self._groups["optima"]:
+            kind = "optima"
+        spaces = self._groups[kind]
+        share = np.sqrt([len(space) for space in spaces])
+        size = self._size(spaces[rng.choice(len(spaces), p=share / share.sum())])
+        near = [space for space in spaces if self._size(space) == size]
+        share = np.sqrt([len(space) for space in near])
+        chosen = []
+        for index in rng.choice(len(near), run.views, p=share / share.sum()):
+            study = near[index][rng.integers(len(near[index]))]
+            chosen.append(views.view(study, run.trials, size, run.view, rng))
+        return views.stack(chosen)
+
+    def _size(self, space: Sequence[Study]) -> int:
+        parameters = len(space[0].problem.parameters)
+        return next(size for size in self._run.sizes if size >= parameters)
 
 
-def _batch(groups: dict[str, list[list[Study]]], run: PriorRun, rng: np.random.Generator) -> View:
-    """Views of studies of about the same number of parameters."""
-    chance = rng.random()
-    kind = "scored"
-    if chance < run.invented:
-        kind = "invented"
-    elif chance < run.invented + run.optima and groups["optima"]:
-        kind = "optima"
-    spaces = groups[kind]
-    share = np.sqrt([len(space) for space in spaces])
-    first = spaces[rng.choice(len(spaces), p=share / share.sum())]
-    size = _size(first[0])
-    near = [space for space in spaces if _size(space[0]) == size]
-    share = np.sqrt([len(space) for space in near])
-    chosen = []
-    for index in rng.choice(len(near), run.views, p=share / share.sum()):
-        study = near[index][rng.integers(len(near[index]))]
-        chosen.append(views.view(study, run.trials, size, run.view, rng))
-    return views.stack(chosen)
-
-
-def _size(study: Study) -> int:
-    return next(size for size in SIZES if size >= len(study.problem.parameters))
-
-
-def _start(run: PriorRun) -> State:
+def start(run: PriorRun) -> State:
+    """The state before the first step."""
     weights = jax.tree.map(jnp.asarray, prior.init(run.model, np.random.default_rng(run.seed)))
     return {
         "weights": weights,
@@ -253,7 +314,7 @@ def _start(run: PriorRun) -> State:
 
 def _restore(run: PriorRun, folder: Path) -> State:
     """The state that a stopped run left, or the first one."""
-    state = _start(run)
+    state = start(run)
     if not (folder / STATE).is_file():
         return state
     arrays = safetensors.numpy.load_file(folder / STATE)

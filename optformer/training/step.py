@@ -81,6 +81,21 @@ def in_half(compute: str) -> bool:
     return compute == "bfloat16" or (compute == "auto" and jax.default_backend() != "cpu")
 
 
+def step_of(config: RunConfig, ids: Ids, mesh: Mesh) -> Step:
+    """The compiled step of a run (`make_step`)."""
+    return make_step(
+        config.model,
+        config.loss,
+        config.optimizer,
+        ids,
+        seed=config.train.seed,
+        mesh=mesh,
+        accumulate=config.train.accumulate,
+        half=in_half(config.train.compute),
+        rematerialize=config.train.rematerialize,
+    )
+
+
 @functools.lru_cache(maxsize=8)
 def make_step(
     model: ModelConfig,

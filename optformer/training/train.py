@@ -20,6 +20,7 @@ import signal
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -27,7 +28,7 @@ import numpy as np
 
 from optformer.data.mixture import GeneratedSource
 from optformer.errors import ConfigError, OptFormerError, StudyError, make_folder
-from optformer.files import atomic_write
+from optformer.files import atomic_write, locked
 from optformer.model import checkpoint
 from optformer.model.config import Numbers, Temperature, most_parameters
 from optformer.model.programs import cached_programs
@@ -49,7 +50,7 @@ from optformer.training.events import Events
 from optformer.training.feed import feed
 from optformer.training.reports import Clock, Log, Report, Totals
 from optformer.training.states import States, writing
-from optformer.training.step import in_half, learning_rate, make_step, start
+from optformer.training.step import Measured, in_half, learning_rate, start, step_of
 from optformer.training.validation import make_evaluate, temperature_of, validation_batches
 
 MAY_CHANGE = (
@@ -57,6 +58,7 @@ MAY_CHANGE = (
     "train.seconds",
     "train.evaluate_every",
     "train.checkpoint_every",
+    "train.checkpoint_seconds",
     "train.rematerialize",
     "train.workers",
     "train.devices",
@@ -90,9 +92,10 @@ def train(
     report: Callable[[Report], None] = lambda report: None,
     report_seconds: float = 1.0,
     say: Callable[[str], None] = lambda text: None,
+    saved: Callable[[str, Checkpoint], None] = lambda name, model: None,
     profile: int = 0,
 ) -> TrainResult:
-    """Trains a model, or goes on with the run in `folder`.
+    """Trains a model, or resumes the run in `folder`.
 
     The first Ctrl-C or SIGTERM saves the state before it ends the run.
 
@@ -101,7 +104,8 @@ def train(
         such a model cannot learn from are left out and counted.
       generated: studies made beforehand, in place of `config.data.generate`.
       report: called about every `report_seconds`, and after each evaluation.
-      say: is told, in a line, where the run goes on or stops.
+      say: is told, in a line, where the run resumes or stops.
+      saved: is given each model that was saved in the folder, after its name: `checkpoint`, `best`.
       profile: how many steps to trace.
 
     Raises:
@@ -116,22 +120,7 @@ def train(
         sharding.join()
     if not sharding.is_first():
         report, say = (lambda report: None), (lambda text: None)
-    init = checkpoint.load(Path(config.init)) if config.init else None
-    if init is not None:
-        if init.config.experts and not config.model.experts:
-            raise ConfigError(
-                f"model.experts=false, but {config.init} has experts, and its shape is kept. Leave "
-                "the setting out."
-            )
-        options = init.tokenizer.options
-        experts = init.config.experts or (config.model.experts and can_ask_experts(options))
-        model = dataclasses.replace(
-            init.config,
-            experts=experts,
-            number_embedding=_widened(init.config.number_embedding, config.model.number_embedding),
-            number_output=_widened(init.config.number_output, config.model.number_output),
-        )
-        config = dataclasses.replace(config, model=model, tokenizer=options)
+    config, init = with_shape_of_init(config)
     tokenizer = init.tokenizer if init else StudyTokenizer(config.tokenizer)
     mesh = sharding.make_mesh(settings, config.model)
     usable, skipped = sort_out(studies, tokenizer, config)
@@ -144,24 +133,14 @@ def train(
         ask_experts=config.model.experts,
     )
     validation = validation_batches(held, tokenizer, config)
-    if sharding.is_first():
-        claim(folder, config)
+    around = _take(folder, config) if sharding.is_first() else contextlib.ExitStack()
     sharding.wait_for_all("claimed")
 
     ids = Ids.of(tokenizer.vocabulary)
-    half = in_half(settings.compute)
-    step_function = make_step(
-        config.model,
-        config.loss,
-        config.optimizer,
-        ids,
-        seed=settings.seed,
-        mesh=mesh,
-        accumulate=settings.accumulate,
-        half=half,
-        rematerialize=settings.rematerialize,
+    step_function = step_of(config, ids, mesh)
+    evaluate = make_evaluate(
+        config.model, config.loss, ids, mesh=mesh, half=in_half(settings.compute)
     )
-    evaluate = make_evaluate(config.model, config.loss, ids, mesh=mesh, half=half)
     state = sharding.place(start(config, ids, init), mesh)
     parameters = sum(leaf.size for leaf in jax.tree.leaves(state["weights"]))
     reports: list[Report] = []
@@ -180,7 +159,7 @@ def train(
         }
         if reports:
             about["last_report"] = dataclasses.asdict(reports[-1])
-        saved = Checkpoint(
+        model = Checkpoint(
             config=config.model,
             tokenizer=tokenizer,
             weights=sharding.to_numpy(weights),
@@ -192,9 +171,10 @@ def train(
         )
         if sharding.is_first():
             with writing(f"the model {name!r}", folder):
-                checkpoint.save(saved, folder / name)
+                checkpoint.save(model, folder / name)
+            saved(name, model)
 
-    with contextlib.ExitStack() as around:
+    with around:
         around.enter_context(cached_programs(folder / "programs"))
         states = around.enter_context(States(folder))
         state = states.restore(state, say)
@@ -211,12 +191,21 @@ def train(
         if over:
             say(f"the run is over since step {first:,}; more steps or seconds make it longer")
         elif first:
-            say(f"the run goes on from step {first:,}")
+            say(f"the run resumes from step {first:,}")
         every = settings.accumulate
         until = first if over else settings.steps
         waiting = around.enter_context(
             feed(batches, first * every, until * every, settings.workers)
         )
+        pending: _Pending | None = None
+
+        def finish(step: _Pending) -> None:
+            """Waits for a step's numbers, which are fetched while the next step runs."""
+            totals.add(jax.device_get(step.measured))
+            if not np.isfinite(totals.last_loss):
+                raise _no_number(folder, step.number, totals.last_loss, step.batches)
+
+        saved_at = clock.seconds
         for step in range(first, until):
             taken = list(itertools.islice(waiting, every))
             totals.waited(clock.lap())
@@ -228,15 +217,27 @@ def train(
                 learning_rate(config.optimizer, step, done),
                 settings.soft_bins_end + (settings.soft_bins - settings.soft_bins_end) * (1 - done),
             )
-            totals.add(jax.device_get(measured))
+            if pending:
+                finish(pending)
+            pending = _Pending(step, measured, taken)
+            if step == first:  # which compiled it: the first report should not wait for another
+                finish(pending)
+                pending = None
             totals.worked(clock.lap())
-            if not np.isfinite(totals.last_loss):
-                raise _no_number(folder, step, totals.last_loss, taken)
             seconds, stops = sharding.agree(clock.seconds, bool(stopped()))
             done = progress(settings, step + 1, seconds)
             last = done >= 1.0
-            evaluates = bool(validation) and (last or (step + 1) % settings.evaluate_every == 0)
-            if evaluates or last or totals.seconds >= report_seconds:
+            late = 0 < settings.checkpoint_seconds <= seconds - saved_at
+            # A run that goes by the clock has something to show from the first step on.
+            saves = last or stops or late or (step + 1) % settings.checkpoint_every == 0
+            saves |= step == first and settings.checkpoint_seconds > 0
+            evaluates = last or late or (step + 1) % settings.evaluate_every == 0
+            evaluates = evaluates and bool(validation)
+            reports_now = evaluates or last or totals.seconds >= report_seconds
+            if pending and (saves or reports_now):
+                finish(pending)
+                pending = None
+            if reports_now:
                 weights = state["average"] if config.optimizer.ema else state["weights"]
                 found = evaluate(weights, validation)[0] if evaluates else None
                 reports.append(totals.report(step + 1, done, seconds, found))
@@ -249,12 +250,13 @@ def train(
                     state["best"] = jnp.full_like(state["best"], found["loss"])
                     save_model("best")
                 clock.lap()
-            if last or stops or (step + 1) % settings.checkpoint_every == 0:
+            if saves:
                 state["seconds"] = jnp.full_like(state["seconds"], seconds)
                 states.save(step + 1, state)
                 save_model("checkpoint")
+                saved_at = seconds
             if stops and not last:
-                say(f"the run stopped after step {step + 1:,}; the same command goes on from there")
+                say(f"the run stopped after step {step + 1:,}; the same command resumes it")
                 states.close()
                 running.stop(stopped() or signal.SIGTERM)
             if last:
@@ -267,6 +269,39 @@ def train(
         parameters=parameters,
         skipped=skipped,
     )
+
+
+def with_shape_of_init(config: RunConfig) -> tuple[RunConfig, Checkpoint | None]:
+    """The run with the shape and tokenizer of the checkpoint that it starts from, and that one.
+
+    Raises:
+      ConfigError: it has experts, and the settings say no.
+      CheckpointError: it cannot be loaded.
+    """
+    if not config.init:
+        return config, None
+    init = checkpoint.load(Path(config.init))
+    if init.config.experts and not config.model.experts:
+        raise ConfigError(
+            f"model.experts=false, but {config.init} has experts, and its shape is kept. Leave "
+            "the setting out."
+        )
+    options = init.tokenizer.options
+    model = dataclasses.replace(
+        init.config,
+        experts=init.config.experts or (config.model.experts and can_ask_experts(options)),
+        number_embedding=_widened(init.config.number_embedding, config.model.number_embedding),
+        number_output=_widened(init.config.number_output, config.model.number_output),
+    )
+    return dataclasses.replace(config, model=model, tokenizer=options), init
+
+
+class _Pending(NamedTuple):
+    """A step that was started, whose numbers are not here yet."""
+
+    number: int
+    measured: Measured
+    batches: Sequence[Batch]
 
 
 @contextlib.contextmanager
@@ -337,6 +372,24 @@ def sources_of(
             + (f" Left out: {why}." if why else "")
         )
     return sources
+
+
+def _take(folder: Path, config: RunConfig) -> contextlib.ExitStack:
+    """Claims the folder for this process, until the returned stack is closed.
+
+    Raises:
+      ConfigError: another process trains in it, or it holds a run of another configuration.
+    """
+    make_folder(folder)
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(locked(folder))
+        except BlockingIOError as error:
+            raise ConfigError(
+                f"another process trains in {folder}. Wait for its end, or name another folder."
+            ) from error
+        claim(folder, config)
+        return stack.pop_all()
 
 
 def claim(folder: Path, config: RunConfig) -> None:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding
 from jaxtyping import Array, Float32, Int64
@@ -35,6 +36,7 @@ class Targets(NamedTuple):
 
     Attributes:
       row_N, place_N: where they are; N is `TARGETS`, the first `known` of which count.
+      column_N: where they are along `Batch.value_places_BR`.
       trials_N: how many measured trials the study has before.
       mean_NE, scale_NE, freedom_N: what experts predict there (`experts.foretell`).
     """
@@ -42,6 +44,7 @@ class Targets(NamedTuple):
     known: int
     row_N: Int64[np.ndarray, " N"]
     place_N: Int64[np.ndarray, " N"]
+    column_N: Int64[np.ndarray, " N"]
     trials_N: Int64[np.ndarray, " N"]
     mean_NE: Float32[np.ndarray, "N E"]
     scale_NE: Float32[np.ndarray, "N E"]
@@ -103,7 +106,7 @@ def _targets(
     model: ModelConfig,
 ) -> Targets:
     """Metrics evenly spread over a batch that was packed of these."""
-    counts_BT = loss.asked_experts(batch, Ids.of(tokenizer.vocabulary)) & (batch.weights_BT > 0)
+    counts_BT = loss.first_metric_bins(batch, Ids.of(tokenizer.vocabulary)) & (batch.weights_BT > 0)
     row_N, place_N = np.nonzero(counts_BT)
     count = min(len(row_N), TARGETS)
     some_N = np.linspace(0, len(row_N) - 1, count).round().astype(np.int64)
@@ -130,11 +133,15 @@ def _targets(
             continue
         said = experts.foretell(*read)
         mean_NE[at_n], scale_NE[at_n], freedom_N[at_n] = (array[trial_n] for array in said)
+    column_N = np.zeros(count, np.int64)
+    if size:
+        column_N = np.argmax(batch.value_places_BR[row_N] == place_N[:, None], axis=1)
     more = TARGETS - count
     return Targets(
         known=count,
         row_N=np.pad(row_N, (0, more)),
         place_N=np.pad(place_N, (0, more)),
+        column_N=np.pad(column_N, (0, more)),
         trials_N=trials_N,
         mean_NE=mean_NE.astype(np.float32),
         scale_NE=scale_NE.astype(np.float32),
@@ -159,14 +166,17 @@ def make_evaluate(
 
     @functools.partial(jax.jit, out_shardings=everywhere)
     def measure(
-        weights: Weights, batch: Batch, row_N: Array, place_N: Array
+        weights: Weights, batch: Batch, row_N: Array, place_N: Array, column_N: Array
     ) -> tuple[dict[str, Array], Array, Array, Array, Array]:
         weights = transformer.half(weights) if half else weights
         outputs = loss.compute(weights, model, ids, batch)
         _, metrics = loss.of_outputs(outputs, ids, batch, loss_config)
-        at_N = row_N, place_N
-        whole_N = outputs.logits_BTO[at_N], outputs.weights_BTG[at_N]
-        return metrics, *loss.bin_measures(outputs, batch, ids), *whole_N
+        logits_NO = outputs.logits_BTO[row_N, place_N]
+        if model.experts:
+            weights_NG = outputs.weights_BRG[row_N, column_N]
+        else:
+            weights_NG = jnp.zeros((len(row_N), 1))
+        return metrics, *loss.bin_measures(outputs, batch, ids), logits_NO, weights_NG
 
     # Each target has experts of its own.
     mix = jax.jit(jax.vmap(functools.partial(mixture.mix, ids=ids)))
@@ -178,7 +188,7 @@ def make_evaluate(
             row_N, place_N = targets.row_N, targets.place_N
             placed = sharding.place_batch(batch, mesh)
             metrics, density_BT, pit_BT, logits_NO, weights_NG = jax.device_get(
-                measure(weights, placed, row_N, place_N)
+                measure(weights, placed, row_N, place_N, targets.column_N)
             )
             for name, number in metrics.items():
                 sums[name] = sums.get(name, 0.0) + float(number)

@@ -54,7 +54,7 @@ def test_a_run_that_is_killed_at_any_moment_goes_on_to_the_same_losses(tmp_path:
         process.kill()
         process.wait()
     said = run(folder, *settings)
-    assert "goes on from step" in said[0]
+    assert "resumes from step" in said[0]
     assert losses(folder) == losses(tmp_path / "unbroken")
     assert list(losses(folder)) == list(range(1, 31))
 
@@ -75,9 +75,9 @@ def test_a_run_that_is_told_to_stop_saves_its_state_first(
     config = load_config(None, [*SMALL, "train.steps=8"])
     with pytest.raises(ends_with):
         training.train(config, tmp_path, PLANES, report=stop, report_seconds=0.0, say=said.append)
-    assert said == ["the run stopped after step 4; the same command goes on from there"]
+    assert said == ["the run stopped after step 4; the same command resumes it"]
     assert signal.getsignal(number) == before
-    assert run(tmp_path, "train.steps=8") == ["the run goes on from step 4"]
+    assert run(tmp_path, "train.steps=8") == ["the run resumes from step 4"]
     assert list(losses(tmp_path)) == list(range(1, 9))
     assert "the run is over since step 8" in run(tmp_path, "train.steps=8")[0]
 
@@ -98,11 +98,13 @@ def test_a_full_disk_is_an_error_and_the_last_state_stays_good(tmp_path: Path) -
     settings = ["train.steps=12", "train.evaluate_every=5"]
     config = load_config(None, [*SMALL, *settings])
     try:
-        with pytest.raises(CheckpointError, match=r"could not be written to .*Make room there"):
+        with pytest.raises(
+            CheckpointError, match=r"could not be written to .*Free some space there"
+        ):
             training.train(config, tmp_path, PLANES, report=fill, report_seconds=0.0)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
-    assert run(tmp_path, *settings) == ["the run goes on from step 5"]
+    assert run(tmp_path, *settings) == ["the run resumes from step 5"]
     assert list(losses(tmp_path)) == list(range(1, 13))
 
 
@@ -135,7 +137,7 @@ def test_accumulated_batches_are_data_of_their_own_and_resume(tmp_path: Path) ->
     run(tmp_path / "whole", *settings)
     shutil.copytree(tmp_path / "whole", tmp_path / "part")
     shutil.rmtree(tmp_path / "part" / "state" / "6")
-    assert run(tmp_path / "part", *settings) == ["the run goes on from step 3"]
+    assert run(tmp_path / "part", *settings) == ["the run resumes from step 3"]
     assert losses(tmp_path / "part") == losses(tmp_path / "whole")
     lines = (tmp_path / "whole" / "metrics.jsonl").read_text("utf-8").splitlines()
     assert len(lines) == 6

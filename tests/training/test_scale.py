@@ -76,7 +76,7 @@ def test_a_run_of_one_device_goes_on_with_eight(one: Path, tmp_path: Path) -> No
     process = start(folder, **devices(8))
     output, _ = process.communicate(timeout=TIMEOUT)
     assert process.returncode == 0, output
-    assert "goes on from step 3" in output
+    assert "resumes from step 3" in output
     check_equal(folder, one)
 
 

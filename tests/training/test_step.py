@@ -94,12 +94,17 @@ def test_measures_of_bins_are_those_of_the_probabilities() -> None:
     shares_BTQE = rng.dirichlet(np.ones(IDS.bins), size=(2, 5, 2)).swapaxes(2, 3)
     at_BTE = np.take_along_axis(shares_BTQE, bin_BT[..., None, None], axis=2)[:, :, 0]
     below_BTE = (shares_BTQE * (np.arange(IDS.bins)[:, None] < bin_BT[..., None, None])).sum(2)
+    # The places of first metrics, in order; none beyond them.
+    places_BR = np.sort(np.where(slots_BT == 1, np.arange(5), 9), axis=1)
+    places_BR = np.where(places_BR == 9, -1, places_BR).astype(np.int32)
+    row_B1 = np.arange(2)[:, None]
     batch = BATCHES[0]._replace(
         targets_BT=bin_BT + IDS.first_output + IDS.first_bin,
         target_slots_BT=slots_BT,
         roles_BT=np.full((2, 5), Role.VALUE),
-        expert_logs_BTE=np.log(at_BTE).astype(np.float32),
-        expert_below_BTE=(below_BTE + at_BTE / 2).astype(np.float32),
+        value_places_BR=places_BR,
+        expert_logs_BRE=np.log(at_BTE)[row_B1, places_BR].astype(np.float32),
+        expert_below_BRE=(below_BTE + at_BTE / 2)[row_B1, places_BR].astype(np.float32),
     )
     weights_BTG = np.log(rng.dirichlet(np.ones(3), size=(2, 5))).astype(np.float32)
     bins_BTQ = logits_BTO[..., IDS.first_bin : IDS.first_bin + IDS.bins]
@@ -108,8 +113,8 @@ def test_measures_of_bins_are_those_of_the_probabilities() -> None:
     mixed_BTQ = (parts_BTQG * np.exp(weights_BTG)[:, :, None]).sum(-1)
     truth_N = (bin_BT.ravel() + 0.5) / IDS.bins
     for weights, shares_BTQ in (
-        (np.zeros((2, 5, 1), np.float32), own_BTQ),
-        (weights_BTG, np.where(slots_BT[..., None] == 1, mixed_BTQ, own_BTQ)),
+        (np.zeros((2, 0, 1), np.float32), own_BTQ),
+        (weights_BTG[row_B1, places_BR], np.where(slots_BT[..., None] == 1, mixed_BTQ, own_BTQ)),
     ):
         outputs = loss.Outputs(jnp.asarray(logits_BTO), jnp.asarray(weights))
         density_BT, pit_BT = loss.bin_measures(outputs, batch, IDS)

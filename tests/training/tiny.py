@@ -32,6 +32,7 @@ SMALL = [
     "train.evaluate_every=10",
     "train.checkpoint_every=5",
     "train.validation=0.2",
+    "train.workers=0",
 ]
 """A run whose model is tiny and whose text is never dropped."""
 STUDIES = [
