@@ -42,7 +42,7 @@ def draw(view: View, policy: PolicyConfig, rng: np.random.Generator) -> Points:
         points = joined([points, promising(view, points, policy.local, rng)])
     if view.posterior is None or not len(points):
         return points
-    return sift(points, min(policy.sifted, len(points)), view, rng)
+    return sift(points, min(policy.drawn(sifted=True), len(points)), view, rng)
 
 
 def sift(
