@@ -37,6 +37,9 @@ NEGATIVE = -1e9
 """Added to attention logits that must not count; finite, so that an all-masked row is no NaN."""
 
 
+TABLES = ("text", "numbers", "encoder_slots", "input_slots", "target_slots", "slot_gates")
+"""Weights of which the rows of tokens and slots are gathered."""
+
 QUERY_BLOCK = 128
 
 OWN_EXPERT = -2.0
@@ -222,7 +225,7 @@ def number_rows(weights: Weights, ids: Ids) -> Float[Array, "O D"]:
 def embed(weights: Weights, ids: Ids, tokens: Int[AnyArray, "*T"]) -> Float[Array, "*T D"]:
     """The vector of each token id."""
     rows_VD = jnp.concatenate([weights["text"], number_rows(weights["numbers"], ids)])
-    return rows_VD[tokens]
+    return rows_VD[tokens].astype(precision(weights))
 
 
 def encode(
@@ -239,7 +242,7 @@ def encode(
     """The encoder's reading of the text. Segment 0 is padding; segments do not see each other."""
     x_BSD = embed(weights, ids, tokens_BS)
     if config.slots:
-        x_BSD += weights["encoder_slots"][slots_BS]
+        x_BSD += weights["encoder_slots"][slots_BS].astype(x_BSD.dtype)
     places_S = jnp.arange(tokens_BS.shape[1])
     bias_HSS = position_bias(
         weights["encoder"]["position"], config, places_S[:, None], places_S, both_ways=True
@@ -279,9 +282,10 @@ def decoder_inputs(
     embedded = embed(weights, ids, tokens)
     x = embedded
     if config.slots:
-        x += weights["input_slots"][input_slots] + weights["target_slots"][target_slots]
+        slots = weights["input_slots"][input_slots] + weights["target_slots"][target_slots]
+        x += slots.astype(x.dtype)
     if config.trial_sum:
-        x += sum_trials(embedded * weights["slot_gates"][input_slots])
+        x += sum_trials(embedded * weights["slot_gates"][input_slots].astype(x.dtype))
     return x
 
 
@@ -421,11 +425,23 @@ def forward(
 
 
 def half(weights: Weights) -> Weights:
-    """The weights in bfloat16: a model computes in its weights' precision.
+    """The weights in bfloat16, in which a model of such weights computes.
 
-    Norms' means, attention's softmax and logits stay in single precision.
+    Norms' means, attention's softmax and logits stay in single precision. So do tables from which
+    rows are gathered: in the gradient, many places add to one row, which accelerators do at once in
+    single precision and one after the other in half.
     """
-    return jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), weights)
+
+    def narrow(path: tuple, leaf: Array) -> Array:
+        is_table = path[0].key in TABLES or path[-1] == jax.tree_util.DictKey("position")
+        return leaf if is_table else leaf.astype(jnp.bfloat16)
+
+    return jax.tree_util.tree_map_with_path(narrow, weights)
+
+
+def precision(weights: Weights) -> jnp.dtype:
+    """The type that a model of these weights computes in (`half`)."""
+    return weights["decoder"]["norm"].dtype
 
 
 def rms_norm(x: Float[Array, "*T D"], scale_D: Float[Array, " D"]) -> Float[Array, "*T D"]:
