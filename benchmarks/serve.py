@@ -92,7 +92,7 @@ def random_checkpoint(folder: Path, shape: str) -> Path:
 class Server:
     """`optformer serve` as a process that can be killed and started again."""
 
-    def __init__(self, checkpoint: Path, folder: Path) -> None:
+    def __init__(self, checkpoint: Path, folder: Path, database: str | None = None) -> None:
         with socket.socket() as probe:
             probe.bind(("localhost", 0))
             self.port = probe.getsockname()[1]
@@ -100,7 +100,7 @@ class Server:
         self.log = folder / "server.log"
         self._words = [
             "optformer", "serve", str(checkpoint),
-            "--port", str(self.port), "--database", str(folder / "studies.db"),
+            "--port", str(self.port), "--database", database or str(folder / "studies.db"),
         ]  # fmt: skip
         self.start()
 

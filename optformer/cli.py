@@ -12,9 +12,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from optformer.errors import ConfigError, OptFormerError
+from optformer.service.space_format import EPILOG
 from optformer.terminal import evaluate
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from optformer.service import targets
 
 # ruff: noqa: B006 (Typer reads the defaults of lists and never changes them)
@@ -185,10 +188,78 @@ def generate(
     show.generated(manifest, out)
 
 
-def _describe(format: str | None) -> None:
+@app.command()
+def collect(
+    out: Annotated[Path, typer.Argument(help="The folder for the shards.")],
+    tables: Annotated[
+        list[str],
+        typer.Option(
+            "--tables",
+            help="A folder of CSV or TSV files, or one table by name: sklearn/wine, pmlb/NAME, "
+            "openml/NUMBER. Can be repeated. Only synthetic tables if none.",
+        ),
+    ] = [],
+    learner: Annotated[
+        list[str],
+        typer.Option(
+            help="A learner to tune, such as random_forest. Can be repeated. All whose packages "
+            "are installed if none."
+        ),
+    ] = [],
+    studies: Annotated[
+        int, typer.Option(min=1, help="How many studies to try; some may not count.")
+    ] = 100,
+    held_out: Annotated[
+        Path | None,
+        typer.Option(
+            help='Tables that some learners must not see: {"TABLE": ["LEARNER or FAMILY", ...]} '
+            'as JSON, "*" for all.',
+            show_default=False,
+        ),
+    ] = None,
+    config: ConfigFile = None,
+    changes: Changes = [],
+    workers: Workers = 2,
+    ray: Annotated[
+        str | None,
+        typer.Option(
+            help="The address of a Ray cluster (host:6379, ray://host:10001, auto) whose CPUs do "
+            "the work instead.",
+            show_default=False,
+        ),
+    ] = None,
+    seed: Seed = 0,
+) -> None:
+    """Make real tuning studies: train learners on data tables, your own or others.
+
+    Each study is a random search over a learner's hyperparameters on one table, with
+    cross-validated scores, fit times and learning curves. If the folder is there, the command
+    resumes. What it may cost is set by --set: configurations, rows, folds, seconds, effort.
+    """
+    from optformer.data.collect import collect as collecting
+    from optformer.data.collect import read_collect_config
+    from optformer.terminal import show
+
+    settings = read_collect_config(
+        config, changes, tables=tables, learners=learner, held_out=held_out
+    )
+    with show.bar("Collecting") as progress:
+        manifest = collecting(
+            settings,
+            out,
+            seed=seed,
+            studies=studies,
+            workers=workers,
+            cluster=ray,
+            progress=progress,
+        )
+    show.collected(manifest, out)
+
+
+def _describe(format: str | None) -> str | None:
     """Prints what a format looks like, and ends."""
     if format is None:
-        return
+        return None
     from optformer.data.importers import describe, page
 
     typer.echo(page() if format == "all" else describe(format))
@@ -356,7 +427,17 @@ def calibrate(
     show.calibrated(calibration.calibrate(checkpoint, list(store.scan(studies))), checkpoint)
 
 
-@app.command()
+def _describe_space(wanted: bool) -> bool:
+    """Prints what a search space looks like, and ends."""
+    if wanted:
+        from optformer.service.space_format import page
+
+        typer.echo(page())
+        raise typer.Exit
+    return wanted
+
+
+@app.command(epilog=EPILOG)
 def tune(
     problem: Annotated[
         str, typer.Option(help="A scikit-learn model on a data set, such as svc/wine.")
@@ -364,21 +445,40 @@ def tune(
     command: Annotated[
         str,
         typer.Option(
-            help="A program to tune, with {name} where a parameter goes. The last number that it "
-            "prints is the metric; if it fails, the trial is infeasible."
+            help="A program to tune, with {name} where a parameter goes; it runs without a shell. "
+            "Its metric is a number alone on its last line, or `name: value`, `name=value` or a "
+            "JSON object with the metric's name. Otherwise, or if the program fails, the trial "
+            "has failed."
         ),
     ] = "",
     space: Annotated[
         Path | None,
         typer.Option(
-            help="The search space and metric of --command: a study of the JSON Lines format.",
+            help="The search space and metrics of --command: a JSON file, described below.",
             show_default=False,
         ),
     ] = None,
-    trials: Annotated[int, typer.Option(min=1, help="How many trials to run.")] = 30,
+    describe_space: Annotated[
+        bool,
+        typer.Option(
+            "--describe-space",
+            callback=_describe_space,
+            is_eager=True,
+            help="Show what a search space looks like, and exit.",
+        ),
+    ] = False,
+    trials: Annotated[
+        int,
+        typer.Option(
+            min=1, help="How many trials the study has in the end, earlier ones included."
+        ),
+    ] = 30,
     checkpoint: Annotated[
         Path | None,
-        typer.Option(help="Suggest with this model, in this process.", show_default=False),
+        typer.Option(
+            help="Suggest with this model (a folder, or optformer-tiny), in this process.",
+            show_default=False,
+        ),
     ] = None,
     server: Annotated[
         str, typer.Option(help="Suggest with the Vizier service at this host:port.")
@@ -386,14 +486,14 @@ def tune(
     algorithm: Annotated[
         str,
         typer.Option(
-            help="Who suggests: OPTFORMER_EI, _TS, _TS_JOINT, _UCB, _PI, _MEAN or _PRIOR with a "
-            "model; any of Vizier's, such as RANDOM_SEARCH. OPTFORMER_EI if there is a model.",
+            help="Who suggests: EI, TS, TS_JOINT, UCB, PI, MEAN or PRIOR with a model; any of "
+            "Vizier's, such as RANDOM_SEARCH. EI if there is a model.",
             show_default=False,
         ),
     ] = "",
     name: Annotated[
         str,
-        typer.Option(help="The study's name. One that is there goes on.", show_default=False),
+        typer.Option(help="The study's name. An existing study resumes.", show_default=False),
     ] = "",
     settings: Annotated[
         list[str],
@@ -401,6 +501,34 @@ def tune(
             "--set", help="How the model suggests, as in candidates=200. Can be repeated."
         ),
     ] = [],
+    seed: Annotated[
+        int | None,
+        typer.Option(
+            help="The same seed and trials give the same suggestions of a model.",
+            show_default=False,
+        ),
+    ] = None,
+    workers: Annotated[int, typer.Option(min=1, help="How many trials run at the same time.")] = 1,
+    timeout: Annotated[
+        float | None,
+        typer.Option(
+            min=0.001, help="Seconds that a run of --command may take.", show_default=False
+        ),
+    ] = None,
+    retries: Annotated[
+        int, typer.Option(min=0, help="How often to run --command again if it fails.")
+    ] = 0,
+    metric_pattern: Annotated[
+        str,
+        typer.Option(
+            help="A regular expression that finds the metric in the output of --command: the first "
+            "group of its last match, as in 'loss=(\\S+)'."
+        ),
+    ] = "",
+    max_failures: Annotated[
+        int,
+        typer.Option(min=0, help="Give up if the first so many trials all fail; 0 for never."),
+    ] = 5,
     database: Annotated[
         Path | None,
         typer.Option(
@@ -425,36 +553,68 @@ def tune(
     ] = None,
 ) -> None:
     """Tune a program or a scikit-learn model, with a model of ours or through a server."""
-    from optformer.service import client
+    from optformer.service import client, targets
     from optformer.service.server import default_algorithm, endpoint_of
     from optformer.service.tls import Certificates
     from optformer.terminal import show
 
+    # Everything that can be wrong is found before a model is loaded or a trial is run.
+    target = _target(
+        problem,
+        command,
+        space,
+        lambda read: targets.command_target(
+            command, read, metric_pattern=metric_pattern, timeout=timeout, retries=retries
+        ),
+    )
+    algorithm = client.algorithm_named(
+        algorithm or default_algorithm(server, checkpoint),
+        has_model=bool(server or checkpoint),
+    )
+    policy = client.checked_settings(algorithm, target.problem, settings, seed)
     tls = None
     if tls_ca or tls_cert or tls_key:
         tls = Certificates(certificate=tls_cert, key=tls_key, authority=tls_ca)
-    target = _target(problem, command, space)
-    algorithm = algorithm or default_algorithm(server, checkpoint)
     name = name or client.new_name(target.problem)
+    tried: list[client.Tried] = []
+
+    def report(trial: client.Tried) -> None:
+        tried.append(trial)
+        show.trial(trial)
+
     with endpoint_of(server=server, checkpoint=checkpoint, database=database) as endpoint:
         study = client.open_study(
-            endpoint,
-            target.problem,
-            algorithm=algorithm,
-            name=name,
-            policy=client.policy_settings(settings),
-            tls=tls,
+            endpoint, target.problem, algorithm=algorithm, name=name, policy=policy, tls=tls
         )
+        earlier, best = client.progress_of(study, target.problem)
         show.tuning(target.problem, algorithm, name, server=server, database=database)
-        tried = client.tune(
-            study, target.problem, target.evaluate, trials=trials, report=show.trial
-        )
+        show.resumed(target.problem, earlier, best, trials)
+        try:
+            client.tune(
+                study,
+                target.problem,
+                target.evaluate,
+                trials=trials,
+                workers=workers,
+                max_failures=max_failures,
+                report=report,
+                stop=target.stop,
+            )
+        except KeyboardInterrupt:
+            target.stop()
+            show.interrupted(target.problem, tried, best, name, kept=bool(server or database))
+            raise typer.Exit(130) from None
     show.tuned(target.problem, tried)
-    if all(each.metric is None for each in tried):
+    if tried and all(each.metric is None for each in tried):
         raise typer.Exit(1)
 
 
-def _target(problem: str, command: str, space: Path | None) -> "targets.Target":
+def _target(
+    problem: str,
+    command: str,
+    space: Path | None,
+    of_program: "Callable[[targets.Space], targets.Target]",
+) -> "targets.Target":
     """The scikit-learn problem of this name, or the program with its search space.
 
     Raises:
@@ -470,14 +630,15 @@ def _target(problem: str, command: str, space: Path | None) -> "targets.Target":
     if command:
         if space is None:
             raise ConfigError(
-                "--command needs --space: a file with the search space and the metric."
+                "--command needs --space: a file with the search space and the metric. "
+                "`optformer tune --describe-space` shows an example."
             )
-        return targets.command_target(command, targets.read_space(space))
+        return of_program(targets.read_space(space))
     from optformer.demo import problems
 
     problems.need_sklearn()
     found = problems.find(problem)
-    return targets.Target(problem=found.problem, evaluate=found.evaluate)
+    return targets.function_target(found.problem, found.evaluate)
 
 
 class LogFormat(enum.StrEnum):
@@ -485,6 +646,15 @@ class LogFormat(enum.StrEnum):
 
     TEXT = "text"
     JSON = "json"
+
+
+class LogLevel(enum.StrEnum):
+    """From which level on a service writes its log (`optformer.service.observe.LogLevel`)."""
+
+    DEBUG = "debug"
+    INFO = "info"
+    WARNING = "warning"
+    ERROR = "error"
 
 
 @app.command()
@@ -535,6 +705,9 @@ def serve(
     log_format: Annotated[
         LogFormat, typer.Option(help="The log's lines: text, or JSON objects.")
     ] = LogFormat.TEXT,
+    log_level: Annotated[
+        LogLevel, typer.Option(help="What to log; debug has a line for every request.")
+    ] = LogLevel.INFO,
     limits: Annotated[
         list[str],
         typer.Option(
@@ -582,6 +755,7 @@ def serve(
         open=open_to_all,
         metrics_port=metrics_port,
         log_format=log_format.value,
+        log_level=log_level.value,
         warm_up=tuple(number for number in warm_up if number),
         compiled=compiled,
     )

@@ -1,6 +1,7 @@
 """Atomic writes, and the folder for caches."""
 
 import contextlib
+import fcntl
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,6 +11,28 @@ def cache_folder() -> Path:
     """The folder for caches: optformer in $XDG_CACHE_HOME, by default in ~/.cache."""
     home = os.environ.get("XDG_CACHE_HOME", "")
     return (Path(home) if home else Path.home() / ".cache") / "optformer"
+
+
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """A lock on a folder until the block or the process ends, which other processes respect.
+
+    Where the file system has no locks, there is none.
+
+    Raises:
+      BlockingIOError: another process, or another block of this one, has the lock.
+    """
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise
+        except OSError:
+            pass
+        yield
+    finally:
+        os.close(descriptor)
 
 
 @contextlib.contextmanager

@@ -56,7 +56,7 @@ def _read_file(kind: type, path: Path, extended_by: tuple[Path, ...] = ()) -> Tr
     except FileNotFoundError as error:
         by = f", which {extended_by[-1]} extends" if extended_by else ""
         raise ConfigError(f"there is no config file {path}{by}.") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ConfigError(f"{path} is not a TOML file: {error}.") from error
     extended = tree.pop("extends", None)
     if extended is None:
@@ -185,6 +185,12 @@ def _named(kind: type, name: str, where: str) -> Tree:
 
 def _put(kind: type, tree: Tree, keys: list[str], value: object, override: str) -> None:
     for key in keys[:-1]:
+        if kind is not object and not dataclasses.is_dataclass(kind):
+            name = override.partition(f".{key}")[0]
+            raise ConfigError(
+                f"override {override!r}: {name} is not a section, so it has no {key!r}. Give all "
+                f"of {name}, or write it in a TOML file and name that with --config."
+            )
         kind = typing.get_type_hints(kind).get(key, object) if kind is not object else object
         inner = tree.setdefault(key, {})
         if isinstance(inner, str) and hasattr(kind, "NAMED"):

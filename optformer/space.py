@@ -89,6 +89,13 @@ def to_units(
     )
 
 
+def in_cube(
+    parameters: Sequence[Parameter], values_NP: Float64[np.ndarray, "N P"]
+) -> Float64[np.ndarray, "N P"]:
+    """As `to_units`, of rows with NaN where a trial lacks the parameter: NaN there."""
+    return np.where(np.isfinite(values_NP), to_units(parameters, values_NP), np.nan)
+
+
 def column_to_units(
     parameter: Parameter, numbers_R: Float64[np.ndarray, "*R"], *, centred: bool = True
 ) -> Float64[np.ndarray, "*R"]:
@@ -159,7 +166,7 @@ def _from_log_share(
 
 
 def choices(parameter: Parameter) -> Float64[np.ndarray, " L"]:
-    """The numbers that stand for a parameter's values in a column of `Study.values_RP`."""
+    """The numbers of a parameter's values in a column of `Study.values_RP`."""
     if parameter.type == ParameterType.CATEGORICAL:
         return np.arange(len(parameter.values), dtype=np.float64)
     return np.asarray(parameter.values, dtype=np.float64)

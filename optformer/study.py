@@ -385,7 +385,7 @@ class Study:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Measurement:
-    """Metrics of a trial that still runs, after `step` epochs, rounds or whatever it counts."""
+    """Metrics of a trial during its run, after `step` units of training (see `Curves`)."""
 
     step: float
     metrics: Mapping[str, float]

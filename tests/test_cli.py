@@ -2,8 +2,10 @@
 
 import json
 import re
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -12,6 +14,7 @@ from typer.testing import CliRunner
 from optformer import cli
 from tests.data.importers import logs
 
+ROOT = Path(__file__).parents[1]
 SPACE = {
     "name": "square",
     "metrics": [{"name": "loss", "goal": "MINIMIZE"}],
@@ -24,8 +27,8 @@ PROGRAM = """import sys
 x, kind = float(sys.argv[1]), sys.argv[2]
 if kind == "a":
     sys.exit(3)
-print("kind", kind)
-print(f"loss 3: {x * x}")
+print(f"loss: {x * x}")
+print("saved to model-7.pt")
 """
 
 
@@ -73,6 +76,20 @@ MISTAKES = {
     "an option": (["tune", "--porblem", "svc/wine"], "--problem"),
     "a problem": (["tune", "--problem", "svc/wines"], "Did you mean svc/wine?"),
     "a problem to log": (["logs", "x.db", "--problem", "svc/wines"], "Did you mean svc/wine?"),
+    "a format to describe": (["import", "--describe", "cvs"], "Did you mean csv?"),
+    "a list in a setting": (
+        ["generate", "out", "--set", "mixture.0.weight=2"],
+        "mixture is not a section",
+    ),
+    "a folder as a space": (["tune", "--command", "ls {x}", "--space", "."], "is a folder, not"),
+    "a setting of a policy": (
+        ["tune", "--problem", "svc/iris", "--checkpoint", "x", "--set", "candidate=3"],
+        "candidates",
+    ),
+    "a model's algorithm": (
+        ["tune", "--problem", "svc/iris", "--algorithm", "ei"],
+        "OPTFORMER_EI needs a model: pass --checkpoint",
+    ),
     "nothing to tune": (["tune"], "--problem svc/wine"),
     "a program without a space": (["tune", "--command", "x"], "--command needs --space"),
     "nobody to ask": (["tune", "--problem", "svc/iris"], "--checkpoint"),
@@ -126,7 +143,7 @@ def test_debug_keeps_the_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
         cli.main()
 
 
-def test_a_program_is_tuned_and_its_study_goes_on(
+def test_a_program_is_tuned_and_its_study_resumes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "space.json").write_text(json.dumps(SPACE))
@@ -145,15 +162,22 @@ def test_a_program_is_tuned_and_its_study_goes_on(
     rows = rows_of(out)
     assert [row[0] for row in rows] == ["1", "2", "3", "4"]
     for row in rows:
-        assert ("kind=a" in row) == (row[1] == "failed")
+        assert ("kind=a" in row) == (row[1] == "failed") == ("status" in row)
     measured = [float(row[1]) for row in rows if row[1] != "failed"]
     assert measured and all(0 <= value <= 1 for value in measured)
     assert f"Best loss: {min(measured):.3g}"[:14] in out
 
+    # --trials counts those that the study has.
     status, out, _ = run(capfd, monkeypatch, *words)
     assert status == 0
-    rows = rows_of(out)
-    assert [row[0] for row in rows] == ["5", "6", "7", "8"]
+    assert rows_of(out) == []
+    assert "The study resumes: it has 4 trials" in out
+    assert "raise --trials above 4" in out
+
+    status, out, _ = run(capfd, monkeypatch, *words[:-1], "6")
+    assert status == 0
+    assert [row[0] for row in rows_of(out)] == ["5", "6"]
+    assert "2 more to come" in out
 
     words[words.index("QUASI_RANDOM_SEARCH")] = "RANDOM_SEARCH"
     status, _, err = run(capfd, monkeypatch, *words)
@@ -173,3 +197,41 @@ def test_import_says_what_it_found_and_what_it_skipped(
     status, out, _ = run(capfd, monkeypatch, "inspect", str(tmp_path / "shards"))
     assert status == 0
     assert "trials" in out
+
+
+def test_every_format_of_logs_and_the_space_describe_themselves() -> None:
+    for format in cli.Format:
+        shown = CliRunner().invoke(cli.app, ["import", "--describe", format.value])
+        assert shown.exit_code == 0
+        assert "\n    " in shown.output  # an example
+    help = CliRunner().invoke(cli.app, ["tune", "--help"], env={"COLUMNS": "120"}).output
+    for word in ("INTEGER", "DISCRETE", '"conditions"', '"default"', '"safety_threshold"'):
+        assert word in help
+
+
+def test_an_interrupted_tuning_says_the_best_and_how_to_resume(tmp_path: Path) -> None:
+    (tmp_path / "space.json").write_text(json.dumps(SPACE))
+    (tmp_path / "program.py").write_text(
+        "import sys, time, pathlib\n"
+        f"count = pathlib.Path(r'{tmp_path}/count')\n"
+        "n = len(count.read_text()) if count.exists() else 0\n"
+        "count.write_text('x' * (n + 1))\n"
+        "time.sleep(300 if n else 0)\nprint(0.25)\n"
+    )
+    words = [
+        "tune", "--command", f"{sys.executable} {tmp_path / 'program.py'} {{x}} {{kind}}",
+        "--space", str(tmp_path / "space.json"), "--algorithm", "QUASI_RANDOM_SEARCH",
+        "--database", str(tmp_path / "studies.db"), "--name", "square",
+    ]  # fmt: skip
+    code = "import sys; sys.argv[0] = 'optformer'; from optformer.cli import main; main()"
+    with subprocess.Popen(
+        [sys.executable, "-c", code, *words], stdout=subprocess.PIPE, text=True, cwd=ROOT
+    ) as process:
+        while not (tmp_path / "count").exists() or (tmp_path / "count").read_text() != "xx":
+            assert process.poll() is None
+            time.sleep(0.1)
+        process.send_signal(signal.SIGINT)
+        out, _ = process.communicate()
+    assert process.returncode == 130
+    assert "Best loss so far: 0.25." in out
+    assert "run the same command with --name square" in out

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from optformer.files import atomic_write
+from optformer.files import atomic_write, locked
 
 
 @pytest.mark.parametrize("shared", [False, True])
@@ -26,3 +26,12 @@ def test_a_failure_leaves_the_old_file(tmp_path: Path) -> None:
         raise OSError("the disk is full")
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_lock_is_held_until_its_block_ends(tmp_path: Path) -> None:
+    with locked(tmp_path):
+        with pytest.raises(BlockingIOError), locked(tmp_path):
+            pass
+        assert list(tmp_path.iterdir()) == []
+    with locked(tmp_path):
+        pass

@@ -1,4 +1,4 @@
-"""Imports go one way, and what is light stays light."""
+"""Imports go one way, and light modules import nothing heavy."""
 
 import ast
 import subprocess
@@ -18,7 +18,7 @@ PACKAGE = ROOT / "optformer"
 MAY_IMPORT = {
     "convert": set(),
     "tokenization": set(),
-    # Two wings, which know nothing of each other.
+    # Two wings, which do not import each other.
     "data": {"convert", "tokenization"},
     "model": {"tokenization"},
     "training": {"tokenization", "data", "model"},
@@ -28,12 +28,12 @@ MAY_IMPORT = {
     "terminal": {"convert", "tokenization", "data", "model", "training", "eval", "service"},
     "demo": {"convert", "data", "model", "training", "policies", "eval", "service", "terminal"},
 }
-# The modules in the root, which know no package.
+# The modules in the root, which import no package.
 FOUNDATION = {"errors", "files", "progress", "settings", "space", "study"}
 
 
 def imports(path: Path) -> set[str]:
-    """The modules below `optformer` that a file imports, as `room` or `root module`."""
+    """The packages and root modules of `optformer` that a file imports."""
     found = set()
     for node in ast.walk(ast.parse(path.read_text("utf-8"))):
         if isinstance(node, ast.ImportFrom) and node.module:
@@ -49,7 +49,7 @@ def imports(path: Path) -> set[str]:
 @pytest.mark.parametrize("room", MAY_IMPORT)
 def test_imports_go_one_way(room: str) -> None:
     allowed = MAY_IMPORT[room] | {room} | FOUNDATION
-    # A public name of the package, such as optformer.load, is no module.
+    # Public names of the package, such as optformer.load, are not modules.
     modules = {path.stem for path in PACKAGE.iterdir()} - {"__init__"}
     for path in sorted((PACKAGE / room).rglob("*.py")):
         wrong = (imports(path) & modules) - allowed
@@ -81,7 +81,7 @@ def test_the_foundation_knows_no_package() -> None:
 
 @pytest.mark.parametrize("module", ["optformer", "optformer.cli"])
 def test_light_modules_import_nothing_heavy(module: str) -> None:
-    """What takes long to import is imported where it is used."""
+    """Slow imports are in the functions that use them."""
     heavy = ("jax", "vizier", "matplotlib", "scipy", "sklearn", "pyarrow", "optuna", "tensorflow")
     code = f"import sys, {module}; print([m for m in {heavy} if m in sys.modules])"
     done = subprocess.run(

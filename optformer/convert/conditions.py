@@ -1,7 +1,7 @@
-"""Which parameter activates which, found from the trials: for logs that do not say it.
+"""Conditions of parameters, inferred from trials, for logs that do not record them.
 
-A parameter that some trials lack is conditional. Its parent is a parameter whose value tells the
-trials with it from those without.
+A parameter that some trials lack is conditional. Its parent is a parameter whose values separate
+the trials that have it from those that lack it.
 """
 
 import dataclasses
@@ -66,9 +66,10 @@ def _condition(
 def explained(
     flat: Mapping[str, Parameter], trials: Sequence[Mapping[str, Value]]
 ) -> dict[str, Parameter]:
-    """As `with_conditions`, where a parameter that nothing explains does not end the search.
+    """`with_conditions` that keeps parameters of most trials even if no condition fits them.
 
-    Most trials decide whether the study has it; the others do not fit the space (`is_complete`).
+    The majority of trials decides whether the study has such a parameter. The other trials then do
+    not fit the space (`is_complete`).
     """
     parameters, decisive = dict(flat), list(trials)
     while True:

@@ -10,7 +10,7 @@ _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 
 
 def parse(text: str) -> object:
-    """What the JSON text says.
+    """The value of a JSON text.
 
     Raises:
       StudyError: it is no JSON, nests too deeply, repeats a key, or holds half a character.

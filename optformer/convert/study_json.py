@@ -131,10 +131,10 @@ def trials_from_json(problem: Problem, trials: object) -> list[Trial]:
 
 
 def readable_trials(problem: Problem, trials: object) -> list[Trial | StudyError]:
-    """As `trials_from_json`, with an error in the place of each trial that cannot be read.
+    """`trials_from_json` with an error in place of each trial that cannot be read.
 
     Raises:
-      StudyError: the trials are no list.
+      StudyError: the trials are not a list.
     """
     if not isinstance(trials, Sequence) or isinstance(trials, str):
         raise StudyError(f"study {problem.name!r}: trials must be a list, not {_kind(trials)}.")

@@ -118,9 +118,9 @@ def study_from_vizier(
 def trial_from_vizier(problem: Problem, trial: vz.Trial) -> Trial:
     """The trial with its final measurement; `from_trials` checks its values.
 
-    Intermediate measurements become the trial's curve, over their steps. Text in the root namespace
-    of its metadata is kept as notes. Infeasible trials keep their measurement. Requested, active and
-    stopping trials are ACTIVE.
+    Intermediate measurements become the trial's curve. Text in the root namespace of its metadata
+    is kept as notes. Infeasible trials keep their measurement. Requested, active and stopping
+    trials are ACTIVE.
 
     Raises:
       StudyError: the trial is completed, but an objective was not measured.

@@ -28,10 +28,14 @@ class Limited(Generic[Task, Result]):
 
     Args:
       function: of a module that can be imported; tasks, results and errors are pickled.
+      prepare: is called once in each new process, and its time does not count.
     """
 
-    def __init__(self, function: Callable[[Task], Result]) -> None:
+    def __init__(
+        self, function: Callable[[Task], Result], prepare: Callable[[], None] | None = None
+    ) -> None:
         self._function = function
+        self._prepare = prepare
         self._process: multiprocessing.process.BaseProcess | None = None
         self._connection: Connection | None = None
 
@@ -71,7 +75,7 @@ class Limited(Generic[Task, Result]):
             context = multiprocessing.get_context("spawn")
             self._connection, theirs = context.Pipe()
             self._process = context.Process(
-                target=_serve, args=(theirs, self._function), daemon=True
+                target=_serve, args=(theirs, self._function, self._prepare), daemon=True
             )
             self._process.start()
             theirs.close()
@@ -82,7 +86,13 @@ class Limited(Generic[Task, Result]):
         return self._connection
 
 
-def _serve(connection: Connection, function: Callable[[Task], Result]) -> None:
+def _serve(
+    connection: Connection,
+    function: Callable[[Task], Result],
+    prepare: Callable[[], None] | None,
+) -> None:
+    if prepare is not None:
+        prepare()
     connection.send("ready")
     while True:
         try:

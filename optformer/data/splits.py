@@ -1,15 +1,15 @@
-"""Which study is on which side: what a model may learn from, and what it is judged on.
+"""Splits of studies into training and held-out studies, and records of a model's training studies.
 
 A study belongs to a learner and a data set: `rpart/openml-31` is learner `rpart` on data set
-`openml-31`. Data sets are split by a hash of their name, so that all learners on one data set are
-on the same side. A family of learners that is left out is left out with its twins, such as extra
-trees with random forests: a model that has seen one knows much about the other.
+`openml-31`. Data sets are split by a hash of their name, so that all learners on a data set are on
+the same side. Similar learners, such as extra trees and random forests, form a family, which is
+held out as a whole: studies of one contain information on the others.
 
-A checkpoint keeps a `TrainingRecord` of what it was trained on, under `RECORD` in its `about`:
+A checkpoint has a `TrainingRecord` of its training studies, under `RECORD` in its `about`:
 
     {"format": 1, "data_sets": ["openml-31"], "families": ["tree"], "trials": ["0f3a9c17..."]}
 
-so that an evaluation can tell which studies the model has never seen.
+so that an evaluation can identify studies that the model was not trained on.
 """
 
 import dataclasses
@@ -25,10 +25,10 @@ from optformer.errors import CheckpointError, ConfigError
 from optformer.study import Study
 
 RECORD = "trained_on"
-"""The key of a checkpoint's `about` that holds its training record as JSON."""
+"""The key of the training record in a checkpoint's `about`."""
 
 _FORMAT = 1
-_SKETCH = 16  # hashes a study, of 8 hexadecimal digits each
+_SKETCH = 16  # hashes for each study, of 8 hexadecimal digits each
 
 FAMILIES: Mapping[str, tuple[str, ...]] = {
     "forest": (
@@ -57,13 +57,13 @@ FAMILIES: Mapping[str, tuple[str, ...]] = {
     "tree": ("rpart", "decision_tree"),
     "network": ("lcbench", "mlp", "adam_mlp", "sgd_mlp", "jax_mlp", "network"),
 }
-"""Learners that are twins of each other. A learner that is in none is a family of its own."""
+"""Similar learners. A learner that is not listed is a family by itself."""
 
 _FAMILY_OF = {learner: family for family, learners in FAMILIES.items() for learner in learners}
 
 
 class Standing(enum.StrEnum):
-    """What a model has seen of a study, from most to least."""
+    """The relation of a study to a model's training studies, from closest to most distant."""
 
     TRAINED_ON = "trained on"
     UNKNOWN = "unknown"
@@ -79,7 +79,7 @@ def learner_of(study: Study) -> str:
 
 
 def data_set_of(study: Study) -> str:
-    """The study's data set; where it does not say, its name after the first slash, or all of it."""
+    """The study's data set; by default its name after the first slash, or the whole name."""
     if study.data_set:
         return study.data_set
     name = study.name.removeprefix("surrogate/")
@@ -87,24 +87,24 @@ def data_set_of(study: Study) -> str:
 
 
 def family_of(learner: str) -> str:
-    """The family of a learner: its own name if it has no twins."""
+    """The family of a learner; by default, its own name."""
     return _FAMILY_OF.get(learner, learner)
 
 
 def same_name(data_set: str) -> str:
-    """A data set's name without case and punctuation, by which two names are compared."""
+    """A data set's name in lower case without punctuation, for comparisons."""
     return re.sub(r"[^a-z0-9]+", "", data_set.lower())
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Split:
-    """Which studies a model may learn from.
+    """A split into training and held-out studies.
 
     Attributes:
-      held_out: the share of data sets that are kept for judging.
-      families: learners' families (`FAMILIES`) that are kept for judging, on every data set; the
-        name of a learner stands for its family.
-      data_sets: data sets that are kept for judging whatever their hash says.
+      held_out: the share of data sets that are held out.
+      families: families of learners (`FAMILIES`), or learners of them, that are held out on every
+        data set.
+      data_sets: data sets that are held out regardless of their hash.
     """
 
     held_out: float = 0.2
@@ -116,7 +116,7 @@ class Split:
             raise ConfigError(f"held_out={self.held_out} must be at least 0 and below 1.")
 
     def trains_on(self, study: Study) -> bool:
-        """Whether the study is on the training side."""
+        """Whether the study is a training study."""
         family = family_of(learner_of(study))
         if family in {family_of(name) for name in self.families}:
             return False
@@ -128,12 +128,12 @@ class Split:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TrainingRecord:
-    """What a model was trained on, in as few bytes as tell whether a study was part of it.
+    """A compact record of a model's training studies.
 
     Attributes:
       data_sets: the data sets of its studies (`same_name`).
       families: the families of their learners.
-      trials: hashes of some trials of each study: the smallest ones (`sketch`).
+      trials: the smallest hashes of each study's trials (`sketch`).
     """
 
     data_sets: frozenset[str] = frozenset()
@@ -155,7 +155,7 @@ class TrainingRecord:
         )
 
     def __or__(self, other: "TrainingRecord") -> "TrainingRecord":
-        """The record of both trainings, as when a model is fine-tuned."""
+        """The record of both trainings, for a fine-tuned model."""
         return TrainingRecord(
             data_sets=self.data_sets | other.data_sets,
             families=self.families | other.families,
@@ -183,8 +183,8 @@ class TrainingRecord:
             return None
         if not isinstance(document, Mapping) or document.get("format") != _FORMAT:
             raise CheckpointError(
-                f"the checkpoint's training record is not of format {_FORMAT}, which this "
-                "optformer reads. Install the version of optformer that wrote it."
+                f"the checkpoint's training record does not have format {_FORMAT}, which this "
+                "version of optformer reads. Install the version that wrote it."
             )
         return cls(
             data_sets=frozenset(document["data_sets"]),
@@ -193,9 +193,9 @@ class TrainingRecord:
         )
 
     def standing(self, study: Study) -> Standing:
-        """What a model with this record has seen of the study."""
+        """The relation of the study to the training studies of this record."""
         hashes = sketch(study)
-        # One hash may be shared by chance, or by two studies that measured the same value.
+        # A single hash can be equal by chance, or because two studies measured the same value.
         if len(self.trials.intersection(hashes)) >= min(2, max(len(hashes), 1)):
             return Standing.TRAINED_ON
         if same_name(data_set_of(study)) in self.data_sets:
@@ -206,12 +206,12 @@ class TrainingRecord:
 
 
 def standing_for(record: TrainingRecord | None, study: Study) -> Standing:
-    """The standing of a study for a model that may have no record."""
+    """The standing of a study; unknown for a model without record."""
     return Standing.UNKNOWN if record is None else record.standing(study)
 
 
 def worst(standings: Sequence[Standing]) -> Standing:
-    """What can be said of a study for several models together: the one that has seen most."""
+    """The closest of several models' standings."""
     order = list(Standing)
     return min(standings, key=order.index)
 
@@ -219,10 +219,10 @@ def worst(standings: Sequence[Standing]) -> Standing:
 def sketch(study: Study) -> list[str]:
     """The smallest hashes of the study's trials.
 
-    A trial's hash is of its values and its metric, whatever the parameters are called and in
-    whatever order they come. Two studies that share many trials share some of the smallest
-    hashes, even if one of them has only a part of the other's trials. Trials whose metric other
-    trials of the study have, too, say little about it and are left out.
+    A trial's hash depends on its values and metric, and not on the names and order of parameters.
+    Two studies with many trials in common have some of the smallest hashes in common, even if one
+    study has only some of the other's trials. Trials with a metric value that occurs several times
+    in the study identify it poorly, and are left out.
     """
     metric_R = study.objective()
     measured_R = np.isfinite(metric_R)

@@ -1,20 +1,19 @@
-"""Studies on disk: a folder of Parquet shards, one row a study, readable by everything.
+"""Studies on disk: a folder of Parquet shards with one row for each study.
 
 Columns: `name`, `title`, `algorithm`, `source` (where the study came from), `trials` and
 `parameters` (their numbers), `metadata` and `space` (search space and metrics) as JSON (see
 `study_json`), `values[trial][parameter]` (a category's index for CATEGORICAL; null where a
 conditional parameter is inactive), `metrics[trial][metric]` (null where not measured),
 `states[trial]` (0 completed, 1 infeasible, 2 active), `predictive[trial]` (mean and standard
-deviation of the first metric where the generator knew them, otherwise null), `notes[trial]`
-(text that came with the trial, as JSON; null where no trial has any), `data_set` (what was
-measured on, where known), and learning curves, one item a measurement: `curve_trials` (which
-trial, from 0), `curve_steps` and `curve_metrics[measurement][metric]`; null where there are
-none. For example
+deviation of the first metric if the generator provides them, otherwise null), `notes[trial]`
+(texts of the trial as JSON; null if no trial has any), `data_set` (of the objective, if known), and
+learning curves with one item for each measurement: `curve_trials` (the trial, from 0),
+`curve_steps` and `curve_metrics[measurement][metric]`; null if there are none. For example
 
     duckdb -c "SELECT algorithm, count(*), sum(trials) FROM 'shards/*.parquet' GROUP BY 1"
 
-A shard appears under its name only when it is complete, so an interrupted write leaves none half
-written. Processes that write into one folder at the same time need different prefixes.
+A shard gets its name only when it is complete, so an interrupted write leaves no partial shard.
+Processes that write to the same folder at the same time need different prefixes.
 """
 
 import contextlib
@@ -65,14 +64,14 @@ _SCHEMA = pa.schema(
         pa.field("curve_metrics", _LISTS),
     ]
 )
-# Shards from before there were these columns lack them, and read as if they were null.
+# Older shards do not have these columns, which then read as null.
 _ADDED = ("notes", "data_set", "curve_trials", "curve_steps", "curve_metrics")
 _TEXT_COLUMNS = ["name", "title", "algorithm", "source", "metadata", "space"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Summary:
-    """What a shard folder holds: counts, and studies by dimension, algorithm and source."""
+    """Counts of a shard folder: in total, and by dimension, algorithm and source."""
 
     shards: int
     bytes: int
@@ -97,9 +96,9 @@ def write(
 ) -> list[Path]:
     """Adds the studies to the folder as new shards; returns their paths.
 
-    No more than one shard's studies are in memory. `position` is asked for as each shard is
-    closed, after its last study was drawn and before the next one is, and what it returns is
-    kept in that shard: how a writer that was interrupted knows where to go on (`positions`).
+    Only the studies of one shard are in memory. `position` is called when a shard is closed,
+    before the next study is drawn from `studies`, and its result is stored in the shard. An
+    interrupted writer can read it with `positions` to resume.
     """
     make_folder(folder)
     used = [path.stem.rpartition("-")[2] for path in folder.glob(f"{prefix}-*.parquet")]
@@ -130,7 +129,7 @@ def shard_paths(source: Path | Sequence[Path]) -> list[Path]:
     """The shards of a folder, or of several folders and files, in order of their names.
 
     Raises:
-      SourceError: a path that does not exist or a folder without shards.
+      SourceError: a path does not exist, or a folder has no shards.
     """
     paths = [source] if isinstance(source, Path) else source
     found: list[Path] = []
@@ -139,7 +138,7 @@ def shard_paths(source: Path | Sequence[Path]) -> list[Path]:
             shards = sorted(p for p in path.glob("*.parquet") if not p.name.startswith("."))
             if not shards:
                 raise SourceError(
-                    f"{path} holds no study shards (*.parquet). "
+                    f"{path} has no study shards (*.parquet). "
                     "Make some with 'optformer import' or 'optformer generate'."
                 )
             found += shards
@@ -160,11 +159,11 @@ def read_shard(path: Path) -> list[Study]:
     """The studies of one shard. Their arrays are read-only views of one block of memory.
 
     Raises:
-      SourceError: the file is damaged, of another version, or no shard at all.
+      SourceError: the file is damaged, of another version, or not a shard.
     """
     with _reading(path):
         file = _open(path)
-        # Threads would only compete with other readers; one core reads 1M trials a second.
+        # Threads would compete with other readers, and one core reads 1M trials per second.
         table = file.read(use_threads=False).combine_chunks()
         values_of = _matrices(table["values"])
         metrics_of = _matrices(table["metrics"])
@@ -207,14 +206,14 @@ def read_shard(path: Path) -> list[Study]:
 
 
 def positions(folder: Path) -> list[Mapping[str, object]]:
-    """What `write` kept in each shard of the folder, in order; empty objects where nothing."""
+    """The positions that `write` stored in the folder's shards, in order; empty by default."""
     if not folder.is_dir():
         return []
     return [_position(path) for path in sorted(folder.glob("[!.]*.parquet"))]
 
 
 def summarize(source: Path | Sequence[Path]) -> Summary:
-    """What the shards hold, without reading the trials' values.
+    """Counts of the shards, without reading the trials' values.
 
     Raises:
       SourceError: as `read_shard`.
@@ -298,7 +297,7 @@ def _write_shard(
 
 
 def _nested(matrices: Sequence[Float64[np.ndarray, "_ _"] | None]) -> pa.ListArray:
-    """One row a matrix, as a list of its rows; NaN and a missing matrix become null."""
+    """A column with one matrix in each row; NaN and missing matrices become null."""
     given = [matrix for matrix in matrices if matrix is not None]
     lengths = np.array([0 if matrix is None else len(matrix) for matrix in matrices])
     widths = np.repeat([matrix.shape[1] for matrix in given], [len(matrix) for matrix in given])
@@ -342,7 +341,7 @@ def _offsets(lengths: np.ndarray) -> pa.Array:
 def _matrices(
     column: pa.ChunkedArray,
 ) -> Callable[[int, int], Float64[np.ndarray, "R C"]]:
-    """A function from a row's index and a number of columns to that row's matrix."""
+    """A function that returns the matrix of a row, given its index and number of columns."""
     array = column.combine_chunks()
     if isinstance(array, pa.ChunkedArray):  # an empty column
         array = pa.concat_arrays(array.chunks)
@@ -361,7 +360,7 @@ def _matrices(
 
 @functools.lru_cache(maxsize=1024)
 def _space(space: str) -> Problem:
-    """The nameless problem of a `space`; studies of one search space share their parameters."""
+    """The problem of a `space`, without name; studies of one search space share its parameters."""
     return problem_from_json(json.loads(space))
 
 
@@ -372,12 +371,12 @@ def _reading(path: Path) -> Iterator[None]:
     except (pa.ArrowException, OSError, KeyError, ValueError) as error:
         if path.suffix != ".parquet":
             raise SourceError(
-                f"{path} is no study shard. If it is a study log, import it first: optformer "
+                f"{path} is not a study shard. If it is a study log, import it first: optformer "
                 f"import {path} FOLDER."
             ) from error
         raise SourceError(
             f"{path} is damaged and cannot be read ({str(error).splitlines()[0][:200]}). "
-            "Restore it from a copy, or delete it and import again what it held."
+            "Restore it from a copy, or delete it and import its studies again."
         ) from error
 
 
@@ -386,14 +385,14 @@ def _open(path: Path) -> pq.ParquetFile:
     metadata = file.schema_arrow.metadata or {}
     if metadata.get(_FORMAT_KEY) != FORMAT.encode():
         raise SourceError(
-            f"{path} is a Parquet file, but holds no optformer studies. "
+            f"{path} is a Parquet file, but does not contain optformer studies. "
             "Move it out of the shard folder, or import its trials from CSV or JSON Lines."
         )
     version = metadata.get(_VERSION_KEY, b"").decode()
     if version != str(VERSION):
         raise SourceError(
-            f"{path} has version {version} of the shard format, and this optformer reads "
-            f"version {VERSION}. Import its source again, or use the optformer that wrote it."
+            f"{path} has version {version} of the shard format, but this version of optformer "
+            f"reads version {VERSION}. Import its source again, or use the version that wrote it."
         )
     return file
 

@@ -15,6 +15,7 @@ from optformer.errors import ConfigError
 from optformer.progress import Progress, silent
 from optformer.service.client import Values, open_study, tune
 from optformer.service.server import endpoint_of
+from optformer.service.targets import function_target
 
 OWNER = "sklearn"
 
@@ -95,7 +96,7 @@ def make_logs(
     ):
 
         def run(problem: SklearnProblem, algorithm: str) -> None:
-            def evaluate(values: Values) -> float | None:
+            def function(values: Values) -> float | None:
                 metric = evaluators.submit(_evaluate, problem.name, dict(values)).result()
                 feasible.append(metric is not None)
                 progress(len(feasible), len(jobs) * trials, f"{problem.name}, {algorithm.lower()}")
@@ -108,7 +109,8 @@ def make_logs(
                 name=f"{problem.model}-{problem.data}-{algorithm.lower()}",
                 owner=OWNER,
             )
-            tune(study, problem.problem, evaluate, trials=trials)
+            target = function_target(problem.problem, function)
+            tune(study, target.problem, target.evaluate, trials=trials)
 
         running = [clients.submit(run, *job) for job in jobs]
         wait(running, return_when=FIRST_EXCEPTION)

@@ -189,7 +189,7 @@ def _training(settings: "Settings", trained: "TrainResult") -> list[Section]:
         ),
         Figure(
             caption="Cross entropy of the next token on the training studies.",
-            picture=plot_curves(curves, x_label="steps", y_label="nats a token"),
+            picture=plot_curves(curves, x_label="steps", y_label="nats per token"),
             name="training",
         ),
     ]

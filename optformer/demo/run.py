@@ -28,6 +28,7 @@ from optformer.errors import ConfigError
 from optformer.progress import Progress
 from optformer.service.client import Tried, open_study, tune
 from optformer.service.server import endpoint_of
+from optformer.service.targets import function_target
 from optformer.study import Study
 from optformer.terminal import show
 from optformer.training.augment import AugmentConfig
@@ -146,14 +147,14 @@ def run(settings: Settings) -> Path:
       ConfigError: the folder has files that are not from a demo, or scikit-learn is not installed.
     """
     need_sklearn()
-    claim(settings.out)
+    prepare_folder(settings.out)
     clock: dict[str, float] = {}
     show.line(f"[bold]optformer demo[/bold]: the whole workflow on real data, in {settings.out}")
 
     with step(
         clock, "1/5 logs", f"a Vizier service tunes {len(settings.problems)} scikit-learn problems"
     ) as p:
-        logs = log(settings, p)
+        logs = write_log(settings, p)
     show.logged(
         studies=logs.studies,
         trials=logs.trials,
@@ -186,7 +187,7 @@ def run(settings: Settings) -> Path:
     return page
 
 
-def claim(out: Path) -> None:
+def prepare_folder(out: Path) -> None:
     """Creates the folder of the demo, or empties that of an earlier demo.
 
     Raises:
@@ -203,7 +204,7 @@ def claim(out: Path) -> None:
     (out / _MARK).touch()
 
 
-def log(settings: Settings, progress: Progress) -> Logs:
+def write_log(settings: Settings, progress: Progress) -> Logs:
     """Step 1: a study log, like that of a team's own service."""
     return write_logs(
         settings.database,
@@ -297,10 +298,9 @@ def compare(settings: Settings, checkpoint: Path, progress: Progress) -> Compari
                     algorithm=algorithm,
                     name=f"{target.name.replace('/', '-')}-{algorithm.lower()}-{repeat}",
                 )
+                evaluate = function_target(target.problem, target.evaluate).evaluate
                 runs[algorithm].append(
-                    tune(
-                        study, target.problem, target.evaluate, trials=settings.trials, report=count
-                    )
+                    tune(study, target.problem, evaluate, trials=settings.trials, report=count)
                 )
     return Comparison(
         metric=metric.name,

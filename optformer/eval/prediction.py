@@ -1,7 +1,7 @@
-"""How well a model predicts: the paper's protocol, and a Gaussian process to compare with.
+"""Evaluation of predictions: the paper's protocol, and a Gaussian process for comparison.
 
 Random trials of a test function; each trial's value is predicted from its parameters and the
-trials before it, with values scaled by the smallest and largest of the whole sequence [OptFormer,
+earlier trials, with values scaled by the smallest and largest of the whole sequence [OptFormer,
 table 4]. A prediction is a distribution over Q equal bins of that range.
 
 Array dimensions: R trials of a study, N predictions, Q bins, P parameters, F features, C levels.
@@ -38,8 +38,8 @@ class Predictor(Protocol):
     def predict(
         self, study: Study, y_range: tuple[float, float], rows_N: Int64[np.ndarray, " N"]
     ) -> Float[np.ndarray, "N Q"]:
-        """For each row, the distribution of its first objective given its parameters and all
-        rows before it, which are its only information about other trials.
+        """The distribution of the first objective of each row, given its parameters and all
+        earlier rows.
 
         Bins are equal, ascend with larger better, and share `y_range` (in units of
         `Study.objective`); each row's probabilities sum to 1.
@@ -49,17 +49,17 @@ class Predictor(Protocol):
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Predictions:
-    """What one predictor's N predictions are worth.
+    """Scores of one predictor's N predictions.
 
     Attributes:
-      study_N: which study each is of, from 0.
-      parameters_N: how many parameters that study has.
-      seen_N: how many trials were before it.
+      study_N: the index of each prediction's study, from 0.
+      parameters_N: the number of parameters of that study.
+      seen_N: the number of earlier trials.
       log_density_N: per unit of the scaled value; uniform predictions score 0.
-      pit_N: at random within the truth's bin (`predictive.pit`), the same random numbers for all
+      pit_N: random within the truth's bin (`predictive.pit`), with the same random numbers for all
         predictors.
       confidence_N, right_N: of the likeliest of 100 intervals.
-      error_N: predicted mean minus the truth, both scaled.
+      error_N: predicted mean minus truth, both scaled.
     """
 
     study_N: Int64[np.ndarray, " N"]
@@ -73,7 +73,7 @@ class Predictions:
 
 
 def random_studies(block: ObjectiveBlock, trials: int, rng: np.random.Generator) -> list[Study]:
-    """Studies of uniformly random trials, one a function of the block."""
+    """Studies of uniformly random trials, one for each function of the block."""
     studies, size = block.spaces.levels_BP.shape
     units_BRP = block.spaces.snap(rng.random((studies, trials, size)))
     return studies_of(block, units_BRP, block.evaluate(units_BRP, rng), "random_search")
@@ -89,10 +89,10 @@ def evaluate(
     """All predictors on the same trials of the same studies.
 
     Args:
-      every: predict each `every`-th trial only; predictors see all trials before it anyway.
+      every: predict only each `every`-th trial, from all earlier trials.
 
     Raises:
-      StudyError: a study whose feasible values are all the same has no scale (`value_range`).
+      StudyError: all feasible values of a study are equal, so it has no scale (`value_range`).
     """
     parts: dict[str, list[dict[str, np.ndarray]]] = {name: [] for name in predictors}
     for number, study in enumerate(studies):
@@ -102,7 +102,7 @@ def evaluate(
         rows_N = rows_N[rows_N % every == every - 1]
         truth_N = (y_R[rows_N] - low) / (high - low)
         # The extremes of every study are 0 and 1, and discrete functions repeat their values.
-        # What has one name may be many studies: their content gives them random numbers.
+        # Studies can share a name, so the random numbers depend on the content.
         shares_N = rng_of(fingerprint(study), 0).random(len(study))[rows_N]
         for name, predictor in predictors.items():
             probabilities_NQ = predictor.predict(study, (low, high), rows_N)
@@ -129,31 +129,33 @@ def evaluate(
 
 
 def fingerprint(study: Study) -> str:
-    """What differs between studies of different content."""
-    told = repr((study.problem, study.algorithm)).encode()
+    """A hash of the study's content."""
+    description = repr((study.problem, study.algorithm)).encode()
     columns = (study.values_RP, study.metrics_RM, study.states_R)
-    content = b"".join([told, *(np.ascontiguousarray(column).tobytes() for column in columns)])
+    content = b"".join(
+        [description, *(np.ascontiguousarray(column).tobytes() for column in columns)]
+    )
     return f"{zlib.crc32(content):08x}"
 
 
 def value_range(study: Study) -> tuple[float, float]:
-    """The smallest and the largest value of a study, by which its values are scaled.
+    """The smallest and the largest value of a study, for scaling.
 
     Raises:
-      StudyError: they are the same, or there is none.
+      StudyError: they are equal, or there are no values.
     """
     y_N = study.objective()
     y_N = y_N[np.isfinite(y_N)]
     if not len(y_N) or y_N.min() == y_N.max():
-        what = f"all its values are {y_N[0]}" if len(y_N) else "no trial of it has a value"
+        reason = f"all its values are {y_N[0]}" if len(y_N) else "no trial of it has a value"
         raise StudyError(
-            f"study {study.name!r}: {what}, so that there is nothing to predict. Leave it out."
+            f"study {study.name!r}: {reason}, so that there is nothing to predict. Leave it out."
         )
     return float(y_N.min()), float(y_N.max())
 
 
 def join(parts: Sequence[Predictions]) -> Predictions:
-    """One predictor's predictions of several parts, each of its own studies."""
+    """The predictions of one predictor in several parts with different studies, joined."""
     counts = [int(part.study_N.max(initial=-1)) + 1 for part in parts]
     firsts = np.concatenate([[0], np.cumsum(counts)[:-1]]).astype(np.int64)
     moved = [
@@ -169,10 +171,10 @@ def join(parts: Sequence[Predictions]) -> Predictions:
 
 
 def in_range(inside_NQ: Float64[np.ndarray, "N Q"]) -> Float64[np.ndarray, "N Q"]:
-    """Distributions from what they had within the range that all predictors are told.
+    """Distributions truncated to the range that all predictors receive.
 
-    A millionth of each is uniform, so that one surprise does not cost infinitely much; all of it
-    where nothing was within the range.
+    A millionth of each is uniform, so that no single truth has an infinite loss. A distribution
+    without probability in the range becomes uniform.
     """
     bins = inside_NQ.shape[1]
     total_N1 = inside_NQ.sum(axis=1, keepdims=True)
@@ -182,25 +184,25 @@ def in_range(inside_NQ: Float64[np.ndarray, "N Q"]) -> Float64[np.ndarray, "N Q"
 
 
 def save(predictions: Mapping[str, Predictions], path: Path) -> None:
-    """Writes predictions as one NumPy file, in one step."""
+    """Writes predictions to a NumPy file, atomically."""
     arrays = {
-        f"{name}/{field.name}": getattr(made, field.name)
-        for name, made in predictions.items()
-        for field in dataclasses.fields(made)
+        f"{name}/{field.name}": getattr(part, field.name)
+        for name, part in predictions.items()
+        for field in dataclasses.fields(part)
     }
     path.parent.mkdir(parents=True, exist_ok=True)
     save_arrays(path, arrays)
 
 
 def save_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
-    """Writes one NumPy file (.npz), whole or not at all."""
-    # To an open file: to a path it would add its own suffix.
+    """Writes a NumPy file (.npz) atomically."""
+    # To an open file, because numpy adds a suffix to a path.
     with atomic_write(path, shared=True) as new, new.open("wb") as file:
         np.savez_compressed(file, **arrays)  # type: ignore[arg-type]  # not allow_pickle
 
 
 def load(path: Path) -> dict[str, Predictions]:
-    """What `save` wrote."""
+    """Reads the predictions that `save` wrote."""
     with np.load(path) as arrays:
         names = dict.fromkeys(key.split("/")[0] for key in arrays)
         return {
@@ -216,17 +218,16 @@ def load(path: Path) -> dict[str, Predictions]:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class GaussianProcess:
-    """A Gaussian process with a Matérn-5/2 kernel, a length scale a feature, and noise; its
-    hyperparameters are fitted by maximum likelihood (scikit-learn).
+    """A Gaussian process with a Matérn-5/2 kernel, a length scale for each feature, and noise.
 
-    Each prediction is given all trials before it; few are where old hyperparameters are worst, and
-    where new ones cost least. Distributions are cut to the range that all predictors are told
-    (`in_range`).
+    Hyperparameters are fitted by maximum likelihood (scikit-learn). Each prediction uses all
+    earlier trials. With few trials, hyperparameters change most and are fastest to fit, so they
+    are fitted more often. Distributions are truncated to the common range (`in_range`).
 
     Attributes:
-      always_below: hyperparameters are fitted before each prediction from fewer trials than this,
-      refit_every: and later when this many trials have come since the last fit.
-      restarts: random starts of the fit beside the default one.
+      always_below: with fewer trials than this, hyperparameters are fitted before each prediction,
+      refit_every: and otherwise after this number of trials since the last fit.
+      restarts: the number of random starts of the fit besides the default one.
     """
 
     bins: int = 1000
@@ -241,7 +242,7 @@ class GaussianProcess:
         x_RF = _features(study)
         y_R = (study.objective() - y_range[0]) / (y_range[1] - y_range[0])
         feasible_R = np.isfinite(y_R)
-        # Before there are two different values: nothing is known.
+        # Uniform until there are two different values.
         inside_NQ = np.ones((len(rows_N), self.bins))
         fitted, fitted_at = None, -self.refit_every
         for place, row in enumerate(rows_N):
@@ -262,7 +263,7 @@ class GaussianProcess:
         y_N: Float64[np.ndarray, " N"],
         kernel: "Kernel | None",
     ) -> "GaussianProcessRegressor":
-        """The process given these values; its hyperparameters too, unless there is a kernel."""
+        """The process given these values; fits its hyperparameters if there is no kernel."""
         from sklearn.exceptions import ConvergenceWarning
         from sklearn.gaussian_process import GaussianProcessRegressor
         from sklearn.gaussian_process.kernels import ConstantKernel, Matern, WhiteKernel
@@ -281,7 +282,7 @@ class GaussianProcess:
             random_state=0,
         )
         with warnings.catch_warnings():
-            # Hyperparameters at their bounds are common with few trials, and no error.
+            # Hyperparameters at their bounds are common with few trials, and not an error.
             warnings.simplefilter("ignore", ConvergenceWarning)
             return process.fit(x_NF, y_N)
 
@@ -296,7 +297,7 @@ class GaussianProcess:
 
 
 def _features(study: Study) -> Float64[np.ndarray, "R F"]:
-    """Numbers on their scale in [0, 1], categories one-hot; inactive parameters in the middle."""
+    """Numbers in [0, 1] under their scale, categories one-hot; inactive parameters are 0.5."""
     units_RP = to_units(study.problem.parameters, study.values_RP)
     columns = []
     for column, parameter in enumerate(study.problem.parameters):

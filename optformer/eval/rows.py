@@ -1,4 +1,4 @@
-"""One run's rows: what an optimizer suggested, what came of it, and what it took.
+"""The rows of one run: suggestions, results and times.
 
 Array dimensions: N points, P parameters, M metrics.
 """
@@ -51,10 +51,10 @@ _SCHEMA = pa.schema(
 
 
 class Rows:
-    """The rows of one run, as they come; the starting points' are there at once.
+    """The rows of one run, starting with those of the starting points.
 
     Args:
-      together: how many runs share a suggestion's time.
+      together: the number of runs that share the time of a suggestion.
     """
 
     def __init__(self, task: Task, seed: int, together: int = 1) -> None:
@@ -63,7 +63,7 @@ class Rows:
         self.together = together
         self.sign = task.problem.objectives[0].sign
         self.rows: list[dict[str, object]] = []
-        self.left: list[int] = []  # rows of the task's pool that can still be tried
+        self.left: list[int] = []  # rows of the task's pool that are not tried yet
         if task.pool is not None:
             taken = set(task.pool.started.get(seed, np.empty(0, np.int64)).tolist())
             self.left = [row for row in range(len(task.pool.exact_N)) if row not in taken]
@@ -73,14 +73,14 @@ class Rows:
             self._add_start(self.start)
 
     def fill(self, factory: OptimizerFactory) -> "list[dict[str, object]]":
-        """Runs the optimizer to its end or its error."""
+        """Runs the optimizer until its last trial or an error."""
         problem = self.task.problem
-        # What an optimizer raises is a result, to be shown beside the others' results. What the
-        # objective raises is our fault and ends the evaluation.
+        # An optimizer's error is a result, and is reported with the others. An error of the
+        # objective is a defect of ours, and ends the evaluation.
         try:
             optimizer = factory(problem, optimizer_seed(self.task, self.seed))
             if (start := self.start) is not None:
-                optimizer.update(*_told(problem, start.values_NP, start.metric_N))
+                optimizer.update(*_update_arguments(problem, start.values_NP, start.metric_N))
         except Exception as error:
             self.add_error(1, 0.0, error)
             return self.rows
@@ -106,7 +106,7 @@ class Rows:
             began = time.perf_counter()
             failure: Exception | None = None
             try:
-                optimizer.update(*_told(problem, values_1P, metric_1))
+                optimizer.update(*_update_arguments(problem, values_1P, metric_1))
             except Exception as error:
                 failure = error
             seconds += time.perf_counter() - began
@@ -117,7 +117,7 @@ class Rows:
         return self.rows
 
     def _choose(self, optimizer: Optimizer, pool: Pool) -> int:
-        """The pool's row that the optimizer tries next; takes it out of those left."""
+        """The pool's row that the optimizer tries next, removed from the remaining ones."""
         left_NP = pool.values_NP[self.left]
         if isinstance(optimizer, Chooser):
             place = optimizer.choose(left_NP)
@@ -130,8 +130,10 @@ class Rows:
     def _evaluate(
         self, values_1P: Float64[np.ndarray, "1 P"], trial: int
     ) -> tuple[Float64[np.ndarray, " 1"], float]:
-        """The measured metric in its own units, and the noiseless value, larger better; NaN if
-        infeasible."""
+        """The metric in its own units, and the noiseless value, larger better.
+
+        NaN if infeasible.
+        """
         task = self.task
         units_11P = filled_units(task.problem, values_1P)[None]
         noise = np.random.default_rng([zlib.crc32(task.name.encode()), self.seed, trial])
@@ -171,7 +173,7 @@ class Rows:
         )
 
     def add_error(self, trial: int, seconds: float, error: Exception) -> None:
-        """The row of a trial that was not to be."""
+        """Adds a row for a trial that failed with an error of the optimizer."""
         self.rows.append(
             {
                 "trial": trial,
@@ -188,17 +190,19 @@ class Rows:
 
 
 def fill_together(runs: Sequence[Rows], factory: LockstepFactory) -> bool:
-    """Runs an optimizer in lockstep on tasks with as many trials: whether all came to their end.
+    """Runs an optimizer in lockstep on tasks of equal length; returns whether all succeeded.
 
-    If one of the studies raises an error then nobody's rows count: alone, each has its own.
-    Every run is charged an equal share of what a suggestion for all of them takes.
+    If one study raises an error, all rows are invalid, and the runs must be repeated one by one.
+    Each run has an equal share of the time for a suggestion to all of them.
     """
     problems = [run.task.problem for run in runs]
     try:
         studies = factory.many(problems, [optimizer_seed(run.task, run.seed) for run in runs])
         for row, run in enumerate(runs):
             if (start := run.start) is not None:
-                studies.update(row, *_told(run.task.problem, start.values_NP, start.metric_N))
+                studies.update(
+                    row, *_update_arguments(run.task.problem, start.values_NP, start.metric_N)
+                )
     except Exception:
         return False
     for trial in range(1, runs[0].task.trials + 1):
@@ -216,7 +220,7 @@ def fill_together(runs: Sequence[Rows], factory: LockstepFactory) -> bool:
             metric_1, exact = run._evaluate(values_1P, trial)
             began = time.perf_counter()
             try:
-                studies.update(row, *_told(run.task.problem, values_1P, metric_1))
+                studies.update(row, *_update_arguments(run.task.problem, values_1P, metric_1))
             except Exception:
                 return False
             took = seconds + time.perf_counter() - began
@@ -225,7 +229,7 @@ def fill_together(runs: Sequence[Rows], factory: LockstepFactory) -> bool:
 
 
 def _checked(problem: Problem, values_NP: Float64[np.ndarray, "N P"]) -> Float64[np.ndarray, "N P"]:
-    """The suggestion if it is one point of the search space, NaN where a parameter is inactive.
+    """The suggestion, if it is one legal point; NaN for inactive parameters.
 
     Raises:
       StudyError: names the parameter, the value and the rule.
@@ -233,7 +237,7 @@ def _checked(problem: Problem, values_NP: Float64[np.ndarray, "N P"]) -> Float64
     if values_NP.shape != (1, len(problem.parameters)):
         raise StudyError(
             f"suggest(1) returned an array of shape {values_NP.shape}, but one point of "
-            f"{len(problem.parameters)} parameters was asked for."
+            f"{len(problem.parameters)} parameters was requested."
         )
     values_P = without_inactive(problem, values_NP)[0]
     inactive_P = np.isnan(values_P) & ~problem.active(values_NP)[0]
@@ -253,10 +257,10 @@ def _legal(parameter: Parameter, value: float) -> float:
     return parameter.to_number(value)
 
 
-def _told(
+def _update_arguments(
     problem: Problem, values_NP: Float64[np.ndarray, "N P"], metric_N: Float64[np.ndarray, " N"]
 ) -> tuple[Float64[np.ndarray, "N P"], Float64[np.ndarray, "N M"], Int8[np.ndarray, " N"]]:
-    """What `Optimizer.update` takes: values, metrics, states."""
+    """The arguments of `Optimizer.update`: values, metrics, states."""
     metrics_NM = np.full((len(metric_N), len(problem.metrics)), np.nan)
     metrics_NM[:, problem.metrics.index(problem.objectives[0])] = metric_N
     states_N = np.where(np.isnan(metric_N), State.INFEASIBLE, State.COMPLETED).astype(np.int8)
@@ -264,14 +268,14 @@ def _told(
 
 
 def write(path: Path, optimizer: str, run: Rows) -> None:
-    """The run's rows as a file, in one step."""
-    who = {
+    """Writes the run's rows to a file, atomically."""
+    key = {
         "optimizer": optimizer,
         "task": run.task.name,
         "family": run.task.family,
         "seed": run.seed,
     }
-    table = pa.Table.from_pylist([who | row for row in run.rows], schema=_SCHEMA)
+    table = pa.Table.from_pylist([key | row for row in run.rows], schema=_SCHEMA)
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_write(path, shared=True) as new:
         pq.write_table(table, new)

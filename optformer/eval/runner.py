@@ -1,14 +1,14 @@
-"""Runs optimizers on tasks: optimizer x task x seed -> one row a trial, in Parquet.
+"""Runs optimizers on tasks with seeds, and writes a Parquet row for each trial.
 
     results = run({"random_search": factory}, tasks, seeds=range(5), out=Path("runs/bbob"))
 
-Runs are paired: a seed gives a task the same starting points and, at the same trial, the same
-noise, whichever optimizer is asked. Each run is a file of its own, written in one step when the
-run has ended; calling `run` again does only what is missing. An optimizer that raises an error
-keeps the rows that it has and gets a last one with the error.
+Runs are paired: with the same seed, a task has the same starting points and, at the same trial, the
+same noise for every optimizer. Each run is a separate file, written atomically when the run has
+ended; calling `run` again executes only missing runs. If an optimizer raises an error, its rows so
+far are kept, with a last row for the error.
 
-Optimizers for which many studies together cost less (`LockstepFactory`) are given groups
-of runs. The group changes a run's numbers by no more than floating-point rounding.
+Optimizers that are faster on many studies at once (`LockstepFactory`) process groups of runs.
+Grouping changes a run's numbers only by floating-point rounding.
 """
 
 import dataclasses
@@ -39,21 +39,21 @@ def run(
     cache: Path | None = None,
     progress: Progress = silent,
 ) -> Results:
-    """Runs what is missing in `out` and returns all results there.
+    """Executes the runs that are missing in `out`, and returns all results there.
 
     Args:
-      protocol: what kind of results these are, "bbob" or "hpob"; a folder holds one kind.
-      workers: processes; 1 runs in this one.
-      cache: a folder from which runs of other results folders are taken, where the optimizer has
-        a version (`peers.Versioned`), and that keeps those of this one.
+      protocol: the kind of results, "bbob" or "hpob"; a folder has one kind.
+      workers: processes; with 1, runs are executed in this process.
+      cache: a folder that shares runs between results folders, for optimizers with a version
+        (`peers.Versioned`).
       progress: called after each run.
 
-    With several workers, and for optimizers that want fresh processes (`FreshFactory`), factories
-    and tasks are pickled. A process that dies is recorded as its run's error.
+    With several workers, and for optimizers that need fresh processes (`FreshFactory`), factories
+    and tasks are pickled. If a process is killed, that is recorded as the run's error.
 
     Raises:
-      ConfigError: the folder holds another protocol, another task under the same name, or an
-        optimizer with other settings under the same name.
+      ConfigError: the folder has another protocol, another task with the same name, or an
+        optimizer with other settings and the same name.
     """
     names = [task.name for task in tasks]
     repeated = sorted({name for name in names if names.count(name) > 1})
@@ -66,8 +66,8 @@ def run(
         tasks=[task.record() for task in tasks],
         seeds=list(seeds),
     )
-    # Seeds outermost: a killed run has compared optimizers on the seeds that it reached. Those that
-    # want fresh processes come after all others.
+    # Seeds are outermost, so that a killed run can compare all optimizers on the finished seeds.
+    # Optimizers that need fresh processes come last.
     jobs = [
         _Job(
             optimizer=name, factory=factory, task=task, seed=seed, part=_part(out, name, task, seed)
@@ -164,7 +164,7 @@ def _part(out: Path, optimizer: str, task: Task, seed: int) -> Path:
 
 
 def _description(factory: OptimizerFactory) -> str:
-    """The factory's settings in words, where its repr has no memory address in it."""
+    """The factory's settings as text; empty if its repr contains a memory address."""
     text = repr(factory)
     return "" if " at 0x" in text else text
 
@@ -173,11 +173,11 @@ def _description(factory: OptimizerFactory) -> str:
 
 
 def _run_in_processes(groups: Sequence[_Group], workers: int, fresh: bool) -> Iterator[_Job]:
-    """Runs jobs in other processes. A job whose process dies twice gets that as its error."""
+    """Runs jobs in other processes. If a job's process is killed twice, that is its error."""
     queue = list(reversed(groups))
     suspects: list[_Group] = []
     while queue or suspects:
-        # After a death nobody knows which running job was to blame: each is tried again alone.
+        # After a killed process it is unknown which job was the cause, so each is retried alone.
         alone = bool(suspects)
         pool = ProcessPoolExecutor(
             max_workers=1 if alone else workers,
@@ -217,26 +217,26 @@ def _run_in_processes(groups: Sequence[_Group], workers: int, fresh: bool) -> It
 
 
 class ProcessDied(OptFormerError):
-    """A run's process ended without a word."""
+    """A run's process was killed."""
 
 
 def _check_starts(pool: ProcessPoolExecutor) -> None:
-    """Tells a process that cannot start from an optimizer that kills it.
+    """Checks that worker processes start, so that later deaths are due to an optimizer.
 
     Raises:
-      ConfigError: says what a script must look like.
+      ConfigError: they do not. Describes the form of the main script.
     """
     try:
         pool.submit(os.getpid).result()
     except BrokenProcessPool as error:
         raise ConfigError(
-            "worker processes do not start: each imports the main script anew. Call run() under "
+            "worker processes do not start: each imports the main script again. Call run() under "
             '`if __name__ == "__main__":` in a script file, or use workers=1.'
         ) from error
 
 
 def _share_cores(workers: int) -> None:
-    """Keeps libraries that are loaded later from starting a thread a core in every process."""
+    """Divides the cores between processes, for libraries that are loaded later."""
     threads = str(max((os.cpu_count() or 1) // workers, 1))
     for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
         os.environ.setdefault(name, threads)

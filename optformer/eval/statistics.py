@@ -1,12 +1,11 @@
-"""What can be said from results: means with intervals, ranks, tests.
+"""Statistics of results: means with intervals, ranks, and tests.
 
-Intervals are percentile bootstrap intervals over tasks, because tasks are what a claim generalizes
-over; seeds of a task are averaged first. All optimizers are resampled together (paired). A single
-task says nothing about others: its interval is NaN. Tasks that are not independent, such as
-learners on one data set, are of one group: whole groups are resampled, and tests see the groups'
-means.
+Intervals are percentile bootstrap intervals over tasks, because conclusions generalize over tasks;
+seeds of a task are averaged first. All optimizers are resampled together (paired). The interval of
+a single task is NaN. Dependent tasks, such as learners on one data set, form a group: groups are
+resampled as a whole, and tests use the means of groups.
 
-Array dimensions beside those of the package: G groups.
+Array dimensions besides those of the package: G groups.
 """
 
 import dataclasses
@@ -18,9 +17,9 @@ from jaxtyping import Float, Float64, Int64
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Band:
-    """Means by optimizer and trial, with the interval that holds a given share of resamples.
+    """Means by optimizer and trial, with bootstrap intervals.
 
-    Intervals are NaN where fewer than two tasks have a value.
+    Intervals are NaN if fewer than two tasks have a value.
     """
 
     mean_OT: Float64[np.ndarray, "O T"]
@@ -30,7 +29,7 @@ class Band:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Difference:
-    """How much larger the first of two paired samples is.
+    """The mean difference of two paired samples, first minus second.
 
     `p_value` is that of `signed_rank`. The interval of a single pair is NaN.
     """
@@ -52,10 +51,10 @@ def mean_band(
     resamples: int = 1000,
     level: float = 0.95,
 ) -> Band:
-    """Means over seeds, then tasks. Runs that are NaN are left out of their task's mean.
+    """Means over seeds, then over tasks. NaN runs are left out of their task's mean.
 
     Args:
-      groups_K: the group of each task, from 0; each its own if None.
+      groups_K: the group of each task, from 0; by default, each task is a group.
     """
     by_task_OKT = over_seeds(scores_OKST)
     if groups_K is None:
@@ -77,9 +76,9 @@ def mean_band(
 
 
 def ranks(scores_OKST: Float64[np.ndarray, "O K S T"]) -> Float64[np.ndarray, "O K S T"]:
-    """Each optimizer's rank among all in the same task, seed and trial: 1 is best, ties share.
+    """Each optimizer's rank in the same task, seed and trial: 1 is best, ties share the mean rank.
 
-    NaN where any optimizer has no score.
+    NaN if any optimizer has no score.
     """
     above_OKST = (scores_OKST[None] > scores_OKST[:, None]).sum(1)
     level_OKST = (scores_OKST[None] == scores_OKST[:, None]).sum(1)
@@ -99,7 +98,7 @@ def paired_difference(
     """Compares two optimizers on the same N tasks; pairs with a NaN are left out.
 
     Args:
-      groups_N: the group of each task; each its own if None.
+      groups_N: the group of each task; by default, each task is a group.
     """
     known_N = ~np.isnan(first_N - second_N)
     gaps_N = (first_N - second_N)[known_N]
@@ -127,21 +126,21 @@ def signed_rank(gaps_N: Float64[np.ndarray, " N"]) -> float:
     """The two-sided p-value of Wilcoxon's signed-rank test; 1.0 if all gaps are 0.
 
     Gaps of 0 are ranked, too (Pratt): on many tasks several optimizers find the optimum, and
-    leaving those tasks out would make few others decide.
+    without these tasks few would remain.
     """
     from scipy import stats
 
-    # Few pairs with ties or zeros: scipy then goes through all permutations of signs.
+    # For few pairs with ties or zeros, scipy enumerates all permutations of signs.
     return float(stats.wilcoxon(gaps_N, zero_method="pratt").pvalue) if gaps_N.any() else 1.0
 
 
 def least_p_value(tasks: int, comparisons: int) -> float:
-    """What `signed_rank` gives after Holm's correction if one optimizer wins every task."""
+    """The smallest p-value of `signed_rank` after Holm's correction, if one wins every task."""
     return min(1.0, comparisons * 2.0 ** (1 - tasks))
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Holm's step-down correction of p-values for how many there are."""
+    """Holm's step-down correction of p-values for multiple comparisons."""
     adjusted = [1.0] * len(p_values)
     largest = 0.0
     for place, row in enumerate(sorted(range(len(p_values)), key=lambda row: p_values[row])):
@@ -151,7 +150,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def friedman(scores_OK: Float64[np.ndarray, "O K"]) -> float:
-    """The p-value of Friedman's test that all optimizers rank alike; 1.0 if nothing differs."""
+    """The p-value of Friedman's test that all optimizers have equal ranks; 1.0 if all are equal."""
     from scipy import stats
 
     with np.errstate(invalid="ignore"):  # all equal: 0 / 0
@@ -175,7 +174,7 @@ def alike(
     *,
     significance: float = 0.05,
 ) -> list[tuple[int, ...]]:
-    """The largest groups of neighbours in rank of which no pair differs; two or more each."""
+    """The largest groups of optimizers, adjacent in rank, without a significant difference."""
     order = np.argsort(ranks_O, kind="stable")
     groups: list[tuple[int, ...]] = []
     reached = 0
@@ -192,9 +191,9 @@ def alike(
 def seed_distance(
     first_KST: Float64[np.ndarray, "K S T"], second_KST: Float64[np.ndarray, "K S T"]
 ) -> Float64[np.ndarray, "K T"]:
-    """Wasserstein's distance between two sets of as many seeds, in each task and trial.
+    """Wasserstein's distance between two equally large sets of seeds, in each task and trial.
 
-    That is the mean gap between the two sets in ascending order.
+    It is the mean gap between the two sorted sets.
     """
     return np.abs(np.sort(first_KST, axis=1) - np.sort(second_KST, axis=1)).mean(1)
 
@@ -206,17 +205,17 @@ def same_distribution(
     *,
     permutations: int = 2000,
 ) -> tuple[Float64[np.ndarray, " T"], Float64[np.ndarray, " T"]]:
-    """A two-sample test: seeds of a task are dealt anew to the two, in every task on its own.
+    """A two-sample permutation test: in each task, seeds are randomly reassigned to the two sets.
 
     Returns:
-      The p-value at each trial, of the mean over tasks of `seed_distance`; and what that mean is
-      between two halves dealt at random: about what chance alone gives.
+      The p-value at each trial of the mean over tasks of `seed_distance`, and the average of that
+      mean under random assignment.
     """
     seeds = first_KST.shape[1]
     all_KNT = np.concatenate([first_KST, second_KST], axis=1)
     observed_T = seed_distance(first_KST, second_KST).mean(0)
     dealt_T = np.zeros_like(observed_T)
-    beyond_T = np.ones_like(observed_T)  # the observed deal is one of the possible ones
+    beyond_T = np.ones_like(observed_T)  # counts the observed assignment itself
     for _ in range(permutations):
         order_KN = rng.permuted(np.tile(np.arange(2 * seeds), (len(all_KNT), 1)), axis=1)
         mixed_KNT = np.take_along_axis(all_KNT, order_KN[:, :, None], axis=1)
@@ -234,10 +233,11 @@ def bootstrap_mean(
     resamples: int = 2000,
     level: float = 0.95,
 ) -> tuple[float, float, float]:
-    """Mean of the values with its interval, NaN of a single value: mean, low, high.
+    """The mean of the values and its interval, NaN for a single value: mean, low, high.
 
     Args:
-      groups_N: the group of each value, of which whole ones are resampled; each its own if None.
+      groups_N: the group of each value; groups are resampled as a whole. By default, each value is
+        a group.
     """
     if len(values_N) == 1 or (groups_N is not None and len(np.unique(groups_N)) == 1):
         return float(values_N.mean()), float("nan"), float("nan")
@@ -256,7 +256,7 @@ def bootstrap_mean(
 def over_groups(
     values_K: Float64[np.ndarray, "*O K"], groups_K: Int64[np.ndarray, " K"] | None
 ) -> Float64[np.ndarray, "*O G"]:
-    """Means over the tasks of each group; the values as they are without groups."""
+    """Means over the tasks of each group; without groups, the values themselves."""
     if groups_K is None:
         return values_K
     return np.stack(
@@ -265,7 +265,7 @@ def over_groups(
 
 
 def over_seeds(scores_OKST: Float64[np.ndarray, "O K S T"]) -> Float64[np.ndarray, "O K T"]:
-    """Means over the seeds that are not NaN; NaN where none is left."""
+    """Means over the seeds that are not NaN; NaN if there are none."""
     known_OKST = ~np.isnan(scores_OKST)
     with np.errstate(invalid="ignore"):
         return np.where(known_OKST, scores_OKST, 0.0).sum(2) / known_OKST.sum(2)
@@ -274,7 +274,7 @@ def over_seeds(scores_OKST: Float64[np.ndarray, "O K S T"]) -> Float64[np.ndarra
 def _quantiles(
     means_NOT: Float64[np.ndarray, "N O T"], level: float
 ) -> tuple[Float64[np.ndarray, "O T"], Float64[np.ndarray, "O T"]]:
-    # A resample may miss every task that has a value: it says nothing about that trial.
+    # A resample without any task that has a value does not count for that trial.
     known = ~np.isnan(means_NOT).all(0)
     low_OT, high_OT = (np.full(means_NOT.shape[1:], np.nan) for _ in range(2))
     if not known.any():

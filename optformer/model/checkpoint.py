@@ -31,6 +31,8 @@ from optformer.settings import from_tree, to_tree
 from optformer.tokenization.tokenizer import StudyTokenizer, TokenizerOptions, vocabulary_of
 
 FORMAT = 2
+MOST_TOKENS = 1 << 20
+MOST_CONFIG = 16 << 20  # bytes
 WEIGHTS, TEXT, CONFIG = "weights.safetensors", "text.model", "config.json"
 PRIOR_WEIGHTS = "prior.safetensors"
 VALUE_TEMPERATURE, EXPERTS, PRIOR = "value_temperature", "experts", "prior"
@@ -91,12 +93,16 @@ def shipped() -> tuple[str, ...]:
 
 
 def find(name_or_path: str | Path) -> Path:
-    """The folder of a checkpoint, given by its path or by the name of a shipped model.
+    """The folder of a checkpoint: by its path, that of a training run, or a shipped model's name.
 
-    A folder of that name in the working directory takes precedence.
+    Of a run, it is the last checkpoint. A folder of a shipped model's name in the working directory
+    takes precedence.
     """
     path = Path(name_or_path)
-    return SHIPPED / path if not path.exists() and str(path) in shipped() else path
+    if not path.exists() and str(path) in shipped():
+        return SHIPPED / path
+    inside = path / "checkpoint"
+    return inside if not (path / CONFIG).is_file() and (inside / CONFIG).is_file() else path
 
 
 def load(folder: Path) -> Checkpoint:
@@ -132,9 +138,11 @@ def load(folder: Path) -> Checkpoint:
         model = from_tree(ModelConfig, config["model"], "model.")
         options = from_tree(TokenizerOptions, config["tokenizer"], "tokenizer.")
         vocabulary = vocabulary_of(options, (folder / TEXT).read_bytes())
-        algorithms, tokens = tuple(config["algorithms"]), int(config["tokens"])
+        algorithms, tokens = _names(config["algorithms"]), int(config["tokens"])
+        if not 1 <= tokens <= MOST_TOKENS:
+            raise ValueError(f"tokens={tokens} must be between 1 and {MOST_TOKENS:,}")
         value_temperature = _value_temperature(config, folder)
-    except (ConfigError, KeyError, TypeError, ValueError) as error:
+    except (ConfigError, KeyError, TypeError, ValueError, OverflowError) as error:
         raise CheckpointError(
             f"this version of optformer cannot read {folder}: {error!r}"
         ) from error
@@ -150,20 +158,49 @@ def load(folder: Path) -> Checkpoint:
             f"optformer has: their fingerprint is {config.get(EXPERTS)!r}, not "
             f"{experts.fingerprint()!r}. Install the version that wrote it."
         )
-    try:
-        arrays = safetensors.numpy.load_file(folder / WEIGHTS)
-    except (safetensors.SafetensorError, OSError) as error:
-        raise CheckpointError(f"{folder / WEIGHTS} is damaged: {error}. Copy it again.") from error
+    weights = _read_weights(folder / WEIGHTS)
     return Checkpoint(
         config=model,
         tokenizer=StudyTokenizer(options, vocabulary),
-        weights=unflatten({name: array.astype(np.float32) for name, array in arrays.items()}),
+        weights=weights,
         algorithms=algorithms,
         tokens=tokens,
         value_temperature=value_temperature,
         about=config.get("about", {}),
         prior=_load_prior(config[PRIOR], folder) if PRIOR in config else None,
     )
+
+
+def _names(names: object) -> tuple[str, ...]:
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise TypeError(f"algorithms={names!r} is not a list of names")
+    return tuple(names)
+
+
+def _read_weights(path: Path) -> Tree:
+    """Nested arrays, float32.
+
+    Raises:
+      CheckpointError: the file is damaged, or has other values than finite floating-point numbers.
+    """
+    try:
+        arrays = safetensors.numpy.load_file(path)
+        for name, array in arrays.items():
+            if not (np.issubdtype(array.dtype, np.floating) and np.isfinite(array).all()):
+                raise CheckpointError(
+                    f"{path}: {name} has values that are not finite floating-point numbers. "
+                    "Restore the checkpoint from where it came from."
+                )
+            arrays[name] = array.astype(np.float32, copy=False)
+        return unflatten(arrays)
+    except (
+        safetensors.SafetensorError,
+        OSError,
+        RecursionError,
+        AttributeError,
+        LookupError,
+    ) as error:
+        raise CheckpointError(f"{path} is damaged: {error}. Copy it again.") from error
 
 
 def _save_prior(saved: SavedPrior, folder: Path) -> Tree:
@@ -197,8 +234,7 @@ def _load_prior(said: Tree, folder: Path) -> SavedPrior:
         shape = from_tree(PriorConfig, said["model"], "prior.")
     except (ConfigError, KeyError, TypeError) as error:
         raise CheckpointError(f"{folder} does not fit this optformer: {error!r}") from error
-    arrays = safetensors.numpy.load_file(path)
-    weights = unflatten({name: array.astype(np.float32) for name, array in arrays.items()})
+    weights = _read_weights(path)
     prior.check_weights(weights, shape)
     return SavedPrior(config=shape, weights=weights, about=said.get("about", {}))
 
@@ -266,6 +302,8 @@ def check_may_change(folder: Path) -> None:
 def set_value_temperature(folder: Path, temperature: Temperature) -> None:
     """Changes the temperature of predicted metrics in a checkpoint on disk, atomically.
 
+    The one that it had is kept in its configuration, as `value_temperature_before`.
+
     Raises:
       CheckpointError: there is no checkpoint, its configuration is damaged, it is a T5X checkpoint,
         which cannot store a temperature, or a shipped model.
@@ -277,7 +315,9 @@ def set_value_temperature(folder: Path, temperature: Temperature) -> None:
             "value_temperature in the policy's settings instead."
         )
     check_may_change(folder)
-    config = _read_config(folder) | {VALUE_TEMPERATURE: to_tree(temperature)}
+    config = _read_config(folder)
+    before = {f"{VALUE_TEMPERATURE}_before": config.get(VALUE_TEMPERATURE)}
+    config |= before | {VALUE_TEMPERATURE: to_tree(temperature)}
     with atomic_write(folder / CONFIG, shared=True) as path:
         _write_config(config, path)
 
@@ -296,13 +336,15 @@ def _value_temperature(config: Tree, folder: Path) -> Temperature:
 def _read_config(folder: Path) -> Tree:
     """A checkpoint's configuration. Its digest is checked and removed."""
     try:
+        if (folder / CONFIG).stat().st_size > MOST_CONFIG:
+            raise ValueError(f"it has more than {MOST_CONFIG:,} bytes")
         config = json.loads((folder / CONFIG).read_text("utf-8"))
         version = config["format"]
     except FileNotFoundError as error:
         raise CheckpointError(
             f"there is no checkpoint folder {folder}. Train one: optformer train."
         ) from error
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise CheckpointError(f"{folder / CONFIG} is damaged: {error!r}. Copy it again.") from error
     if version != FORMAT:
         raise CheckpointError(

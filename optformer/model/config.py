@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Float64, Int64
 
 from optformer.errors import ConfigError
+from optformer.settings import check_ranges
 from optformer.tokenization.trajectory import METRIC_SLOTS
 
 Numbers = Literal["row", "value", "both"]
@@ -56,10 +57,20 @@ class ModelConfig:
     dropout: float = 0.0
 
     def __post_init__(self) -> None:
-        for field in ("width", "heads", "head_size", "feed_forward", "encoder_layers"):
-            if getattr(self, field) < 1:
-                raise ConfigError(f"model.{field}={getattr(self, field)} must be at least 1.")
-        if self.buckets < 4 or self.buckets % 4:
+        check_ranges(
+            self,
+            "model.",
+            width=(1, 1 << 14),
+            heads=(1, 256),
+            head_size=(1, 1 << 10),
+            feed_forward=(1, 1 << 16),
+            encoder_layers=(1, 128),
+            decoder_layers=(1, 128),
+            buckets=(4, 1 << 10),
+            max_distance=(1, 1 << 20),
+            slots=(0, 1 << 12),
+        )
+        if self.buckets % 4:
             raise ConfigError(f"model.buckets={self.buckets} must be a multiple of 4.")
         if self.max_distance <= self.buckets:
             raise ConfigError(

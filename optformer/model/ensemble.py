@@ -14,10 +14,12 @@ import jax
 import numpy as np
 from jaxtyping import Bool, Float32, Float64, Int64
 
-from optformer.model import experts, mixture
+from optformer.model import experts, mixture, prior_experts
 from optformer.model.decode import size_class
 from optformer.model.experts import Posterior
 from optformer.model.points import Points
+from optformer.model.prior import Prior
+from optformer.model.prior_experts import InformedPosterior
 from optformer.model.transformer import Ids, Weights
 
 
@@ -52,14 +54,21 @@ class Ensemble:
         values_R: Float64[np.ndarray, " R"],
         pending_R: Bool[np.ndarray, " R"],
         ordered_K: Bool[np.ndarray, " K"],
+        prior: Prior | None = None,
     ) -> Posterior:
         """What the experts know after these trials.
 
         Args:
           values_R: metrics on the bins' axis; NaN where a trial has none.
           ordered_K: whether a parameter's values have an order.
+          prior: what is known of the problem without trials: experts that know it join the others.
         """
-        return experts.condition(trials.inputs_NK, values_R, pending_R, ordered_K, self._ids.bins)
+        bins = self._ids.bins
+        plain = experts.condition(trials.inputs_NK, values_R, pending_R, ordered_K, bins)
+        if prior is None:
+            return plain
+        learned = prior_experts.condition(prior, trials.values_NP, values_R, pending_R, bins)
+        return InformedPosterior.of(plain, learned)
 
     def weigh_by_evidence(self, posterior: Posterior) -> Float64[np.ndarray, " E"]:
         """Log weights of all experts, by their evidence only."""
@@ -122,4 +131,7 @@ class Ensemble:
             posterior.evidence_E.astype(np.float32), (len(hidden_ND), len(posterior.evidence_E))
         )
         with jax.enable_x64(False):
-            return np.asarray(self._log_weights(self._gates, hidden_ND, evidence_NE))
+            weights_NG = np.asarray(self._log_weights(self._gates, hidden_ND, evidence_NE))
+        if isinstance(posterior, InformedPosterior):
+            return posterior.weights_with(weights_NG)
+        return weights_NG

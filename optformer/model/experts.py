@@ -226,10 +226,12 @@ class Posterior:
     Attributes:
       evidence_E: log probability of the values so far, each given those before it.
       freedom: degrees of freedom of the predictions.
+      pending: how many of the trials, the last ones, have no value yet.
     """
 
     units_RP: Float64[np.ndarray, "R P"]
     ordered_P: Bool[np.ndarray, " P"]
+    pending: int
     factor_KRR: Float64[np.ndarray, "K R R"]
     innovations_WKR: Float64[np.ndarray, "W K R"]
     scale_WK: Float64[np.ndarray, "W K"]
@@ -240,7 +242,7 @@ class Posterior:
         """What some of the experts say of the value at these points."""
         mean_NM = np.empty((len(points), len(experts_M)))
         scale_NM = np.empty_like(mean_NM)
-        square_NRP = _squares(points.inputs_NK, self.units_RP, self.ordered_P)
+        square_NRP = squares(points.inputs_NK, self.units_RP, self.ordered_P)
         warp_M, kernel_M = np.divmod(experts_M, len(KERNELS))
         for kernel in np.unique(kernel_M):
             here_m = np.flatnonzero(kernel_M == kernel)
@@ -254,6 +256,34 @@ class Posterior:
             scale_NM[:, here_m] = spread_N[:, None] * self.scale_WK[warp_M[here_m], kernel]
         return Predictions(mean_NM=mean_NM, scale_NM=scale_NM, warp_M=warp_M, freedom=self.freedom)
 
+    def fantasize(
+        self, points: Points, expert: int, normal_SJ: Float64[np.ndarray, "S J"]
+    ) -> tuple[Float64[np.ndarray, "S N"], Float64[np.ndarray, " N"], Float64[np.ndarray, "S J"]]:
+        """What an expert would say if the J pending trials had the values of S draws.
+
+        Args:
+          normal_SJ: standard normal numbers.
+
+        Returns:
+          Means and scale at the points, and the drawn values without noise, all warped.
+        """
+        warp, kernel = divmod(expert, len(KERNELS))
+        across_NR = _covariance(
+            squares(points.inputs_NK, self.units_RP, self.ordered_P), np.array([kernel])
+        )[0]
+        factor_RR = self.factor_KRR[kernel]
+        white_RN = scipy.linalg.solve_triangular(
+            factor_RR, across_NR.T, lower=True, check_finite=False
+        )
+        first = len(self.units_RP) - self.pending
+        innovation_R = self.innovations_WKR[warp, kernel]
+        drawn_SJ = self.scale_WK[warp, kernel] * normal_SJ
+        mean_SN = innovation_R @ white_RN + drawn_SJ @ white_RN[first:]
+        left_N = 1.0 + MEAN_VARIANCE + JITTER - (white_RN**2).sum(0)
+        scale_N = np.sqrt(np.maximum(left_N, JITTER)) * self.scale_WK[warp, kernel]
+        pending_J = factor_RR[first:, :first] @ innovation_R[:first]
+        return mean_SN, scale_N, pending_J + drawn_SJ @ factor_RR[first:, first:].T
+
     def draw_levels(
         self, points: Points, expert: int, rng: np.random.Generator
     ) -> Float64[np.ndarray, " N"]:
@@ -265,11 +295,11 @@ class Posterior:
         """
         kernel = expert % len(KERNELS)
         units_NP, count, every = points.inputs_NK, len(points), np.array([kernel])
-        across_NR = _covariance(_squares(units_NP, self.units_RP, self.ordered_P), every)[0]
+        across_NR = _covariance(squares(units_NP, self.units_RP, self.ordered_P), every)[0]
         white_RN = scipy.linalg.solve_triangular(
             self.factor_KRR[kernel], across_NR.T, lower=True, check_finite=False
         )
-        covariance_NN = _covariance(_squares(units_NP, units_NP, self.ordered_P), every)[0]
+        covariance_NN = _covariance(squares(units_NP, units_NP, self.ordered_P), every)[0]
         covariance_NN -= white_RN.T @ white_RN
         covariance_NN[np.diag_indices(count)] += JITTER
         noise = KERNELS[kernel].noise
@@ -312,6 +342,7 @@ def condition(
     return Posterior(
         units_RP=units_RP,
         ordered_P=ordered_P,
+        pending=len(values_R) - count,
         factor_KRR=factor_KRR,
         innovations_WKR=innovations_WKR,
         scale_WK=_scale(squares_WK, np.asarray(float(count))),
@@ -329,7 +360,7 @@ def normal_score(
     return np.copysign(bent, t)
 
 
-def _squares(
+def squares(
     units_NP: Float64[np.ndarray, "N P"],
     units_RP: Float64[np.ndarray, "R P"],
     ordered_P: Bool[np.ndarray, " P"],
@@ -389,7 +420,7 @@ def _factor(
     """The Cholesky factor of each kernel's covariance, and its inverse times the warped values:
     by how many standard deviations of a process of variance 1 each value was a surprise."""
     trials, warps = len(units_RP), len(WARPS)
-    covariance_KRR = _covariance(_squares(units_RP, units_RP, ordered_P), np.arange(len(KERNELS)))
+    covariance_KRR = _covariance(squares(units_RP, units_RP, ordered_P), np.arange(len(KERNELS)))
     noise_KR = _NOISE_K[:, None] + JITTER + np.where(counts_R, 0.0, UNMEASURED)
     warped_WR = warp(np.where(np.isfinite(values_R), values_R, 0.5))
     # Bordered by the values, one factorization gives both.

@@ -2,8 +2,10 @@
 
 from optformer.model.decode import Engine
 from optformer.model.ensemble import Ensemble
+from optformer.model.prior import Prior
 from optformer.model.saved import Checkpoint
 from optformer.model.transformer import Ids
+from optformer.study import Problem
 
 
 class LoadedModel:
@@ -28,3 +30,11 @@ class LoadedModel:
         self.experts: Ensemble | None = None
         if saved.config.experts:
             self.experts = Ensemble(self.engine.weights["experts"], ids)
+        self._prior = saved.prior
+
+    def prior_of(self, problem: Problem) -> Prior | None:
+        """What the model knows of a problem before any trial; None if it knows nothing."""
+        if self._prior is None or self.experts is None:
+            return None
+        network = Prior.of(problem, self._prior.weights, self._prior.config)
+        return network if network.knows else None

@@ -1,14 +1,14 @@
-"""The prediction of a value: the transformer's own, and those of Gaussian processes that it weighs.
+"""The prediction of a value: a mixture of the transformer's and of Gaussian-process experts'.
 
-Where `ModelConfig.experts` is on, the probability of a bin is
+With `ModelConfig.experts`, the probability of a bin is
 
     w_0 p_own(bin) + sum_e w_e p_e(bin),    w = softmax(gate(hidden state) + b evidence),
 
-with the experts' predictions and evidence of `model/experts.py`. Untrained, the gates are flat and
-b is 1: Bayesian averaging of the experts, with a prior that leaves a little to the transformer.
-The chance that a trial has no value stays the transformer's.
+with the experts' predictions and evidence of `model/experts.py`. Initially, the gates are flat and
+b is 1: Bayesian model averaging of the experts, with a small prior weight of the transformer. The
+probability that a trial has no value is the transformer's.
 
-Array dimensions: see `optformer.model`; E experts, M those that count, G = 1 + E predictions.
+Array dimensions: see `optformer.model`; E experts, M chosen experts, G = 1 + E predictions.
 """
 
 import jax
@@ -20,17 +20,17 @@ from optformer.model import experts
 from optformer.model.transformer import AnyArray, Ids, Weights
 
 NEGLIGIBLE = 0.02
-"""Experts that together have less than this share of the experts' weight are left out."""
+"""The share of the experts' weight below which a group of experts is left out."""
 
 FEW, MANY = 8, 32
-"""The weightiest `FEW` experts are mixed if all others are negligible; otherwise `MANY`. Two
-sizes, since each is compiled."""
+"""The number of experts in a mixture: `FEW` if all others are negligible, otherwise `MANY`. There
+are only two sizes because each is compiled."""
 
 
 def log_weights(
     gates: Weights, hidden: Float[Array, "*T D"], evidence: Float[AnyArray, "*T E"]
 ) -> Float32[Array, "*T G"]:
-    """The logarithm of each prediction's weight; the first is the transformer's own."""
+    """The logarithms of the weights of all predictions; the first is the transformer's own."""
     logits = (hidden @ gates["hidden"]).astype(jnp.float32) + gates["offset"]
     share = gates["evidence"] * evidence
     share -= jax.nn.logsumexp(share, axis=-1, keepdims=True)
@@ -40,14 +40,14 @@ def log_weights(
 def log_chance(
     log_weights: Float[Array, "*T G"], own: Float[Array, "*T"], logs: Float[AnyArray, "*T E"]
 ) -> Float[Array, "*T"]:
-    """The mixture's log probability of a bin, from those of its parts."""
+    """The mixture's log probability of a bin, from those of its components."""
     return jax.nn.logsumexp(log_weights + jnp.concatenate([own[..., None], logs], axis=-1), axis=-1)
 
 
 def choose_experts(
     log_weights_NG: Float32[np.ndarray, "N G"],
 ) -> tuple[Int64[np.ndarray, " M"], Float32[np.ndarray, "N 1+M"]]:
-    """The experts that count for some candidate, and the log weights of what is left (`keep`)."""
+    """The experts with weight for some candidate, and the log weights of this mixture (`keep`)."""
     experts_NE = np.exp(log_weights_NG[:, 1:])
     order_E = np.argsort(-experts_NE.max(axis=0), kind="stable")
     rest_N = experts_NE[:, order_E[FEW:]].sum(axis=1)
@@ -60,8 +60,10 @@ def choose_experts(
 def keep(
     log_weights_NG: Float32[np.ndarray, "N G"], chosen_NM: Int64[np.ndarray, "N M"]
 ) -> Float32[np.ndarray, "N 1+M"]:
-    """The log weights without those of other experts, whose weight the chosen ones share: the
-    transformer's own does not change."""
+    """The log weights of the chosen experts, which receive the weight of the others.
+
+    The transformer's own weight does not change.
+    """
     experts_NE = log_weights_NG[:, 1:]
     chosen_log_NM = np.take_along_axis(experts_NE, chosen_NM, axis=1)
     whole_N, left_N = (np.exp(logs).sum(axis=1) for logs in (experts_NE, chosen_log_NM))
@@ -79,10 +81,10 @@ def mix(
     *,
     ids: Ids,
 ) -> Float32[Array, "N O"]:
-    """The transformer's log-odds with those of the bins as the mixture has them.
+    """The transformer's logits, with the logits of bins replaced by those of the mixture.
 
     Args:
-      log_weights_NG: of the transformer's own prediction, and of the experts there are.
+      log_weights_NG: of the transformer's own prediction and of the given experts.
       mean_NM, scale_NM: of the experts' predictions under their warps `warp_M`.
     """
     bins = slice(ids.first_bin, ids.first_bin + ids.bins)
@@ -92,8 +94,8 @@ def mix(
         log_weight_N, mean_N, scale_N, warp = expert
         t_NF = (edges_WF[warp] - mean_N[:, None]) / scale_N[:, None]
         bent_NF = jnp.sqrt(freedom * jnp.log1p(t_NF * t_NF / freedom)) * (1.0 - 0.25 / freedom)
-        # What is above, not below: improvements are in the upper tail, where 1 - p loses digits.
-        # If all of the range is in the lower tail, what is below.
+        # The probability above an edge, because improvements are in the upper tail, where 1 - p
+        # loses digits. If the whole range is in the lower tail, the probability below.
         t_NF = jnp.where(t_NF[:, -1:] < 0, -t_NF, t_NF)
         beyond_NF = _erfc_of_positive(bent_NF * np.float32(np.sqrt(0.5)))
         tail_NF = jnp.where(t_NF < 0, 2.0 - beyond_NF, beyond_NF)
@@ -110,7 +112,7 @@ def mix(
     floor_N1 = jnp.exp(log_weights_NG[:, 1:]).sum(-1, keepdims=True) * experts.FLOOR / ids.bins
     chance_NQ = above_NF[:, :-1] - above_NF[:, 1:] + floor_N1
     own_NQ = jax.nn.log_softmax(logits_NO[:, bins])
-    # Of an expert that puts nothing into the range, only the floor is there.
+    # An expert without probability in the range contributes only the floor.
     mixed_NQ = jax.nn.log_softmax(
         jnp.logaddexp(log_weights_NG[:, :1] + own_NQ, jnp.log(jnp.maximum(chance_NQ, 1e-30)))
     )
@@ -125,8 +127,11 @@ _ERFC = (
 
 
 def _erfc_of_positive(x: Float[Array, "*N"]) -> Float[Array, "*N"]:
-    """The complementary error function from one exponential, relative error below 2e-7 of it (Press
-    et al., Numerical Recipes, 6.2.2). XLA's is exact and takes most of the time of a mixture."""
+    """The complementary error function with one exponential, with a relative error below 2e-7.
+
+    From Press et al., Numerical Recipes, 6.2.2. XLA's exact function would take most of the time of
+    a mixture.
+    """
     k = 1.0 / (1.0 + 0.5 * x)
     exponent = jnp.full_like(k, _ERFC[-1])
     for coefficient in reversed(_ERFC[:-1]):

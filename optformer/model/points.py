@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Float64, Int64
 
-from optformer.space import to_natural, to_units
+from optformer.space import in_cube, to_natural
 from optformer.tokenization.tokenizer import EncodedProblem, StudyTokenizer
 
 INACTIVE = -1.0
@@ -24,7 +24,8 @@ class Points:
       values_NP: as in `Study.values_RP`.
       units_NP: the values in the unit cube; NaN where a point lacks the parameter.
       ids_NK: output tokens, in the order of the tokens of a trial.
-      inputs_NK: what the experts see: numbers in [0, 1] or `INACTIVE`, in that order.
+        A token is a bin, in which there are many values.
+      inputs_NK: what the experts see: `units_NP` in that order, `INACTIVE` in place of NaN.
     """
 
     values_NP: Float64[np.ndarray, "N P"]
@@ -45,8 +46,8 @@ class Points:
         )
 
     def unique(self) -> Int64[np.ndarray, " M"]:
-        """Rows of which no two have the same tokens, in the order of the tokens."""
-        return np.unique(self.ids_NK, axis=0, return_index=True)[1].astype(np.int64)
+        """Rows of which no two are the same point, in the order of their coordinates."""
+        return np.unique(self.inputs_NK, axis=0, return_index=True)[1].astype(np.int64)
 
 
 def joined(parts: Sequence[Points]) -> Points:
@@ -68,41 +69,31 @@ class Coordinates:
 
     def of_values(self, values_NP: Float64[np.ndarray, "N P"]) -> Points:
         """Points of rows as in `Study.values_RP`."""
-        vocabulary, problem = self.tokenizer.vocabulary, self.problem.problem
-        ids_NP = self.tokenizer.parameter_ids(problem, values_NP)
-        units_NP = to_units(problem.parameters, values_NP)
-        ids_NK = ids_NP[:, self.problem.order_P]
-        return Points(
-            values_NP=values_NP,
-            units_NP=np.where(np.isfinite(values_NP), units_NP, np.nan),
-            ids_NK=ids_NK - vocabulary.first_output,
-            inputs_NK=vocabulary.to_units(ids_NK, other=INACTIVE),
-        )
+        ids_NP = self.tokenizer.parameter_ids(self.problem.problem, values_NP)
+        ids_NK = ids_NP[:, self.problem.order_P] - self.tokenizer.vocabulary.first_output
+        return self._points(values_NP, ids_NK)
 
     def of_units(self, units_NP: Float64[np.ndarray, "N P"]) -> Points:
-        """The points of the bins that these points of the unit cube are in."""
+        """The legal points that these points of the unit cube stand for."""
         problem = self.problem.problem
         values_NP = to_natural(problem.parameters, units_NP)
-        values_NP = np.where(problem.active(values_NP), values_NP, np.nan)
-        ids_NP = self.tokenizer.parameter_ids(problem, values_NP)
-        ids_NK = ids_NP[:, self.problem.order_P] - self.tokenizer.vocabulary.first_output
-        return self.of_ids(ids_NK)
+        return self.of_values(np.where(problem.active(values_NP), values_NP, np.nan))
 
-    def of_ids(self, ids_NK: Int64[np.ndarray, "N K"]) -> Points:
-        """The points of output tokens: the middles of their bins."""
-        vocabulary, problem = self.tokenizer.vocabulary, self.problem.problem
-        values_NP = self.tokenizer.decode_parameters(self.problem, ids_NK + vocabulary.first_output)
-        units_NP = to_units(problem.parameters, values_NP)
+    def of_ids(
+        self, ids_NK: Int64[np.ndarray, "N K"], rng: np.random.Generator | None = None
+    ) -> Points:
+        """Points of output tokens: random ones of their bins or, without `rng`, the middles."""
+        ids = ids_NK + self.tokenizer.vocabulary.first_output
+        return self._points(self.tokenizer.decode_parameters(self.problem, ids, rng), ids_NK)
+
+    def _points(
+        self, values_NP: Float64[np.ndarray, "N P"], ids_NK: Int64[np.ndarray, "N K"]
+    ) -> Points:
+        units_NP = in_cube(self.problem.problem.parameters, values_NP)
+        inputs_NK = units_NP[:, self.problem.order_P]
         return Points(
             values_NP=values_NP,
-            units_NP=np.where(np.isfinite(values_NP), units_NP, np.nan),
+            units_NP=units_NP,
             ids_NK=ids_NK,
-            inputs_NK=vocabulary.to_units(ids_NK + vocabulary.first_output, other=INACTIVE),
+            inputs_NK=np.where(np.isnan(inputs_NK), INACTIVE, inputs_NK),
         )
-
-    def anywhere_in_bin(
-        self, ids_K: Int64[np.ndarray, " K"], rng: np.random.Generator
-    ) -> Float64[np.ndarray, " P"]:
-        """Values of output tokens; a continuous one is a random number of its bin."""
-        ids_1K = ids_K[None] + self.tokenizer.vocabulary.first_output
-        return self.tokenizer.decode_parameters(self.problem, ids_1K, rng)[0]

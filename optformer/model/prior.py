@@ -29,7 +29,7 @@ from jaxtyping import Array, Bool, Float, Float64
 from optformer.errors import CheckpointError
 from optformer.model import description
 from optformer.model.description import BUCKETS, MOST_CATEGORIES, NUMBERS, STRUCTURE, Description
-from optformer.space import to_units
+from optformer.space import to_natural, to_units
 from optformer.study import Problem
 
 AnyArray = np.ndarray | Array
@@ -39,6 +39,10 @@ Weights = dict
 
 LEVEL = 0.3
 """Prior variance of a study's level in training, where scores are normalized."""
+
+LEAST_SPREAD = 0.1
+"""A network whose mean differs less between random configurations (standard deviation, in units of
+score) knows nothing of a problem."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -185,6 +189,15 @@ class Prior:
         """Of this problem; without a word of its text if it is `hidden`."""
         text = description.describe(problem, hidden=hidden)
         return cls(problem=problem, weights=weights, reading=read(np, weights, config, text))
+
+    @property
+    def knows(self) -> bool:
+        """Whether the text says anything of which configurations are better."""
+        parameters = self.problem.parameters
+        units_NP = np.random.default_rng(0).random((256, len(parameters)))
+        values_NP = to_natural(parameters, units_NP)
+        values_NP = np.where(self.problem.active(values_NP), values_NP, np.nan)
+        return bool(np.std(self.mean_and_features(values_NP)[0]) >= LEAST_SPREAD)
 
     def places(
         self, values_NP: Float64[np.ndarray, "N P"]

@@ -23,11 +23,12 @@ import dataclasses
 
 import numpy as np
 import scipy.linalg
-from jaxtyping import Bool, Float64, Int64
+from jaxtyping import Bool, Float32, Float64, Int64
 from scipy.special import logsumexp, stdtr
 
 from optformer.model import experts, prior
-from optformer.model.experts import JITTER
+from optformer.model.experts import JITTER, Posterior, Predictions
+from optformer.model.points import Points
 from optformer.model.prior import Prior
 
 
@@ -74,10 +75,6 @@ LEAST_NOISE = 2e-3
 PRIOR_ODDS = 2.0
 """The log-odds, before any trial, of the experts with a prior against those without."""
 
-UNTOLD = 0.1
-"""A network of which no two configurations differ more in the mean (standard deviation over random
-ones, in units of score) knows nothing of the problem."""
-
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class PriorPosterior:
@@ -111,16 +108,15 @@ class PriorPosterior:
 
     def predict(
         self, values_NP: Float64[np.ndarray, "N P"], experts_M: Int64[np.ndarray, " M"]
-    ) -> tuple[Float64[np.ndarray, "N M"], Float64[np.ndarray, "N M"]]:
-        """Mean and scale of some experts' predictions, under their warps, at rows of
-        `Study.values_RP`."""
+    ) -> Predictions:
+        """What some of these experts say of the value at rows of `Study.values_RP`."""
         mean_N, features_NF = _float64(*self.prior.mean_and_features(values_NP))
         square_NRP = _squares(self.prior, values_NP, self.values_RP)
         mean_NM = np.empty((len(values_NP), len(experts_M)))
         scale_NM = np.empty_like(mean_NM)
         warp_M, kernel_M = np.divmod(experts_M, len(KERNELS))
         for kernel in np.unique(kernel_M):
-            white_RN, left_N = self._conditional(kernel, mean_N, features_NF, square_NRP)
+            white_RN, left_N = self._conditional(int(kernel), mean_N, features_NF, square_NRP)
             shift_N = mean_N - self.mean_innovations_KR[kernel] @ white_RN
             for column in np.flatnonzero(kernel_M == kernel):
                 warp = warp_M[column]
@@ -131,7 +127,8 @@ class PriorPosterior:
                 mean_NM[:, column] = known_N + unit * shift_N
                 spread_N = square * left_N + (square - unit**2) * shift_N**2
                 scale_NM[:, column] = np.sqrt(spread_N)
-        return mean_NM, scale_NM
+        used_M = np.array(USED_WARPS)[warp_M]
+        return Predictions(mean_NM=mean_NM, scale_NM=scale_NM, warp_M=used_M, freedom=self.freedom)
 
     def draw_levels(
         self, values_NP: Float64[np.ndarray, "N P"], expert: int, rng: np.random.Generator
@@ -140,7 +137,7 @@ class PriorPosterior:
         kernel = expert % len(KERNELS)
         mean_N, features_NF = _float64(*self.prior.mean_and_features(values_NP))
         square_NRP = _squares(self.prior, values_NP, self.values_RP)
-        white_RN, _ = self._conditional(kernel, mean_N, features_NF, square_NRP)
+        white_RN, _ = self._conditional(int(kernel), mean_N, features_NF, square_NRP)
         places = mean_N, features_NF
         square_NNP = _squares(self.prior, values_NP, values_NP)
         covariance_NN = _covariance(self.prior, KERNELS[kernel], places, places, square_NNP)
@@ -164,13 +161,86 @@ class PriorPosterior:
         one = KERNELS[kernel]
         places, trials = (mean_N, features_NF), (self.mean_R, self.features_RF)
         across_NR = _covariance(self.prior, one, places, trials, square_NRP)
-        white_RN = scipy.linalg.solve_triangular(
-            self.factor_KRR[kernel], across_NR.T, lower=True, check_finite=False
-        )
+        white_RN = _whitened(self.factor_KRR[kernel], across_NR.T)
         scale = one.stationary * np.exp(float(self.prior.reading.log_scale))
         whole_N = (features_NF**2).sum(1) + one.mean * mean_N**2 + scale + LEVEL
         left_N = np.maximum(whole_N - (white_RN**2).sum(0), 0.0)
         return white_RN, left_N + _noise(self.prior, one)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class InformedPosterior(Posterior):
+    """The experts without a prior and those with one, which are numbered after them.
+
+    Its own fields, `evidence_E` among them, are those of the experts without a prior.
+    """
+
+    learned: PriorPosterior
+
+    @classmethod
+    def of(cls, plain: Posterior, learned: PriorPosterior) -> "InformedPosterior":
+        """Both, given the same trials."""
+        fields = {field.name: getattr(plain, field.name) for field in dataclasses.fields(Posterior)}
+        return cls(**fields, learned=learned)
+
+    @property
+    def log_share(self) -> float:
+        """The log weight of all experts with a prior together."""
+        return self.learned.log_share(self.evidence_E)
+
+    def weights_with(
+        self, log_weights_NG: Float32[np.ndarray, "N G"]
+    ) -> Float32[np.ndarray, "N G2"]:
+        """Log weights with those of the experts with a prior after the others, which make room."""
+        learned_E = self.log_share + self.learned.log_weights()
+        left = np.log1p(-min(np.exp(self.log_share), 1.0 - 1e-9))
+        learned_NE = np.broadcast_to(learned_E, (len(log_weights_NG), len(learned_E)))
+        return np.concatenate([log_weights_NG + left, learned_NE], axis=1).astype(np.float32)
+
+    def predict(self, points: Points, experts_M: Int64[np.ndarray, " M"]) -> Predictions:
+        """What some of the experts say of the value at these points."""
+        is_learned_M = experts_M >= experts.EXPERTS
+        plain = super().predict(points, experts_M[~is_learned_M])
+        learned = self.learned.predict(points.values_NP, experts_M[is_learned_M] - experts.EXPERTS)
+        mean_NM = np.empty((len(points), len(experts_M)))
+        scale_NM, warp_M = np.empty_like(mean_NM), np.empty(len(experts_M), np.int64)
+        for said, here_M in ((plain, ~is_learned_M), (learned, is_learned_M)):
+            mean_NM[:, here_M], scale_NM[:, here_M] = said.mean_NM, said.scale_NM
+            warp_M[here_M] = said.warp_M
+        return Predictions(mean_NM=mean_NM, scale_NM=scale_NM, warp_M=warp_M, freedom=self.freedom)
+
+    def draw_levels(
+        self, points: Points, expert: int, rng: np.random.Generator
+    ) -> Float64[np.ndarray, " N"]:
+        """One draw of an expert's function at all points, as levels in [0, 1] of `predict`."""
+        if expert < experts.EXPERTS:
+            return super().draw_levels(points, expert, rng)
+        return self.learned.draw_levels(points.values_NP, expert - experts.EXPERTS, rng)
+
+
+def first_scores(
+    network: Prior, values_NP: Float64[np.ndarray, "N P"], pending_RP: Float64[np.ndarray, "R P"]
+) -> Float64[np.ndarray, " N"]:
+    """How good configurations promise to be while no trial is measured.
+
+    The mean, and beside pending trials what is uncertain given them: a batch is spread over what
+    varies between studies.
+    """
+    mean_N, features_NF = _float64(*network.mean_and_features(values_NP))
+    if not len(pending_RP):
+        return mean_N
+    mean_R, features_RF = _float64(*network.mean_and_features(pending_RP))
+    places, pending = (mean_N, features_NF), (mean_R, features_RF)
+    kernel = KERNELS[0]
+    square_RRP = _squares(network, pending_RP, pending_RP)
+    covariance_RR = _covariance(network, kernel, pending, pending, square_RRP) - LEVEL
+    covariance_RR[np.diag_indices(len(mean_R))] += _noise(network, kernel) + JITTER
+    square_NRP = _squares(network, values_NP, pending_RP)
+    across_NR = _covariance(network, kernel, places, pending, square_NRP) - LEVEL
+    white_RN = _whitened(np.linalg.cholesky(covariance_RR), across_NR.T)
+    whole_N = (features_NF**2).sum(1) + kernel.mean * mean_N**2
+    whole_N += kernel.stationary * np.exp(float(network.reading.log_scale))
+    return mean_N + np.sqrt(np.maximum(whole_N - (white_RN**2).sum(0), 0.0))
 
 
 def condition(
@@ -199,12 +269,8 @@ def condition(
         covariance_RR = _covariance(network, kernel, places, places, square_RRP)
         covariance_RR[np.diag_indices(len(rows))] += _noise(network, kernel) + JITTER
         factor_KRR[index] = np.linalg.cholesky(covariance_RR)
-        innovations_KRS[index] = scipy.linalg.solve_triangular(
-            factor_KRR[index],
-            np.concatenate([warped_WR, mean_R[None]]).T,
-            lower=True,
-            check_finite=False,
-        )
+        told_RS = np.concatenate([warped_WR, mean_R[None]]).T
+        innovations_KRS[index] = _whitened(factor_KRR[index], told_RS)
     innovations_KRS[:, count:] = 0.0
     value_WKR = np.moveaxis(innovations_KRS[..., :-1], -1, 0)
     mean_KR = innovations_KRS[..., -1]
@@ -273,6 +339,16 @@ def _covariance(
         + scale * prior.matern(np, square_NRP, length_P, reading.real_P)
         + LEVEL
     )
+
+
+def _whitened(
+    factor_RR: Float64[np.ndarray, "R R"], columns_RN: Float64[np.ndarray, "R N"]
+) -> Float64[np.ndarray, "R N"]:
+    """The inverse of a lower triangle times some columns."""
+    if not len(factor_RR):  # SciPy takes no empty matrix
+        return columns_RN
+    solved_RN = scipy.linalg.solve_triangular(factor_RR, columns_RN, lower=True, check_finite=False)
+    return np.asarray(solved_RN)
 
 
 def _noise(network: Prior, kernel: PriorKernel) -> float:

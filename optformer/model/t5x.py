@@ -120,12 +120,17 @@ def read(folder: Path, ids: Ids) -> tuple[Weights, ModelConfig]:
       CheckpointError: names the first array that is missing, damaged, unexpected, or of another
         shape.
     """
-    arrays = _arrays(folder, _contents(folder)["target"])
-    config = _config(folder, arrays)
+    arrays, stores = _stored(folder, _contents(folder)["target"])
+    shapes = {name: tuple(array.shape) for name, array in (arrays | stores).items()}
+    try:
+        config = _config(folder, shapes)
+    except ConfigError as error:
+        raise CheckpointError(f"{folder} has a model that is out of range: {error}") from error
     empty = jax.eval_shape(lambda: transformer.init(config, ids, jax.random.key(0)))
     want = {name: leaf.shape for name, leaf in jax.eval_shape(to_t5x, empty).items()}
-    for name in sorted(want.keys() | arrays.keys()):
-        got = arrays[name].shape if name in arrays else "nothing"
+    # Before anything is read: an array's file can be small where it is all one value.
+    for name in sorted(want.keys() | shapes.keys()):
+        got = shapes.get(name, "nothing")
         if want.get(name) != got:
             hint = f" Is {VOCABULARY} the one of its training?" if name in (EMBEDDING, HEAD) else ""
             raise CheckpointError(
@@ -133,6 +138,7 @@ def read(folder: Path, ids: Ids) -> tuple[Weights, ModelConfig]:
                 f"{ids.statuses} rows of padding: {name} has shape {got}, but "
                 f"{want.get(name, 'nothing')} is expected.{hint}"
             )
+    arrays |= _values(folder, stores)
     cuts = [ids.text, ids.text + ids.bins]
     text_TD, bins_QD, padding_ND = np.split(arrays[EMBEDDING], cuts)
     head_text_TD, head_bins_QD, head_padding_ND = np.split(arrays[HEAD].T, cuts)
@@ -250,29 +256,56 @@ def _contents(folder: Path) -> dict:
         ) from error
 
 
-def _arrays(folder: Path, target: dict) -> dict[str, np.ndarray]:
-    """T5X's arrays by name, float32."""
+def _stored(
+    folder: Path, target: dict
+) -> "tuple[dict[str, np.ndarray], dict[str, tensorstore.TensorStore]]":
+    """T5X's arrays by name: those in the msgpack file, and those in files of their own, unread."""
     from flax import traverse_util
 
     leaves = traverse_util.flatten_dict(  # type: ignore[no-untyped-call]
         target, is_leaf=lambda _, node: isinstance(node, dict) and "driver" in node, sep="/"
     )
-    arrays, futures = {}, {}
+    arrays, stores = {}, {}
     for name, leaf in leaves.items():
         with _reading(folder, name):
             if isinstance(leaf, np.ndarray):
-                arrays[name] = leaf
+                arrays[name] = _floating(leaf)
             else:
-                futures[name] = _open(folder, leaf).read()
+                stores[name] = _open(folder, leaf)
+    return arrays, stores
+
+
+def _values(folder: Path, stores: "Mapping[str, tensorstore.TensorStore]") -> dict[str, np.ndarray]:
+    """What is in these files."""
+    futures: dict[str, tensorstore.Future[np.ndarray]] = {}
+    for name, store in stores.items():
+        with _reading(folder, name):
+            # TensorStore reads a missing chunk as its fill value.
+            statistics = store.storage_statistics(query_fully_stored=True).result()
+            stored: object = statistics.fully_stored  # its stub says None
+            if not stored:
+                raise ValueError("a part of it is missing")
+            futures[name] = store.read()
+    arrays = {}
     for name, future in futures.items():
         with _reading(folder, name):
-            arrays[name] = future.result()
-    for name, array in arrays.items():
-        with _reading(folder, name):
-            # T5X before 2021-06 wrote half precision as uint16.
-            if not jnp.issubdtype(array.dtype, jnp.floating):
-                raise ValueError(f"its numbers are {array.dtype}, not floating-point")
-    return {name: array.astype(np.float32, copy=False) for name, array in arrays.items()}
+            arrays[name] = _floating(future.result())
+    return arrays
+
+
+def _floating(array: np.ndarray) -> np.ndarray:
+    """The array as float32.
+
+    Raises:
+      ValueError: it has other values than finite floating-point numbers.
+    """
+    # T5X before 2021-06 wrote half precision as uint16.
+    if not jnp.issubdtype(array.dtype, jnp.floating):
+        raise ValueError(f"its numbers are {array.dtype}, not floating-point")
+    array = array.astype(np.float32, copy=False)
+    if not np.isfinite(array).all():
+        raise ValueError("it has numbers that are not finite")
+    return array
 
 
 def _open(folder: Path, placeholder: Mapping) -> "tensorstore.TensorStore":
@@ -284,12 +317,7 @@ def _open(folder: Path, placeholder: Mapping) -> "tensorstore.TensorStore":
     if not re.fullmatch(r"\w[\w.]*", place):
         raise ValueError(f"{path!r} is not a folder of the checkpoint")
     kvstore = {"driver": "file", "path": str(folder.resolve() / place)}
-    store = tensorstore.open({"driver": "zarr", "kvstore": kvstore}, open=True).result()
-    # TensorStore reads a missing chunk as zeros.
-    stored = store.storage_statistics(query_fully_stored=True).result().fully_stored
-    if store.fill_value is None and not stored:
-        raise ValueError("a part of it is missing")
-    return store
+    return tensorstore.open({"driver": "zarr", "kvstore": kvstore}, open=True).result()
 
 
 @contextlib.contextmanager
@@ -302,17 +330,18 @@ def _reading(folder: Path, name: str) -> Iterator[None]:
         ) from error
 
 
-def _config(folder: Path, arrays: Mapping[str, np.ndarray]) -> ModelConfig:
+def _config(folder: Path, shapes: Mapping[str, tuple[int, ...]]) -> ModelConfig:
     """The model's shape, inferred from some arrays; `read` checks all of them against it."""
     layers = {stack: {f"{stack}/layers_0"} for stack in SELF}
-    for name in arrays:
+    for name in shapes:
         if match := re.match(r"(encoder|decoder)/layers_\d+", name):
             layers[match[1]].add(match[0])
     try:
-        heads, _ = arrays["decoder/relpos_bias/rel_embedding"].shape
-        width, inner = arrays["decoder/layers_0/self_attention/query/kernel"].shape
-        _, feed_forward = arrays["decoder/layers_0/mlp/wi_0/kernel"].shape
-    except (KeyError, ValueError) as error:
+        heads, _ = shapes["decoder/relpos_bias/rel_embedding"]
+        width, inner = shapes["decoder/layers_0/self_attention/query/kernel"]
+        _, feed_forward = shapes["decoder/layers_0/mlp/wi_0/kernel"]
+        head_size = inner // heads
+    except (KeyError, ValueError, ZeroDivisionError) as error:
         raise CheckpointError(
             f"{folder} is not a T5 1.1 encoder-decoder: {error} is missing or has another shape."
         ) from error
@@ -320,7 +349,7 @@ def _config(folder: Path, arrays: Mapping[str, np.ndarray]) -> ModelConfig:
         T5_BASE,
         width=width,
         heads=heads,
-        head_size=inner // heads,
+        head_size=head_size,
         feed_forward=feed_forward,
         encoder_layers=len(layers["encoder"]),
         decoder_layers=len(layers["decoder"]),

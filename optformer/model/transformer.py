@@ -2,8 +2,9 @@
 
 RMSNorm before each block, gated GELU, no biases, no scaling of attention logits, a relative
 position bias shared by the layers of a stack, untied output [Raffel et al., arXiv 1910.10683;
-T5 1.1]. `ModelConfig` says what is added. The decoder's body is written once: training, the
-prefill of a history and the sampling of candidates differ in how a layer attends, and pass that in.
+T5 1.1]. `ModelConfig` describes the additions. `decode` is the only implementation of the decoder's
+body: training, the prefill of a history and the sampling of candidates pass different functions for
+attention.
 """
 
 import dataclasses
@@ -25,35 +26,35 @@ Weights = dict
 """Nested dicts and lists of float32 arrays."""
 
 AttendSelf = Callable[[int, Array, Array, Array], Array]
-"""(layer, query, key, value), each [..., T, H, K] -> what the layer reads, [..., T, H, K]."""
+"""Self-attention: (layer, query, key, value) to the output, arrays [..., T, H, K]."""
 
 SumTrials = Callable[[Array], Array]
-"""Vectors of tokens -> at each place the sum over its trial's tokens so far."""
+"""From vectors of tokens to the sum, at each position, over the tokens of its trial so far."""
 
 AttendCross = Callable[[int, Array], Array]
-"""The same where key and value are the text's."""
+"""Cross-attention: the same with key and value of the text."""
 
 NEGATIVE = -1e9
-"""Added to attention logits that must not count; finite, so that an all-masked row is no NaN."""
+"""Added to masked attention logits; finite, so that a row with all logits masked is not NaN."""
 
 
 TABLES = ("text", "numbers", "encoder_slots", "input_slots", "target_slots", "slot_gates")
-"""Weights of which the rows of tokens and slots are gathered."""
+"""Weights whose rows are gathered by token or slot."""
 
 QUERY_BLOCK = 128
 
 OWN_EXPERT = -2.0
-"""The untrained log-odds of the transformer's own prediction against all experts together."""
+"""The initial logit of the transformer's own prediction relative to all experts together."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Ids:
-    """How token ids divide; `Vocabulary` owns it, and this is what the arrays need of it.
+    """The division of token ids, which `Vocabulary` defines, for the model's arrays.
 
     Attributes:
-      text, bins: how many ids are text, and then bins.
-      statuses: how many come after: statuses and padding.
-      text_output: whether the decoder writes text too.
+      text, bins: the numbers of ids of text, and of bins, which follow.
+      statuses: the number of ids after the bins: statuses and padding.
+      text_output: whether the decoder also outputs text.
     """
 
     text: int
@@ -63,7 +64,7 @@ class Ids:
 
     @classmethod
     def of(cls, vocabulary: Vocabulary) -> "Ids":
-        """How the vocabulary's ids divide."""
+        """The division of the vocabulary's ids."""
         return cls(
             text=vocabulary.first_bin,
             bins=vocabulary.bins,
@@ -73,17 +74,17 @@ class Ids:
 
     @property
     def first_output(self) -> int:
-        """The first id that the decoder can write."""
+        """The first id that the decoder can output."""
         return 0 if self.text_output else self.text
 
     @property
     def first_bin(self) -> int:
-        """Which output is bin 0."""
+        """The index of bin 0 among the outputs."""
         return self.text - self.first_output
 
     @property
     def outputs(self) -> int:
-        """Number of ids that the decoder can write."""
+        """The number of ids that the decoder can output."""
         return self.first_bin + self.bins + self.statuses
 
 
@@ -147,7 +148,7 @@ def init(config: ModelConfig, ids: Ids, key: PRNGKeyArray) -> Weights:
         "token_head": numbers(config.number_output, width**-0.5, ids.first_bin),
     }
     if config.value_head:
-        # Values near each other are as likely: there is nothing to copy.
+        # Near values are similarly likely, and values are not copied.
         kind = "value" if config.number_output == "both" else config.number_output
         weights["value_head"] = numbers(kind, width**-0.5, ids.first_bin)
     if config.slots:
@@ -167,10 +168,10 @@ def init(config: ModelConfig, ids: Ids, key: PRNGKeyArray) -> Weights:
 
 
 def check_weights(weights: Weights, config: ModelConfig, ids: Ids) -> None:
-    """Checks that the weights are those of such a model.
+    """Checks the names and shapes of the weights.
 
     Raises:
-      CheckpointError: names the first array that is missing, too many, or of another shape.
+      CheckpointError: names the first array that is missing, unexpected, or of another shape.
     """
     want = _shapes(jax.eval_shape(lambda: init(config, ids, jax.random.key(0))))
     got = _shapes(weights)
@@ -178,7 +179,7 @@ def check_weights(weights: Weights, config: ModelConfig, ids: Ids) -> None:
         if want.get(name) != got.get(name):
             raise CheckpointError(
                 f"the weights do not fit the model's configuration: {name} has shape "
-                f"{got.get(name, 'nothing')}, but {want.get(name, 'nothing')} is called for. "
+                f"{got.get(name, 'nothing')}, but {want.get(name, 'nothing')} is expected. "
                 "Restore the checkpoint from where it came from."
             )
 
@@ -189,10 +190,10 @@ def _shapes(weights: Weights) -> dict[str, tuple[int, ...]]:
 
 
 def value_features(bins: int) -> Float32[np.ndarray, "Q F"]:
-    """Each bin's value as waves from half a period over [0, 1] to one of a few bins.
+    """Each bin's value as waves, whose periods range from 2 down to a few bins.
 
-    A wave's amplitude falls with its frequency, so that at the start vectors of near values are
-    near: with equal amplitudes, what lies a few bins apart would look unrelated.
+    A wave's amplitude falls with its frequency, so that vectors of near values are initially near.
+    With equal amplitudes, values that are a few bins apart would look unrelated.
     """
     values_Q = (np.arange(bins) + 0.5) / bins
     waves_F = np.pi * np.geomspace(1.0, bins / 4, num=16)
@@ -210,11 +211,11 @@ def value_features(bins: int) -> Float32[np.ndarray, "Q F"]:
 def number_rows(weights: Weights, ids: Ids) -> Float[Array, "O D"]:
     """The row of each bin and status, in an embedding or an output layer.
 
-    An output layer that writes text has rows of text before them.
+    An output layer with text has rows for text before them.
     """
     rows_QD = weights.get("bins", 0.0)
     if "hidden" in weights:
-        # Neighbouring values would be one and the same in half precision.
+        # In half precision, neighbouring values would be equal.
         hidden, out = (weights[name].astype(jnp.float32) for name in ("hidden", "out"))
         computed_QD = jax.nn.gelu(value_features(ids.bins) @ hidden) @ out
         rows_QD += computed_QD.astype(weights["out"].dtype)
@@ -239,7 +240,7 @@ def encode(
     *,
     rematerialize: bool = False,
 ) -> Float[Array, "B S D"]:
-    """The encoder's reading of the text. Segment 0 is padding; segments do not see each other."""
+    """The encoder's output for the text. Segment 0 is padding; segments are independent."""
     x_BSD = embed(weights, ids, tokens_BS)
     if config.slots:
         x_BSD += weights["encoder_slots"][slots_BS].astype(x_BSD.dtype)
@@ -274,10 +275,10 @@ def decoder_inputs(
     target_slots: Int[AnyArray, "*T"],
     sum_trials: SumTrials,
 ) -> Float[Array, "*T D"]:
-    """What the decoder reads at each place: the token before it, and which slots both fill.
+    """The decoder's input at each position: the previous token, and the slots of both tokens.
 
-    With `config.trial_sum` also what `sum_trials` makes of the tokens: the sum of those of the
-    same trial up to here.
+    With `config.trial_sum`, also the result of `sum_trials`: the sum over the tokens of the same
+    trial so far.
     """
     embedded = embed(weights, ids, tokens)
     x = embedded
@@ -294,7 +295,7 @@ def sum_within_trials(
     trials: Int[AnyArray, "*rows T"],
     segments_BT: Int[AnyArray, "B T"] | None = None,
 ) -> Float[Array, "B T D"]:
-    """At each place the sum over the places of the same trial, and segment, up to it."""
+    """The sum, at each position, over the positions of the same trial and segment up to it."""
     places_T = jnp.arange(x.shape[1])
     same_BTT = (places_T[:, None] >= places_T) & _equal(trials)
     if segments_BT is not None:
@@ -315,9 +316,9 @@ def decode(
     *,
     rematerialize: bool = False,
 ) -> Float[Array, "*B T D"]:
-    """The decoder's body: the hidden state at each place, ready for an output layer.
+    """The decoder's body: the hidden state at each position, for an output layer.
 
-    With `rematerialize`, gradients compute each layer again rather than keep what is within it.
+    With `rematerialize`, the gradient recomputes each layer instead of storing its activations.
     """
     drop = drop or Dropout(0.0, None)
     rate = drop.rate
@@ -342,7 +343,7 @@ def decode(
 def text_keys(
     weights: Weights, encoded_BSD: Float[Array, "B S D"]
 ) -> list[tuple[Float[Array, "B S H K"], Float[Array, "B S H K"]]]:
-    """Key and value of the text for each decoder layer's cross-attention."""
+    """Key and value of the text for the cross-attention of each decoder layer."""
     return [
         (
             jnp.einsum("BSD,DHK->BSHK", encoded_BSD, layer["cross"]["key"]),
@@ -353,12 +354,12 @@ def text_keys(
 
 
 def token_logits(weights: Weights, ids: Ids, hidden: Float[Array, "*T D"]) -> Float[Array, "*T O"]:
-    """Log-odds of the next token where it is a parameter."""
+    """Logits of the next token at parameters."""
     return _logits(hidden, number_rows(weights["token_head"], ids))
 
 
 def value_logits(weights: Weights, ids: Ids, hidden: Float[Array, "*T D"]) -> Float[Array, "*T O"]:
-    """Log-odds of the next token where it is a metric."""
+    """Logits of the next token at metrics."""
     return _logits(hidden, number_rows(weights.get("value_head", weights["token_head"]), ids))
 
 
@@ -382,11 +383,11 @@ def forward(
     dropout: PRNGKeyArray | None = None,
     rematerialize: bool = False,
 ) -> Float[Array, "B T D"]:
-    """The hidden state that predicts each target, for whole trajectories at once.
+    """The hidden states that predict each target, for whole trajectories.
 
-    Rows of a batch share `trials_T`, the number of each place's trial along the row. Only
-    distances within a segment matter, so packed trajectories share them as long as their trials
-    are of one length.
+    All rows of a batch share `trials_T`, the index of each position's trial in the row. Only
+    distances within a segment matter, so packed trajectories can share them if their trials have
+    the same length.
     """
     encoder_key, decoder_key = (None, None) if dropout is None else jax.random.split(dropout)
     encoded_BSD = encode(
@@ -425,11 +426,11 @@ def forward(
 
 
 def half(weights: Weights) -> Weights:
-    """The weights in bfloat16, in which a model of such weights computes.
+    """The weights in bfloat16; a model computes in the precision of its weights.
 
-    Norms' means, attention's softmax and logits stay in single precision. So do tables from which
-    rows are gathered: in the gradient, many places add to one row, which accelerators do at once in
-    single precision and one after the other in half.
+    Means of norms, the softmax of attention, and logits remain in single precision. So do tables
+    whose rows are gathered: in the gradient, many positions add to one row, which accelerators do
+    at once in single precision and one after the other in half.
     """
 
     def narrow(path: tuple, leaf: Array) -> Array:
@@ -440,7 +441,7 @@ def half(weights: Weights) -> Weights:
 
 
 def precision(weights: Weights) -> jnp.dtype:
-    """The type that a model of these weights computes in (`half`)."""
+    """The data type in which a model of these weights computes (`half`)."""
     return weights["decoder"]["norm"].dtype
 
 
@@ -460,7 +461,7 @@ def feed_forward(
 
 
 def project(weights: Weights, x: Float[Array, "*T D"]) -> tuple[Array, Array, Array]:
-    """Query, key and value of each place, [..., T, H, K]."""
+    """Query, key and value at each position, [..., T, H, K]."""
     query, key, value = (
         jnp.einsum("...D,DHK->...HK", x, weights[name]) for name in ("query", "key", "value")
     )
@@ -468,7 +469,7 @@ def project(weights: Weights, x: Float[Array, "*T D"]) -> tuple[Array, Array, Ar
 
 
 def merge(weights: Weights, read: Float[Array, "*T H K"]) -> Float[Array, "*T D"]:
-    """What the heads read, as a change of the residual stream."""
+    """The output of the heads, as an addition to the residual stream."""
     return jnp.einsum("...HK,HKD->...D", read, weights["out"])
 
 
@@ -493,10 +494,10 @@ def attend_causally(
     bias_HTT: Float[Array, "H T T"],
     segments_BT: Int[AnyArray, "B T"],
 ) -> Float[Array, "B T H K"]:
-    """Self-attention of each place to itself and those before it in its segment.
+    """Causal self-attention within segments.
 
-    In blocks of queries, each with only the keys up to its end: of the T·T logits, those that
-    causality masks anyway are mostly never computed.
+    Queries are processed in blocks, each with only the keys up to its end, so most of the logits
+    that causality masks are not computed.
     """
     tokens = query_BTHK.shape[1]
     out = []
@@ -521,7 +522,7 @@ def position_bias(
     *,
     both_ways: bool,
 ) -> Float[Array, "H *TS"]:  # noqa: F821
-    """T5's relative position bias; the two arrays of places broadcast against each other."""
+    """T5's relative position bias; the two arrays of positions broadcast against each other."""
     distance = query_places - key_places
     buckets = config.buckets
     if both_ways:
@@ -544,13 +545,13 @@ def position_bias(
 def segment_mask(
     segments_BT: Int[AnyArray, "B T"], segments_BS: Int[AnyArray, "B S"]
 ) -> Float32[Array, "B 1 T S"]:
-    """0 where both places belong to the same study, very negative elsewhere."""
+    """0 if both positions belong to the same study, otherwise very negative."""
     same_BTS = segments_BT[:, :, None] == segments_BS[:, None, :]
     return jnp.where(same_BTS, 0.0, NEGATIVE).astype(jnp.float32)[:, None]
 
 
 class Dropout:
-    """Drops at a rate, a new mask each call; without a key it changes nothing."""
+    """Dropout with a new mask at each call; without a key it does nothing."""
 
     def __init__(self, rate: float, key: PRNGKeyArray | None) -> None:
         self.rate = rate
@@ -564,7 +565,7 @@ class Dropout:
         return jnp.where(keep, x / (1.0 - self.rate), 0.0)
 
     def split(self) -> PRNGKeyArray | None:
-        """A key that nothing else has; None where nothing is dropped."""
+        """A new key; None without dropout."""
         if self._key is None or self.rate == 0.0:
             return None
         self._key, key = jax.random.split(self._key)

@@ -12,13 +12,11 @@ from scipy.special import ndtr
 
 from optformer import space
 from optformer.model import experts
-from optformer.model.ensemble import Ensemble
 from optformer.model.experts import Posterior
 from optformer.model.points import Points, joined
 from optformer.policies.config import PolicyConfig
-from optformer.policies.trust import in_cube
 from optformer.policies.view import View
-from optformer.space import to_natural
+from optformer.space import in_cube, to_natural
 from optformer.study import Parameter, ParameterType, Problem
 
 CENTRES = 8
@@ -28,25 +26,23 @@ SIFTERS = 8
 """So many experts sift, the weightiest."""
 
 
-def draw(
-    view: View, policy: PolicyConfig, ensemble: Ensemble | None, rng: np.random.Generator
-) -> Points:
+def draw(view: View, policy: PolicyConfig, rng: np.random.Generator) -> Points:
     """Points of the trust region and near the best trials, sifted where there are experts."""
     units_NP = np.concatenate(
         [view.region.draw(policy.uniform, rng), near_best(view, policy.local, rng)]
     )
     points = view.coordinates.of_units(units_NP)
-    if ensemble is None or view.posterior is None or not len(points):
+    if view.prior is not None:
+        points = joined([points, promising(view, points, policy.local, rng)])
+    if view.posterior is None or not len(points):
         return points
-    log_weights_E = ensemble.weigh_by_evidence(view.posterior)
-    return sift(points, min(policy.sifted, len(points)), view, log_weights_E, rng)
+    return sift(points, min(policy.sifted, len(points)), view, rng)
 
 
 def sift(
     points: Points,
     count: int,
     view: View,
-    log_weights_E: Float[np.ndarray, " E"],
     rng: np.random.Generator,
 ) -> Points:
     """The points from which the experts expect most improvement, some of them found near others.
@@ -55,8 +51,12 @@ def sift(
     """
 
     def gains(points: Points) -> Float64[np.ndarray, " N"]:
-        assert view.posterior is not None
-        gain_N = expected_improvement(view.posterior, log_weights_E, points, view.best)
+        assert view.posterior is not None and view.log_weights_E is not None
+        first_N = view.first_scores(points)
+        if first_N is not None:
+            return first_N
+        gain_N = expected_improvement(view.posterior, view.log_weights_E, points, view.best)
+        gain_N *= view.weight(points)
         return view.region.inside_first(gain_N, points.units_NP)
 
     points = points.rows(points.unique())
@@ -95,6 +95,14 @@ def expected_improvement(
     # The integral of what lies above.
     above_NVM = tail_NVM[:, 1:] / inside_N1M
     return trapezoid(above_NVM, values_V[1:], axis=1) @ share_M
+
+
+def promising(view: View, points: Points, count: int, rng: np.random.Generator) -> Points:
+    """Points around those of which the prior expects most."""
+    assert view.prior is not None
+    mean_N, _ = view.prior.mean_and_features(points.values_NP)
+    centres_KP = points.units_NP[np.argsort(-mean_N, kind="stable")[:CENTRES]]
+    return view.coordinates.of_units(near(view.study.problem.parameters, centres_KP, count, rng))
 
 
 def near_best(view: View, count: int, rng: np.random.Generator) -> Float64[np.ndarray, "N P"]:
@@ -178,6 +186,6 @@ def centre(
 
 def best_new(scores_N: Float64[np.ndarray, " N"], points: Points, known: Points) -> int:
     """The best point that is no repeat of a known trial, or of all if every one is."""
-    known_rows = {row.tobytes() for row in known.ids_NK}
-    new_N = np.array([row.tobytes() not in known_rows for row in points.ids_NK])
+    known_rows = {row.tobytes() for row in known.inputs_NK}
+    new_N = np.array([row.tobytes() not in known_rows for row in points.inputs_NK])
     return int(np.argmax(np.where(new_N, scores_N, -np.inf) if new_N.any() else scores_N))

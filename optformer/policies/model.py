@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from jaxtyping import Float64
 
+from optformer.errors import ConfigError
 from optformer.model import checkpoint
 from optformer.model.loaded import LoadedModel
 from optformer.model.saved import Checkpoint
@@ -93,6 +94,8 @@ class OptFormer(LoadedModel):
         Of several objectives, each suggestion improves one random combination (`scalarize`).
         """
         policy = policy or PolicyConfig()
+        if count < 1:
+            raise ConfigError(f"count={count} suggestions: ask for at least one.")
         if len(study.problem.objectives) > 1:
             rng = np.random.default_rng(seed)
             chosen = np.empty((count, len(study.problem.parameters)))

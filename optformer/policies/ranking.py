@@ -52,6 +52,9 @@ class Candidates:
 
     def score(self, policy: PolicyConfig, rng: np.random.Generator) -> Float64[np.ndarray, " N"]:
         """As the policy ranks them: outside the trust region by numbers below all others."""
+        first_N = self._view.first_scores(self.points)
+        if first_N is not None and policy.acquisition not in ("ts", "ts_joint"):
+            return first_N
         # A search that is made surer stays where it is.
         temperature = policy.value_temperature or max(self._calibrated, 1.0)
         probabilities_NQ = self.probabilities(temperature * policy.doubt(self._view.values_R))
@@ -59,6 +62,7 @@ class Candidates:
         scores_N = acquisition.score(
             policy.acquisition, probabilities_NQ, self._view.best, rng, levels_N
         )
+        scores_N = scores_N * self._view.weight(self.points)
         return self._view.region.inside_first(scores_N, self.points.units_NP)
 
     def draw_levels(self, rng: np.random.Generator) -> Float64[np.ndarray, " N"]:

@@ -23,13 +23,24 @@ from optformer.errors import ConfigError, StudyError
 from optformer.model.config import ModelConfig, most_parameters
 from optformer.model.decode import History, Rules
 from optformer.model.loaded import LoadedModel
-from optformer.model.points import Coordinates
+from optformer.model.points import Coordinates, joined
+from optformer.model.prior_experts import InformedPosterior
 from optformer.policies import candidates
 from optformer.policies.acquisition import Acquisition
 from optformer.policies.config import PolicyConfig
+from optformer.policies.feasibility import Feasibility
+from optformer.policies.pending import Pending
 from optformer.policies.ranking import Candidates
-from optformer.policies.trust import TrustRegion
-from optformer.policies.view import View, measured, shorten, with_pending
+from optformer.policies.trust import TrustRegion, everywhere
+from optformer.policies.view import (
+    View,
+    keeps,
+    measured,
+    objective_first,
+    shorten,
+    with_metrics,
+    with_pending,
+)
 from optformer.study import Problem, State, Study
 from optformer.tokenization.quantize import ValueScaling
 from optformer.tokenization.tokenizer import EncodedProblem, EncodedTrials
@@ -47,8 +58,15 @@ class Session:
         tokenizer = model.tokenizer
         for problem, _ in keys:
             check_problem(problem, most_parameters(model.config))
+        self._columns = [objective_first(problem) for problem, _ in keys]
         self._problems: list[EncodedProblem] = [
-            tokenizer.encode_problem(problem, algorithm) for problem, algorithm in keys
+            tokenizer.encode_problem(
+                dataclasses.replace(
+                    problem, metrics=tuple(problem.metrics[column] for column in columns_M)
+                ),
+                algorithm,
+            )
+            for (problem, algorithm), columns_M in zip(keys, self._columns, strict=True)
         ]
         self._coordinates = [
             Coordinates(problem=problem, tokenizer=tokenizer) for problem in self._problems
@@ -57,6 +75,7 @@ class Session:
             [tokenizer.legal_tokens(encoded) for encoded in self._problems], self._problems
         )
         self._places = max(len(problem.order_P) for problem in self._problems)
+        self._priors = [model.prior_of(problem) for problem, _ in keys]
         self._history: History | None = None
         self._read: list[Int64[np.ndarray, " T"]] = []
 
@@ -76,14 +95,14 @@ class Session:
         suggest = self._sample if policy.acquisition == "prior" else self._suggest
         regions = [policy.region(study) for study in studies]
         studies = [self._fit(row, study, count) for row, study in enumerate(studies)]
-        scalings = [self._model.tokenizer.fit_scalings(study) for study in studies]
+        scalings = [self._scalings(row, study) for row, study in enumerate(studies)]
         chosen: list[list[np.ndarray]] = [[] for _ in studies]
         for _ in range(count):
             self._update(studies, scalings)
             views = [
-                self._view(row, study, scaling[0], region)
-                for row, (study, scaling, region) in enumerate(
-                    zip(studies, scalings, regions, strict=True)
+                self._view(row, study, scaling[0], region, rng)
+                for row, (study, scaling, region, rng) in enumerate(
+                    zip(studies, scalings, regions, rngs, strict=True)
                 )
             ]
             for row, values_P in enumerate(suggest(views, policy, rngs)):
@@ -95,10 +114,7 @@ class Session:
         self, views: Sequence[View], policy: PolicyConfig, rngs: Sequence[np.random.Generator]
     ) -> list[Float64[np.ndarray, " P"]]:
         """For each study the point that the policy scores highest."""
-        drawn = [
-            candidates.draw(view, policy, self._model.experts, rng)
-            for view, rng in zip(views, rngs, strict=True)
-        ]
+        drawn = [candidates.draw(view, policy, rng) for view, rng in zip(views, rngs, strict=True)]
         # Always as many, so that a study's suggestions do not depend on those beside it: where
         # fewer are drawn, the model samples more.
         size = policy.candidates + policy.drawn(self._model.config.experts)
@@ -110,11 +126,17 @@ class Session:
         suggestions = []
         for row, (view, rng) in enumerate(zip(views, rngs, strict=True)):
             ids_NK = ids_BNK[row, :, : len(self._problems[row].order_P)]
-            points = view.coordinates.of_ids(ids_NK)
-            ranked = Candidates(self._model, view, points, logits_BNO[row], hidden_BND[row])
+            # Drawn points are where they were drawn; samples are anywhere in their bins.
+            given = slice(policy.candidates, policy.candidates + len(drawn[row]))
+            sampled_NK = np.delete(ids_NK, given, axis=0)
+            points = joined([drawn[row], view.coordinates.of_ids(sampled_NK, rng)])
+            order_N = np.r_[given, np.delete(np.arange(size), given)]
+            ranked = Candidates(
+                self._model, view, points, logits_BNO[row][order_N], hidden_BND[row][order_N]
+            )
             best = candidates.best_new(ranked.score(policy, rng), points, view.trials)
-            values_P = view.coordinates.anywhere_in_bin(ids_NK[best], rng)
-            if not len(view.study):
+            values_P = points.values_NP[best]
+            if not len(view.study) and view.prior is None:
                 # There is nothing to rank by.
                 values_P = candidates.centre(view.study.problem, values_P, rng)
             suggestions.append(values_P)
@@ -127,7 +149,7 @@ class Session:
         nothing_BNK = np.full((len(views), 1, self._places), -1)
         ids_BNK, _, _ = self._rollout(nothing_BNK, policy, rngs)
         return [
-            view.coordinates.anywhere_in_bin(ids_NK[0, : len(problem.order_P)], rng)
+            view.coordinates.of_ids(ids_NK[:, : len(problem.order_P)], rng).values_NP[0]
             for view, ids_NK, problem, rng in zip(views, ids_BNK, self._problems, rngs, strict=True)
         ]
 
@@ -159,7 +181,8 @@ class Session:
           scaling: of the first metric, in place of the one that the study's values give.
         """
         everywhere = PolicyConfig(trust_region=False)
-        ranked, used = self._candidates(study, values_NP, everywhere, scaling)
+        rng = np.random.default_rng(0)  # of running trials, which no prediction asks for
+        ranked, used = self._candidates(study, values_NP, everywhere, rng, scaling)
         return ranked.probabilities(value_temperature), used
 
     def score(
@@ -177,23 +200,24 @@ class Session:
           ConfigError: the policy's acquisition is none for this model, or ranks nothing.
         """
         check_acquisition(policy.acquisition, self._model.config)
-        return self._candidates(study, values_NP, policy)[0].score(policy, rng)
+        return self._candidates(study, values_NP, policy, rng)[0].score(policy, rng)
 
     def _candidates(
         self,
         study: Study,
         values_NP: Float64[np.ndarray, "N P"],
         policy: PolicyConfig,
+        rng: np.random.Generator,
         scaling: ValueScaling | None = None,
     ) -> tuple[Candidates, ValueScaling]:
         """What the model says of these points, in a session of one study, and the scaling."""
         region = policy.region(study)
         study = self._fit(0, study, 1)
-        scalings = self._model.tokenizer.fit_scalings(study)
+        scalings = self._scalings(0, study)
         if scaling is not None:
             scalings = (scaling, *scalings[1:])
         self._update([study], [scalings])
-        view = self._view(0, study, scalings[0], region)
+        view = self._view(0, study, scalings[0], region, rng)
         points = view.coordinates.of_values(values_NP)
         assert self._history is not None
         _, logits_BNO, hidden_BND = self._model.engine.rollout(
@@ -201,33 +225,57 @@ class Session:
         )
         return Candidates(self._model, view, points, logits_BNO[0], hidden_BND[0]), scalings[0]
 
+    def _scalings(self, row: int, study: Study) -> tuple[ValueScaling, ...]:
+        """Of the metrics that the model reads, the objective first."""
+        return self._model.tokenizer.fit_scalings(with_metrics(study, self._columns[row]))
+
     def _fit(self, row: int, study: Study, count: int) -> Study:
         """As much of the study as the model has learned to read, with room for `count` more."""
         room = self._problems[row].layout.trials_in(self._model.most_tokens)
         return shorten(study, max(1, room - count))
 
-    def _view(self, row: int, study: Study, scaling: ValueScaling, region: TrustRegion) -> View:
+    def _view(
+        self,
+        row: int,
+        study: Study,
+        scaling: ValueScaling,
+        region: TrustRegion,
+        rng: np.random.Generator,
+    ) -> View:
         """What is known of a study that has been read."""
-        coordinates = self._coordinates[row]
-        trials = coordinates.of_values(study.values_RP)
-        posterior = None
-        if self._model.experts is not None:
-            posterior = self._model.experts.condition(
+        model, coordinates = self._model, self._coordinates[row]
+        trials, ordered_K = coordinates.of_values(study.values_RP), self._problems[row].ordered_P
+        values_R, kept_R = measured(study, scaling), keeps(study)
+        bins = model.tokenizer.vocabulary.bins
+        posterior = log_weights_E = pending = None
+        if model.experts is not None:
+            posterior = model.experts.condition(
                 trials,
                 # Not rounded to bins, as tokens are, so that the best ones can be told apart.
-                scaling.to_units(
-                    np.where(study.states_R == State.COMPLETED, study.metrics_RM[:, 0], np.nan)
-                ),
+                scaling.to_units(scaling.sign * study.objective()),
                 study.states_R == State.ACTIVE,
-                self._problems[row].ordered_P,
+                ordered_K,
+                self._priors[row],
             )
+            log_weights_E = model.experts.weigh_by_evidence(posterior)
+            if posterior.pending:
+                best = float(values_R[kept_R].max(initial=0.0))
+                pending = Pending.of(posterior, log_weights_E, best, rng)
+            if isinstance(posterior, InformedPosterior) and posterior.log_share > np.log(0.5):
+                # Where the prior is right, the best need not be near what was measured.
+                region = everywhere(study.problem)
         return View(
             study=study,
             coordinates=coordinates,
             trials=trials,
-            values_R=measured(study, scaling),
+            values_R=values_R,
+            kept_R=kept_R,
             region=region,
+            feasibility=Feasibility.of(study, trials, ordered_K, bins),
             posterior=posterior,
+            log_weights_E=log_weights_E,
+            pending=pending,
+            prior=self._priors[row],
         )
 
     def _update(
@@ -236,8 +284,10 @@ class Session:
         """Reads what is new, and those studies again of which something read has changed since."""
         engine = self._model.engine
         encoded = [
-            self._model.tokenizer.encode_trials(study, problem, scaling)
-            for study, problem, scaling in zip(studies, self._problems, scalings, strict=True)
+            self._model.tokenizer.encode_trials(with_metrics(study, columns_M), problem, scaling)
+            for study, columns_M, problem, scaling in zip(
+                studies, self._columns, self._problems, scalings, strict=True
+            )
         ]
         ids = [trials.ids_T for trials in encoded]
         changed = [
@@ -270,14 +320,13 @@ def check_problem(problem: Problem, most: int) -> None:
     """Refuses what the model cannot optimize.
 
     Raises:
-      StudyError: more than one objective, an objective that is not the first metric, or more
-        parameters than the model has slots for.
+      StudyError: not one objective, or more parameters than the model has slots for.
     """
-    if len(problem.objectives) != 1 or problem.metrics[0] != problem.objectives[0]:
+    if len(problem.objectives) != 1:
         names = [metric.name for metric in problem.objectives]
         raise StudyError(
-            f"problem {problem.name!r} has the objectives {names}. It takes one, listed "
-            "before metrics with a safety threshold: add them up, or choose one."
+            f"problem {problem.name!r} has the objectives {names}, but a session takes one. "
+            "Name one metric without a safety threshold."
         )
     if len(problem.parameters) > most:
         raise StudyError(

@@ -10,13 +10,12 @@ Array dimensions: N points, R measured trials, P parameters in the problem's ord
 """
 
 import dataclasses
-from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import Float64
 
 from optformer import space
-from optformer.space import to_units, trust_radius
+from optformer.space import in_cube, trust_radius
 from optformer.study import Parameter, ParameterType, Problem, Study
 
 _ROUNDING = 1e-3  # points are middles of bins, and so a little off
@@ -37,12 +36,15 @@ class TrustRegion:
 
     @classmethod
     def of(cls, study: Study) -> "TrustRegion":
-        """Around the trials that have a metric; everywhere where none has."""
+        """Around the trials that have a metric; everywhere where none has.
+
+        All trials widen it: that of failed and running ones, too, was a look at the space.
+        """
         values_RP = study.values_RP[np.isfinite(study.objective())]
         parameters = study.problem.parameters
         if not len(values_RP):
             return everywhere(study.problem)
-        radius = trust_radius(len(values_RP), len(parameters))
+        radius = trust_radius(len(study), len(parameters))
         # Of few values, a neighbour may be further away than that.
         reach_P = [max(radius, _widest_step(parameter)) for parameter in parameters]
         return cls(measured_RP=in_cube(parameters, values_RP), reach_P=np.array(reach_P))
@@ -82,13 +84,6 @@ def everywhere(problem: Problem) -> TrustRegion:
     """The whole space."""
     size = len(problem.parameters)
     return TrustRegion(measured_RP=np.empty((0, size)), reach_P=np.full(size, np.inf))
-
-
-def in_cube(
-    parameters: Sequence[Parameter], values_NP: Float64[np.ndarray, "N P"]
-) -> Float64[np.ndarray, "N P"]:
-    """Rows of `Study.values_RP` in the unit cube; NaN where a trial lacks the parameter."""
-    return np.where(np.isfinite(values_NP), to_units(parameters, values_NP), np.nan)
 
 
 def _widest_step(parameter: Parameter) -> float:

@@ -39,6 +39,7 @@ MOST = {
 }
 """The most that a study's metadata may ask for: the time of one study is that of all."""
 
+SEED = "seed"  # the key of a study's metadata that is no setting of a policy
 _TRIALS = "trials"  # the key of a designer's state
 ALGORITHMS = (PREFIX, *(f"{PREFIX}_{name.upper()}" for name in ACQUISITIONS))
 
@@ -125,11 +126,17 @@ class OptFormerPolicy(pythia.Policy):
     """Vizier's service-side interface. It keeps no state: a study is its trials."""
 
     def __init__(
-        self, supporter: pythia.PolicySupporter, model: OptFormer, policy: PolicyConfig
+        self,
+        supporter: pythia.PolicySupporter,
+        model: OptFormer,
+        policy: PolicyConfig,
+        *,
+        seed: int | None = None,
     ) -> None:
         self._supporter = supporter
         self._model = model
         self._policy = policy
+        self._seed = seed
 
     def suggest(self, request: pythia.SuggestRequest) -> pythia.SuggestDecision:
         """Suggestions from the model, given all of the study's trials."""
@@ -137,7 +144,11 @@ class OptFormerPolicy(pythia.Policy):
         # The name keeps apart what the model remembers of studies with the same search space.
         problem = convert.problem_from_vizier(request.study_config, name=request.study_guid)
         suggestions = self._model.suggest_next(
-            problem, sorted(trials, key=lambda trial: trial.id), request.count, policy=self._policy
+            problem,
+            sorted(trials, key=lambda trial: trial.id),
+            request.count,
+            policy=self._policy,
+            seed=None if self._seed is None else self._seed + len(trials),
         )
         return pythia.SuggestDecision(suggestions, metadata=vz.MetadataDelta())
 
@@ -212,7 +223,8 @@ class OptFormerPolicyFactory(pythia.PolicyFactory):
         """
         if algorithm.startswith(PREFIX):
             policy = policy_config(algorithm, problem_statement)
-            return OptFormerPolicy(policy_supporter, self._model, policy)
+            seed = _seed(problem_statement)
+            return OptFormerPolicy(policy_supporter, self._model, policy, seed=seed)
         return VizierPolicyFactory()(problem_statement, algorithm, policy_supporter, study_name)
 
 
@@ -232,6 +244,8 @@ def policy_config(algorithm: str, problem: vz.ProblemStatement) -> PolicyConfig:
         settings["acquisition"] = algorithm.removeprefix(f"{PREFIX}_").lower()
     kinds = typing.get_type_hints(PolicyConfig)
     for key, text in problem.metadata.ns(NAMESPACE).items():
+        if key == SEED:
+            continue
         kind = kinds.get(key, str)
         kind = float if kind == float | None else kind
         try:
@@ -245,3 +259,16 @@ def policy_config(algorithm: str, problem: vz.ProblemStatement) -> PolicyConfig:
         if isinstance(value, int | float) and not value <= most:  # NaN is not, either
             raise ConfigError(f"metadata {NAMESPACE}:{key}={value} must be at most {most:g}.")
     return from_tree(PolicyConfig, settings, f"{NAMESPACE}.")
+
+
+def _seed(problem: vz.ProblemStatement) -> int | None:
+    """The seed that a study's metadata asks for: then the same trials give the same suggestions."""
+    text = problem.metadata.ns(NAMESPACE).get(SEED)
+    if text is None:
+        return None
+    try:
+        return int(str(text))
+    except ValueError as error:
+        raise ConfigError(
+            f"metadata {NAMESPACE}:{SEED}={text!r} must be a whole number."
+        ) from error

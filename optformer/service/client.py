@@ -494,6 +494,32 @@ def policy_settings(settings: Sequence[str]) -> dict[str, str]:
     return {name: value for name, _, value in pairs}
 
 
+def checked_settings(
+    algorithm: str, problem: Problem, settings: Sequence[str], seed: int | None
+) -> dict[str, str]:
+    """The settings of a policy by name, for `open_study`.
+
+    Raises:
+      ConfigError: a setting that does not exist or has a wrong value, or settings of an algorithm
+        that is not ours.
+    """
+    if algorithm not in OURS:
+        if settings or seed is not None:
+            option = "--set" if settings else "--seed"
+            raise ConfigError(
+                f"{option} is for the algorithms of a model; {algorithm} is Vizier's own."
+            )
+        return {}
+    from optformer.convert.vizier import NAMESPACE, problem_to_vizier
+    from optformer.policies.vizier import SEED, policy_config
+
+    policy = policy_settings(settings)
+    statement = problem_to_vizier(problem)
+    statement.metadata.ns(NAMESPACE).update(policy)
+    policy_config(algorithm, statement)
+    return policy if seed is None else policy | {SEED: str(seed)}
+
+
 def best_of(problem: Problem, tried: Sequence[Tried]) -> Tried | None:
     """The best feasible trial, the first of equals; None if there is none."""
     sign = problem.objectives[0].sign

@@ -305,6 +305,6 @@ def _log(
     }
     if details:
         what["details"] = details
-    level = logging.INFO if code == _Code.OK else logging.WARNING
+    level = logging.DEBUG if code == _Code.OK else logging.WARNING
     words = " ".join(f"{key}={value!r}" for key, value in what.items())
     _LOG.log(level, "%s", words, extra=what | {"event": "request"})

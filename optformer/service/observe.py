@@ -9,6 +9,7 @@ from typing import Literal
 import prometheus_client
 
 LogFormat = Literal["text", "json"]
+LogLevel = Literal["debug", "info", "warning", "error"]
 
 _BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 _PLAIN = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
@@ -62,14 +63,24 @@ class JsonLines(logging.Formatter):
         return json.dumps(line, ensure_ascii=False, default=str)
 
 
-def start_log(format: LogFormat) -> None:
-    """Sends the process's log to standard error, in this form."""
+def start_log(format: LogFormat, level: LogLevel = "info") -> None:
+    """Sends the process's log to standard error, in this form.
+
+    At "debug" it has a line for every request; at "info" for those that failed, and for what the
+    service itself does.
+    """
     handler = logging.StreamHandler()
     handler.setFormatter(
         JsonLines()
         if format == "json"
         else logging.Formatter("%(asctime)s %(levelname)s %(message)s")
     )
-    logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
-    for name in ("absl", "jax", "sqlalchemy"):  # nothing in there is for who runs a service
+    logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
+    for name in (
+        "absl",
+        "asyncio",
+        "grpc",
+        "jax",
+        "sqlalchemy",
+    ):  # nothing in there is for who runs a service
         logging.getLogger(name).setLevel(logging.CRITICAL)

@@ -5,8 +5,10 @@ import re
 from collections.abc import Mapping, Sequence
 
 # Followed by the end, or by what is no part of a number: not 12.3s, 85%, 1,234.5 or model-7.pt.
-_NUMBER = r"(?P<number>[-+]?(?:\d+\.?\d*(?:e[-+]?\d+)?|\.\d+(?:e[-+]?\d+)?|inf(?:inity)?|nan))"
-_END = r"(?=$|[\s;)\]}\"']|,(?!\d)|\.(?:\s|$))"
+_DIGITS = r"(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:e[-+]?[0-9]+)?"
+_NUMBER = rf"(?P<number>[-+]?(?:{_DIGITS}|inf(?:inity)?|nan))"
+_END = r"(?=$|[\s;)\]}\"']|,(?![0-9])|\.(?:\s|$))"
+_COLOUR = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 _ALONE = re.compile(rf"\s*{_NUMBER}\s*", re.IGNORECASE)
 _SHOWN = 120  # characters of a line in a message
 
@@ -29,6 +31,7 @@ def metrics_in(
     Raises:
       UnreadableError: one is missing, or no number.
     """
+    output = _COLOUR.sub("", output)
     lines = [line.strip() for line in output.splitlines() if line.strip()]
     last = lines[-1] if lines else ""
     found = _members(last)

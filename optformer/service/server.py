@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from optformer.errors import ConfigError
+from optformer.errors import ConfigError, did_you_mean
 from optformer.service.limits import Limits
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from optformer.policies.model import OptFormer
     from optformer.service.access import Access
-    from optformer.service.observe import LogFormat, Metrics
+    from optformer.service.observe import LogFormat, LogLevel, Metrics
     from optformer.service.servicer import StudyService
     from optformer.service.tls import Certificates
 
@@ -179,6 +179,7 @@ class Serving:
     open: bool = False
     metrics_port: int | None = None
     log_format: "LogFormat" = "text"
+    log_level: "LogLevel" = "info"
     warm_up: tuple[int, ...] = ()
     compiled: Path | None = None
 
@@ -211,7 +212,7 @@ def serve(checkpoint: Path, serving: Serving) -> None:
     from optformer.policies.vizier import ALGORITHMS, OptFormerPolicyFactory
     from optformer.service.observe import Metrics, start_log
 
-    start_log(serving.log_format)
+    start_log(serving.log_format, serving.log_level)
     log = logging.getLogger("optformer.server")
     model = optformer.load(checkpoint)
     factory = OptFormerPolicyFactory(model)
@@ -317,8 +318,30 @@ def default_algorithm(server: str, checkpoint: Path | None) -> str:
 
 
 def database_url(database: str) -> str:
-    """The URL of an SQLite file; what is a URL already stays."""
-    return database if "://" in database else f"sqlite:///{Path(database).resolve()}"
+    """The URL of an SQLite file; what is a URL already stays.
+
+    Raises:
+      ConfigError: a URL of a kind of database that does not exist, or whose driver is missing.
+    """
+    import sqlalchemy
+
+    if "://" not in database:
+        return f"sqlite:///{Path(database).resolve()}"
+    try:
+        sqlalchemy.make_url(database).get_dialect().import_dbapi()
+    except (sqlalchemy.exc.ArgumentError, ImportError) as error:
+        missing = getattr(error, "name", None)
+        known = ("sqlite", "postgresql", "mysql", "mariadb", "oracle", "mssql")
+        way_out = (
+            f"Install its driver: pip install {missing}."
+            if missing
+            else f"Write DIALECT://USER@HOST/DATABASE.{did_you_mean(database.split(':')[0], known)}"
+        )
+        raise ConfigError(
+            f"the database {_shown(database)} cannot be opened: {str(error).splitlines()[0]}. "
+            f"{way_out}"
+        ) from error
+    return database
 
 
 def _shown(url: str) -> str:

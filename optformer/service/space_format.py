@@ -37,6 +37,9 @@ parameters:
 is a study in JSON Lines: see `optformer import --describe jsonl`.
 """
 
+EPILOG = TEXT.replace("[", "\\[")
+"""The same for a command's help, where brackets are markup."""
+
 
 def page() -> str:
     """The page of the documentation, as Markdown."""

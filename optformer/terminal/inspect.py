@@ -1,4 +1,4 @@
-"""What a folder of ours or a raw study log holds, as something that rich prints."""
+"""The contents of one of our folders or of a raw study log, as a renderable of rich."""
 
 import itertools
 import json
@@ -22,7 +22,7 @@ from optformer.model import checkpoint
 from optformer.model.saved import flatten
 from optformer.study import Goal, Metric, Parameter, State, Study
 
-# What a tokenizer shows of a study, printed below its trials.
+# A function that shows a study's tokens, printed below its trials.
 Tokenizer = Callable[[Study], RenderableType]
 
 _STATE_STYLES = {State.COMPLETED: "green", State.INFEASIBLE: "red", State.ACTIVE: "yellow"}
@@ -44,22 +44,23 @@ def describe(
     trials: int = 8,
     tokenizer: Tokenizer | None = None,
 ) -> RenderableType:
-    """What is in a checkpoint, a training run, the results of an evaluation, or studies.
+    """The contents of a checkpoint, a training run, evaluation results, or studies.
 
-    Of a shard folder or a raw log: counts, and one study with its first and last trials.
+    For a shard folder or a raw log: counts, and one study with its first and last trials.
 
     Args:
-      path: a folder that one of our commands wrote, or anything that `importers.read` reads.
-      study: the name of the study to show; the first if not given.
-      trials: how many of its trials to show at most.
-      tokenizer: what else to show of the study, its tokens for example.
+      path: a folder that one of our commands wrote, or an input of `importers.read`.
+      study: the name of the study to show; by default, the first.
+      trials: the largest number of its trials to show.
+      tokenizer: a function for further output about the study, such as its tokens.
 
     Raises:
       SourceError: nothing at `path` can be read.
-      CheckpointError: a checkpoint that is damaged, or of another version.
-      StudyError: there is no study of that name; suggests names.
+      CheckpointError: the checkpoint is damaged, or of another version.
+      StudyError: there is no study of that name. Suggests names.
     """
-    place = checkpoint.find(path)
+    is_run = (Path(path) / "metrics.jsonl").is_file()
+    place = Path(path) if is_run else checkpoint.find(path)
     if (place / checkpoint.WEIGHTS).is_file() or checkpoint.is_t5x(place):
         return _fields(f"{path}: a checkpoint", _of_checkpoint(place))
     if (place / "metrics.jsonl").is_file():
@@ -95,35 +96,36 @@ def _of_checkpoint(folder: Path) -> dict[str, str]:
 
 
 def _of_run(folder: Path) -> dict[str, str]:
-    """How far a training run is."""
+    """The progress of a training run."""
     lines = (folder / "metrics.jsonl").read_text("utf-8").splitlines()
     if not lines:
         return {"steps": "none yet"}
     first, last = json.loads(lines[0]), json.loads(lines[-1])
-    found = {
+    fields = {
         "steps": f"{last['step']:,}, {last['done']:.0%} of the run",
         "time": f"{last['seconds']:.0f} s",
-        "loss": f"{first['loss']:.3f} -> {last['loss']:.3f} nats a token",
+        "loss": f"{first['loss']:.3f} -> {last['loss']:.3f} nats per token",
     }
     for name in ("checkpoint", "best"):
         if (folder / name).is_dir():
-            found[name] = str(folder / name)
-    return found
+            fields[name] = str(folder / name)
+    return fields
 
 
 def _of_results(folder: Path) -> dict[str, str]:
-    """What an evaluation planned and what of it is done."""
-    found = results.read(folder)
+    """The plan of an evaluation and its progress."""
+    planned = results.read(folder)
     return {
-        "protocol": found.protocol,
-        "optimizers": ", ".join(found.optimizers),
-        "tasks": f"{len(found.tasks)}, {len(found.seeds)} seeds, {found.trials} trials",
-        "runs": f"{found.runs - found.missing:,} of {found.runs:,}, {len(found.failures)} failed",
+        "protocol": planned.protocol,
+        "optimizers": ", ".join(planned.optimizers),
+        "tasks": f"{len(planned.tasks)}, {len(planned.seeds)} seeds, {planned.trials} trials",
+        "runs": f"{planned.runs - planned.missing:,} of {planned.runs:,}, "
+        f"{len(planned.failures)} failed",
     }
 
 
 def _fields(title: str, pairs: Mapping[str, str]) -> Panel:
-    """Names and what they are, one below the other."""
+    """A list of names and texts."""
     table = Table(box=None, show_header=False, padding=(0, 1))
     table.add_column(style="dim", no_wrap=True)
     table.add_column()
@@ -217,7 +219,7 @@ def _counts(
 ) -> RenderableType:
     line = Text("  ").join(
         [
-            *(Text.assemble((f"{n:,}", "bold"), f" {what}") for what, n in totals.items()),
+            *(Text.assemble((f"{n:,}", "bold"), f" {unit}") for unit, n in totals.items()),
             *(
                 Text(f"{states[state.name]:,} {state.name.lower()}", style=_STATE_STYLES[state])
                 for state in State

@@ -136,6 +136,27 @@ def generated(manifest: Mapping[str, object], folder: Path) -> None:
     fields({name: counted(value) for name, value in found.items() if isinstance(value, Mapping)})
 
 
+def collected(manifest: Mapping[str, object], folder: Path) -> None:
+    """What `collect` made."""
+    studies, trials = int(str(manifest["studies"])), int(str(manifest["trials"]))
+    line(
+        f"{plural(studies, 'study')} with {trials:,} trials in {folder}; "
+        f"{manifest['fits_per_second']} fits/s in each process"
+    )
+    named = {
+        "by learner": "studies_by_learner",
+        "by table": "studies_by_table",
+        "not counted": "studies_refused",
+        "failed trials": "failures",
+    }
+    found = {name: manifest[key] for name, key in named.items()}
+    fields({name: counted(value) for name, value in found.items() if isinstance(value, Mapping)})
+    refused = manifest["tables_refused"]
+    assert isinstance(refused, Mapping)
+    for reason in refused.values():
+        line(f"left out: {reason}")
+
+
 def import_progress(progress: Progress) -> "Callable[[importers.Progress], None]":
     """Shows how much of the source is read."""
 
@@ -174,7 +195,9 @@ def training_progress(progress: Progress) -> "Callable[[Report], None]":
         note = f"step {at.step:,}, loss {at.loss:.3f}, {at.tokens_per_second:,.0f} tokens/s"
         if not err.is_terminal:
             note += f", about {duration(at.seconds * (1 - at.done) / at.done)} left"
-        progress(round(1000 * at.done), 1000, note)
+        # The last report comes before the model is saved, which takes its time.
+        is_over = at.done >= 1.0
+        progress(990 if is_over else round(990 * at.done), 1000, "saving" if is_over else note)
 
     return update
 
@@ -200,7 +223,7 @@ def trained(result: "TrainResult") -> None:
     first, last = result.reports[0], result.reports[-1]
     pairs = {
         "training": f"{plural(last.step, 'step')} in {last.seconds:.0f} s",
-        "loss": f"{first.loss:.3f} -> {last.loss:.3f} nats a token",
+        "loss": f"{first.loss:.3f} -> {last.loss:.3f} nats per token",
     }
     measured = [report.validation for report in result.reports if report.validation]
     if measured:
@@ -224,19 +247,23 @@ def trained(result: "TrainResult") -> None:
 
 def calibrated(made: "Calibrated", folder: Path) -> None:
     """What a checkpoint's temperature was and is, and what its predictions are worth with each."""
-    line(f"the temperature of values in {folder}, by {plural(made.predictions, 'prediction')}")
+    line(
+        f"the temperature of values in {folder} is now {made.after.temperature}, by "
+        f"{plural(made.predictions, 'prediction')}; it was {made.before.temperature}"
+    )
     names = {
         "log density": "log_density",
         "quantile error": "quantile_error",
         "ECE": "ece",
     }
-    pairs = {"temperature": f"{made.before.temperature} -> {made.after.temperature}"} | {
+    pairs = {
         title: f"{getattr(made.before, name):.3f} -> {getattr(made.after, name):.3f}"
         for title, name in names.items()
     }
     if made.skipped:
         pairs["studies left out"] = counted(made.skipped)
     fields(pairs)
+    line("[dim]The old temperature is kept in config.json, as value_temperature_before.[/dim]")
 
 
 def tuning(
@@ -251,28 +278,60 @@ def tuning(
         line("[dim]The model is compiled for its first suggestions; they take some 30 s.[/dim]")
 
 
+def resumed(problem: Problem, earlier: int, best: float | None, trials: int) -> None:
+    """That a study has trials, and how many more it gets; nothing for a new one."""
+    if not earlier:
+        return
+    found = "none of them feasible" if best is None else f"best {best:.6g}"
+    text = f"The study resumes: it has {plural(earlier, 'trial')}, {found}"
+    if earlier >= trials:
+        line(f"{text}. It needs no more; for more, raise --trials above {earlier}.")
+    else:
+        line(f"{text}; {trials - earlier} more to come.")
+
+
 def trial(tried: "Tried") -> None:
     """One row of the table that grows while a study runs; a star marks a new best."""
     metric = "failed" if tried.metric is None else f"{tried.metric:.5g}"
     best = "" if tried.best is None else f"{tried.best:.5g}"
     star = "[green]*[/green]" if tried.improved else " "
+    trouble = f"  [yellow]{escape(tried.problem)}[/yellow]" if tried.problem else ""
     out.print(
         f"{tried.number:>4}  {metric:>10} {star}  [dim]best[/dim] {best:<10}  "
-        f"[dim]{escape(values(tried.values))}[/dim]"
+        f"[dim]{escape(values(tried.values))}[/dim]{trouble}"
     )
+
+
+def interrupted(
+    problem: Problem, tried: "Sequence[Tried]", before: float | None, name: str, *, kept: bool
+) -> None:
+    """What an interrupted study found, and how to resume it."""
+    metric = problem.objectives[0].name
+    best = tried[-1].best if tried else before
+    found = f"Best {metric} so far: {best:.6g}." if best is not None else "Nothing found so far."
+    line(f"Stopped after {plural(len(tried), 'trial')}. {found}")
+    if kept:
+        line(f"To resume, run the same command with --name {escape(name)}.")
+    else:
+        line("The study was in memory only. With --database FILE, the next one can be resumed.")
 
 
 def tuned(problem: Problem, tried: "Sequence[Tried]") -> None:
     """The best of these trials, and whether the study had a better one before."""
     from optformer.service.client import best_of
 
+    if not tried:
+        return
     metric, best = problem.objectives[0].name, best_of(problem, tried)
     waited = statistics.median(each.waited for each in tried)
     if best is None:
-        line(
-            f"All {plural(len(tried), 'trial')} failed. Run the program once by hand, with values "
-            "in place of its parameters, to see why."
-        )
+        if any(each.metric is not None for each in tried):
+            line("No trial keeps all constraints (the metrics with a safety_threshold).")
+        else:
+            line(
+                f"All {plural(len(tried), 'trial')} failed. Run the program once by hand, with "
+                "values in place of its parameters, to see why."
+            )
         return
     line(
         f"Best {metric}: [bold]{best.metric:.6g}[/bold] at trial {best.number}, with "

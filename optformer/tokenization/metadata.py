@@ -181,7 +181,7 @@ def _letters(fields: dict[str, _Field], options: MetadataOptions) -> list[Chunk]
 def _all_numbers(
     values: tuple[str, ...] | tuple[float, ...],
 ) -> tuple[str, ...] | tuple[float, ...]:
-    """The values, shortened to three digits if they are numbers or all look like numbers."""
+    """The values. Numbers, and categories that are all numbers, are shortened to three digits."""
     if not all(isinstance(value, str) for value in values):
         return tuple(float(value) for value in values)
     try:

@@ -54,7 +54,8 @@ def from_parameter_bins(
     if parameter.bounds is None and not centred:
         return space.choices(parameter)[bins_R]
     units_R = from_bins(bins_R, bins)
-    if rng is not None and parameter.type == ParameterType.DOUBLE:
+    levels = space.number_of_levels(parameter)
+    if rng is not None and (not levels or levels > bins):
         units_R += (rng.random(units_R.shape) - 0.5) / bins
     return space.column_from_units(parameter, units_R, centred=centred)
 

@@ -68,7 +68,7 @@ class TrialLayout:
         return max(0, (tokens // self.length * self.length - len(self.prefix)) // self.length)
 
     def tokens_of(self, trials: int) -> int:
-        """How many tokens so many trials take, with what comes before the first."""
+        """The number of tokens of `trials` trials, prefix included."""
         return len(self.prefix) + trials * self.length
 
     def whole(self, tokens: int) -> int:
@@ -92,7 +92,7 @@ class TrialLayout:
         return self.rows_of(ids_T)[:, : self.parameters]
 
     def values_of(self, array_T: Shaped[np.ndarray, "T ..."]) -> Shaped[np.ndarray, "R ..."]:
-        """Of what belongs to the tokens of trials, what belongs to the first metrics; a view."""
+        """The elements at the first metrics, from elements for all tokens of trials; a view."""
         return array_T[self.first_value :: self.length]
 
     def roles(self) -> Int8[np.ndarray, " L"]:

@@ -25,6 +25,9 @@ from optformer.training.validation import (
     validation_batches,
 )
 
+FEWEST = 100
+"""Predictions that a temperature needs. Of fewer, it would be chance."""
+
 TEXT_TOKENS = 1024
 """Studies with longer texts are left out."""
 
@@ -66,7 +69,7 @@ def calibrate(folder: Path, studies: Sequence[Study]) -> Calibrated:
       studies: ones that the model was not trained on.
 
     Raises:
-      ConfigError: there is no value to predict in the studies.
+      ConfigError: there are too few values to predict in the studies.
       CheckpointError: the checkpoint cannot be loaded, or has no place for a temperature.
     """
     checkpoint.check_may_change(folder)
@@ -79,11 +82,12 @@ def calibrate(folder: Path, studies: Sequence[Study]) -> Calibrated:
     )
     usable, skipped = sort_out(studies, saved.tokenizer, config)
     held = validation_batches(usable, saved.tokenizer, config)
-    if not any(batch.targets.known for batch in held):
+    known = sum(batch.targets.known for batch in held)
+    if known < FEWEST:
         why = "; ".join(f"{reason} ({count} studies)" for reason, count in skipped.items())
         raise ConfigError(
-            "there is no value to predict in these studies. Name others."
-            + (f" Left out: {why}." if why else "")
+            f"there are {known} values to predict in these studies, but a temperature needs "
+            f"{FEWEST}. Name more studies." + (f" Left out: {why}." if why else "")
         )
     evaluate = make_evaluate(
         saved.config,

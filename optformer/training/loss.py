@@ -45,7 +45,7 @@ def loss_and_metrics(
     *,
     rematerialize: bool = False,
 ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
-    """The mean loss of a batch in nats a token, and sums for its metrics: see `of_outputs`."""
+    """The mean loss of a batch in nats per token, and sums for its metrics: see `of_outputs`."""
     outputs = compute(weights, config, ids, batch, dropout, rematerialize=rematerialize)
     return of_outputs(outputs, ids, batch, loss, soft_bins)
 
@@ -57,7 +57,7 @@ def of_outputs(
     loss: LossConfig,
     soft_bins: Float[Array, ""] | float = 0.0,
 ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
-    """The mean loss of a batch in nats a token, and sums for its metrics.
+    """The mean loss of a batch in nats per token, and sums for its metrics.
 
     Where experts are mixed in, both the transformer's own prediction and the mixture learn: the
     loss is their sum.

@@ -114,7 +114,8 @@ def train(
     state = _restore(run, folder)
     step = step_of(run)
     first = int(state["step"])
-    began, kept_at, losses = time.monotonic() - state["seconds"], time.monotonic(), []
+    began, kept_at = time.monotonic() - float(state["seconds"]), time.monotonic()
+    losses: list[jax.Array] = []
 
     def network() -> SavedPrior:
         weights = jax.tree.map(np.asarray, state["average"])

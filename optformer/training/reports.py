@@ -17,7 +17,7 @@ class Report:
 
     Attributes:
       done: the share of the run that is over, in [0, 1].
-      loss: mean training loss since the last report, in nats a token.
+      loss: mean training loss since the last report, in nats per token.
       parameter, value: mean one-hot cross entropy of the parameter and metric tokens, in nats.
       validation: the same two for studies that are never trained on; None if not evaluated now.
       tokens_per_second: decoder tokens that count.

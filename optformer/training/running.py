@@ -1,4 +1,4 @@
-"""What surrounds a run: signals to stop, and a trace of some steps."""
+"""Signals that stop a run, and a profile of some steps."""
 
 import contextlib
 import os
@@ -11,14 +11,14 @@ from types import FrameType
 import jax
 
 PROFILE_AFTER = 5
-"""Steps before a trace begins: the first compile."""
+"""The number of steps before a trace begins, because the first steps compile."""
 
 
 @contextlib.contextmanager
 def signals() -> Iterator[Callable[[], int]]:
-    """Within the block, a first Ctrl-C or SIGTERM only makes the function return its number.
+    """Within the block, the first Ctrl-C or SIGTERM only makes the function return its number.
 
-    A second one does what it always does. In a thread other than the main one nothing changes.
+    A second one has its usual effect. Outside the main thread, signals are not handled.
     """
     caught: list[int] = []
 
@@ -41,7 +41,7 @@ def signals() -> Iterator[Callable[[], int]]:
 
 
 def stop(number: int) -> None:
-    """Ends as the signal would have ended the process."""
+    """Raises the exception with which the signal would have ended the process."""
     if number == signal.SIGTERM:
         raise SystemExit(128 + number)
     raise KeyboardInterrupt
@@ -56,7 +56,7 @@ class Trace:
         self._taken, self._tracing = 0, False
 
     def __call__(self) -> None:
-        """To be called before each step."""
+        """Starts or ends the trace. Call it before each step."""
         if self._begin == self._taken < self._end:
             os.makedirs(self._folder, exist_ok=True)
             jax.profiler.start_trace(str(self._folder))
@@ -66,7 +66,7 @@ class Trace:
         self._taken += 1
 
     def close(self) -> None:
-        """Writes the trace, if there is one that was not."""
+        """Ends and writes a running trace."""
         if self._tracing:
             self._tracing = False
             jax.profiler.stop_trace()  # type: ignore[no-untyped-call]

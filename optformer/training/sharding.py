@@ -1,11 +1,11 @@
-"""Which device holds what, and how several processes train as one.
+"""Sharding over devices and processes.
 
-Devices form a mesh of `data` x `model`. A batch's rows are divided over `data`; attention's heads
-and the feed-forward's inner size over `model`; XLA adds the communication. The losses are those of
-one device but for the order in which numbers are added up.
+Devices form a mesh of `data` x `model`. A batch's rows are divided over `data`; attention heads and
+the feed-forward size over `model`; XLA adds the communication. Losses equal those of one device,
+except for the order of summation.
 
-Every process makes every batch, which is a function of its number alone, and puts its own devices'
-rows on them.
+Every process builds every batch, which is a function of its number alone, and transfers only the
+rows of its own devices.
 """
 
 import os
@@ -25,12 +25,12 @@ Tree = dict
 
 
 def spec(*axes: str | None) -> PartitionSpec:
-    """Over which axis of the mesh each dimension is divided; None over none."""
+    """The axis of the mesh over which each dimension is divided; None for no axis."""
     return PartitionSpec(*axes)  # type: ignore[no-untyped-call]
 
 
-# By the last name in a weight's path and its number of dimensions. All others are on every device,
-# as are the parts of an optimizer's state that have not their weight's dimensions.
+# By the last name in a weight's path and its number of dimensions. All other arrays are on every
+# device, also parts of the optimizer's state whose dimensions differ from their weight's.
 _DIVIDED = {
     ("query", 3): spec(None, "model", None),
     ("key", 3): spec(None, "model", None),
@@ -44,10 +44,10 @@ _DIVIDED = {
 
 
 def join() -> None:
-    """Makes this process one of those that train together.
+    """Joins this process to the others of a distributed run.
 
     Raises:
-      ConfigError: no one says who the others are, or they do not answer.
+      ConfigError: the other processes are not configured or do not respond.
     """
     if jax.distributed.is_initialized():
         return
@@ -67,7 +67,7 @@ def join() -> None:
 
 
 def is_first() -> bool:
-    """Whether this process writes what one process writes for all."""
+    """Whether this is the process that writes files for all."""
     return jax.process_index() == 0
 
 
@@ -75,7 +75,7 @@ def make_mesh(settings: TrainConfig, model: ModelConfig) -> Mesh:
     """The devices to train on, as `data` x `model`.
 
     Raises:
-      ConfigError: there are not so many devices, or they cannot share the model.
+      ConfigError: there are fewer devices, or the model cannot be divided over them.
     """
     there, shared = jax.devices(), settings.tensor_parallel
     count = settings.devices or len(there)
@@ -98,7 +98,7 @@ def make_mesh(settings: TrainConfig, model: ModelConfig) -> Mesh:
 
 
 def layout(tree: Tree, mesh: Mesh) -> Tree:
-    """Where the arrays of a state belong: a sharding for each."""
+    """The sharding of each array of a state."""
 
     def of(path: tuple, leaf: jax.Array) -> NamedSharding:
         names = [key.key for key in path if isinstance(key, jax.tree_util.DictKey)]
@@ -109,13 +109,13 @@ def layout(tree: Tree, mesh: Mesh) -> Tree:
 
 
 def place(tree: Tree, mesh: Mesh) -> Tree:
-    """A state on its devices."""
+    """The state, transferred to its devices."""
     leaves, structure = jax.tree.flatten(tree)
     return jax.tree.unflatten(structure, _put(leaves, jax.tree.leaves(layout(tree, mesh))))
 
 
 def place_batch(batch: Batch, mesh: Mesh) -> Batch:
-    """A batch on its devices, with empty rows added where they would not divide evenly."""
+    """The batch, transferred to its devices, padded with empty rows to divide evenly."""
     parts = mesh.shape["data"]
     rows, whole = NamedSharding(mesh, spec("data")), NamedSharding(mesh, spec())
 
@@ -148,14 +148,14 @@ def to_numpy(weights: Tree) -> Tree:
 
 
 def agree(seconds: float, stop: bool) -> tuple[float, bool]:
-    """What all processes go by: the first one's clock, and whether any was told to stop."""
+    """Values that all processes agree on: the first one's clock, and whether any must stop."""
     if jax.process_count() == 1:
         return seconds, stop
-    said = multihost_utils.process_allgather(np.array([seconds, stop], np.float32))
-    return float(said[0, 0]), bool(said[:, 1].any())
+    gathered = multihost_utils.process_allgather(np.array([seconds, stop], np.float32))
+    return float(gathered[0, 0]), bool(gathered[:, 1].any())
 
 
-def wait_for_all(what: str) -> None:
-    """Returns when all processes have come here."""
+def wait_for_all(name: str) -> None:
+    """Waits until all processes have reached this point."""
     if jax.process_count() > 1:
-        multihost_utils.sync_global_devices(what)
+        multihost_utils.sync_global_devices(name)

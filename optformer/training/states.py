@@ -1,10 +1,10 @@
-"""The states that a run goes on from: the last two, each checked when it is read.
+"""The training states from which a run resumes: the last two, each checked when it is read.
 
-    state/        Orbax's folders, one a step
-    states.json   a fingerprint of each, as it was in memory
+    state/        Orbax's folders, one for each step
+    states.json   a fingerprint of each state in memory
 
-Orbax writes a state under another name first, so that a run which is killed meanwhile leaves none
-of that step. What a disk loses later is found by the fingerprint.
+Orbax writes a state under a temporary name first, so that a killed run leaves no partial state. The
+fingerprint detects later damage on the disk.
 """
 
 import contextlib
@@ -28,7 +28,7 @@ from optformer.files import atomic_write
 from optformer.training import sharding
 from optformer.training.step import State
 
-# What Orbax, TensorStore and JAX raise for a file that cannot be written, or is not what was.
+# The errors of Orbax, TensorStore and JAX for files that cannot be written or are damaged.
 _FAILURES = (OSError, ValueError, TypeError, LookupError, RuntimeError, safetensors.SafetensorError)
 
 
@@ -53,7 +53,7 @@ class States:
         traceback: TracebackType | None,
     ) -> None:
         if error:
-            # A state that cannot be written either is not what this run ended for.
+            # The error that ended the run is more useful than one of writing the state.
             with contextlib.suppress(CheckpointError):
                 self.close()
         else:
@@ -71,11 +71,11 @@ class States:
                 self._manager.close()
 
     def restore(self, start: State, say: Callable[[str], None]) -> State:
-        """The last state that can be read; `start` if none was ever saved.
+        """The last state that can be read; `start` if none was saved.
 
         Args:
-          start: says of which arrays a state consists, and where they belong.
-          say: is told of a state that could not be read. It is moved to `damaged-<step>`.
+          start: a state with the same arrays and shardings.
+          say: called with a message about each damaged state, which is moved to `damaged-<step>`.
 
         Raises:
           CheckpointError: there are states, but none can be read.
@@ -85,7 +85,7 @@ class States:
         for step in sorted(self._manager.all_steps(), reverse=True):
             try:
                 state = self._manager.restore(step, args=ocp.args.StandardRestore(abstract))
-            except Exception as error:  # of no narrower kind where an array cannot be read
+            except Exception as error:  # an unreadable array can raise any error
                 bad[step] = _first_line(error.__cause__ or error)
                 continue
             if self._read().get(str(step), found := fingerprint(state)) == found:
@@ -106,10 +106,10 @@ class States:
         return state
 
     def save(self, step: int, state: State) -> None:
-        """Saves a state, or begins to.
+        """Saves a state, or starts to save it.
 
         Raises:
-          CheckpointError: this one or the one before cannot be written, as on a full disk.
+          CheckpointError: this state or the previous one cannot be written, as on a full disk.
         """
         with writing(f"the state of step {step:,}", self._folder):
             self._write({str(step): fingerprint(state)})
@@ -118,7 +118,7 @@ class States:
     def _read(self) -> dict[str, str]:
         try:
             return dict(json.loads(self._fingerprints.read_text("utf-8")))
-        except (FileNotFoundError, ValueError):  # saved by an older optformer, or damaged itself
+        except (FileNotFoundError, ValueError):  # an older version's states, or a damaged file
             return {}
 
     def _write(self, new: dict[str, str]) -> None:
@@ -139,11 +139,11 @@ class States:
 
 
 @contextlib.contextmanager
-def writing(what: str, folder: Path) -> Iterator[None]:
-    """Turns failures to write into one that says what to do.
+def writing(title: str, folder: Path) -> Iterator[None]:
+    """Turns failures to write into an error with a way out.
 
     Raises:
-      CheckpointError: in place of them.
+      CheckpointError: writing failed.
     """
     try:
         yield
@@ -151,13 +151,13 @@ def writing(what: str, folder: Path) -> Iterator[None]:
         raise
     except _FAILURES as error:
         raise CheckpointError(
-            f"{what} could not be written to {folder}: {_first_line(error)}. Make room there, and "
-            "give the same command again: the run goes on from the last state that is whole."
+            f"{title} could not be written to {folder}: {_first_line(error)}. Free some space "
+            "there, and repeat the command: the run resumes from the last complete state."
         ) from error
 
 
 def fingerprint(state: State) -> str:
-    """A hash of the arrays' bits. Each device adds up its own part, wherever that lies."""
+    """A hash of the arrays' bits. Each device sums its own part."""
     digest = hashlib.sha256()
     for path, leaf in jax.tree_util.tree_leaves_with_path(state):
         digest.update(f"{jax.tree_util.keystr(path)} {int(_weighed_sum(leaf))}\n".encode())
@@ -166,7 +166,7 @@ def fingerprint(state: State) -> str:
 
 @jax.jit
 def _weighed_sum(array: Array) -> UInt32[Array, ""]:
-    """The sum of odd numbers times 32-bit words, modulo 2³²: no single bit can change unseen."""
+    """The sum of odd numbers times 32-bit words, modulo 2³², which detects any changed bit."""
     words = jax.lax.bitcast_convert_type(array, jnp.uint32)
     strides = [int(np.prod(array.shape[axis + 1 :])) for axis in range(array.ndim)]
     places = functools.reduce(

@@ -28,7 +28,7 @@ import numpy as np
 
 from optformer.data.mixture import GeneratedSource
 from optformer.errors import ConfigError, OptFormerError, StudyError, make_folder
-from optformer.files import atomic_write
+from optformer.files import atomic_write, locked
 from optformer.model import checkpoint
 from optformer.model.config import Numbers, Temperature, most_parameters
 from optformer.model.programs import cached_programs
@@ -133,8 +133,7 @@ def train(
         ask_experts=config.model.experts,
     )
     validation = validation_batches(held, tokenizer, config)
-    if sharding.is_first():
-        claim(folder, config)
+    around = _take(folder, config) if sharding.is_first() else contextlib.ExitStack()
     sharding.wait_for_all("claimed")
 
     ids = Ids.of(tokenizer.vocabulary)
@@ -175,7 +174,7 @@ def train(
                 checkpoint.save(model, folder / name)
             saved(name, model)
 
-    with contextlib.ExitStack() as around:
+    with around:
         around.enter_context(cached_programs(folder / "programs"))
         states = around.enter_context(States(folder))
         state = states.restore(state, say)
@@ -373,6 +372,24 @@ def sources_of(
             + (f" Left out: {why}." if why else "")
         )
     return sources
+
+
+def _take(folder: Path, config: RunConfig) -> contextlib.ExitStack:
+    """Claims the folder for this process, until the returned stack is closed.
+
+    Raises:
+      ConfigError: another process trains in it, or it holds a run of another configuration.
+    """
+    make_folder(folder)
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(locked(folder))
+        except BlockingIOError as error:
+            raise ConfigError(
+                f"another process trains in {folder}. Wait for its end, or name another folder."
+            ) from error
+        claim(folder, config)
+        return stack.pop_all()
 
 
 def claim(folder: Path, config: RunConfig) -> None:

@@ -8,7 +8,7 @@ title says after the learner's name is never shown: data sets would be learned b
 
 A metric becomes a score: 0 is the median of the trials, 1 the best; scores below 0 approach -2.
 
-Array dimensions: N trials of a view, P parameters, R trials of a study.
+Array dimensions: N trials of a view, P parameters, C shown ones, R trials of a study.
 """
 
 import dataclasses
@@ -16,7 +16,7 @@ import functools
 import json
 import re
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import jax
@@ -24,7 +24,7 @@ import numpy as np
 from jaxtyping import Bool, Float32, Float64, Int64
 
 from optformer.model import description
-from optformer.model.description import Description
+from optformer.model.description import AnyArray, Description
 from optformer.space import column_from_units, to_natural, to_units
 from optformer.study import Goal, Metric, Parameter, ParameterType, Problem, Scale, State, Study
 
@@ -33,7 +33,7 @@ SYNONYMS = Path(__file__).with_name("synonyms.json")
 LEAST_TRIALS = 100
 """A view of a part of the space has so many trials at least, to choose from."""
 
-_UNDER_NAME = re.compile(r" on | for |,|:| of ")
+_UNDER_NAME = re.compile(r" on ")
 """What follows in a title names the data."""
 
 _SYLLABLES = "ba bo da de do ka ke ki la lo ma mi na no pa po ra re ri sa se ta te to va vi zo"
@@ -53,6 +53,7 @@ class ViewConfig:
       permute: categories change places.
       title, metric: the title is left out; the metric is another word, of either goal.
       hidden: no word is left.
+      wrong: names and title are those of anything else, and what they say is not true.
       held_out: this share of synonyms is kept for evaluation (`is_held_out`).
     """
 
@@ -66,6 +67,7 @@ class ViewConfig:
     title: float = 0.25
     metric: float = 0.5
     hidden: float = 0.1
+    wrong: float = 0.07
     held_out: float = 0.1
 
 
@@ -83,11 +85,11 @@ class View:
     """
 
     text: Description
-    units_NP: Float32[np.ndarray, "*B N P"]
-    values_NP: Float32[np.ndarray, "*B N P"]
-    inactive_NP: Bool[np.ndarray, "*B N P"]
-    score_N: Float32[np.ndarray, "*B N"]
-    optimum: Bool[np.ndarray, "*B"] | bool
+    units_NP: Float32[AnyArray, "*B N P"]
+    values_NP: Float32[AnyArray, "*B N P"]
+    inactive_NP: Bool[AnyArray, "*B N P"]
+    score_N: Float32[AnyArray, "*B N"]
+    optimum: Bool[AnyArray, "*B"]
 
 
 def view(
@@ -116,6 +118,9 @@ def view(
         if rng.random() < config.metric:
             metric = _another_metric(rng)
         hidden = bool(rng.random() < config.hidden)
+        if rng.random() < config.wrong:
+            title = str(rng.choice(_tables()["titles"]))
+            _mislead(parameters, rng)
     rows = np.flatnonzero(inside_R)
     if optimum:
         rows = np.arange(trials)
@@ -172,8 +177,8 @@ def is_useful(study: Study) -> bool:
 
 
 def is_held_out(name: str, share: float) -> bool:
-    """Whether a name of the table is kept for evaluation."""
-    return zlib.crc32(f"held out {name}".encode()) % 1000 < 1000 * share
+    """Whether a name of the table is kept for evaluation, however it is spelt."""
+    return zlib.crc32(f"held out {_plain(name)}".encode()) % 1000 < 1000 * share
 
 
 @functools.cache
@@ -229,13 +234,13 @@ def _arrays(
         values_NP=np.pad(np.where(inactive_NP, 0.0, values_NP), padding).astype(np.float32),
         inactive_NP=np.pad(inactive_NP, padding, constant_values=True),
         score_N=score_N.astype(np.float32),
-        optimum=optimum,
+        optimum=np.asarray(optimum),
     )
 
 
 def _kept(
     parameters: Sequence[Parameter], parents: set[str], rng: np.random.Generator
-) -> Int64[np.ndarray, " P"]:
+) -> Int64[np.ndarray, " C"]:
     """The columns that are shown: all but one or two that are no parents; two at least."""
     columns = np.arange(len(parameters))
     free = [column for column in range(len(parameters)) if parameters[column].name not in parents]
@@ -249,7 +254,7 @@ def _narrow(
     parameters: list[Parameter],
     parents: set[str],
     values_RP: Float64[np.ndarray, "R P"],
-    columns: Int64[np.ndarray, " P"],
+    columns: Int64[np.ndarray, " C"],
     rng: np.random.Generator,
 ) -> Bool[np.ndarray, " R"]:
     """Narrows one to three parameters in place; which trials are inside of what is left."""
@@ -297,7 +302,7 @@ def _permute(
 
 def _rename(
     parameters: list[Parameter],
-    columns: Int64[np.ndarray, " P"],
+    columns: Int64[np.ndarray, " C"],
     config: ViewConfig,
     rng: np.random.Generator,
 ) -> None:
@@ -319,6 +324,11 @@ def _rename(
         new[name] = bare
     if len(set(new.values())) < len(new):
         return
+    _apply(parameters, new)
+
+
+def _apply(parameters: list[Parameter], new: Mapping[str, str]) -> None:
+    """Renames parameters in place, in conditions too."""
     for column, parameter in enumerate(parameters):
         conditions = tuple(
             dataclasses.replace(one, parent=new[one.parent]) for one in parameter.conditions
@@ -326,6 +336,13 @@ def _rename(
         parameters[column] = dataclasses.replace(
             parameter, name=new[parameter.name], conditions=conditions
         )
+
+
+def _mislead(parameters: list[Parameter], rng: np.random.Generator) -> None:
+    """Gives parameters names of any other parameters in place."""
+    every = sorted({name for group in _tables()["names"] for name in group})
+    chosen = rng.choice(every, len(parameters), replace=False)
+    _apply(parameters, {one.name: str(new) for one, new in zip(parameters, chosen, strict=True)})
 
 
 def _another_metric(rng: np.random.Generator) -> Metric:

@@ -228,7 +228,7 @@ def test_trials_have_the_state_of_their_status() -> None:
     np.testing.assert_array_equal(
         study.metrics_RM[:, 0], [0.5, np.nan, 0.5, np.nan, np.nan, np.nan]
     )
-    assert np.isnan(study.metrics_RM[:, 1]).all()  # nobody measured the safety metric
+    assert np.isnan(study.metrics_RM[:, 1]).all()  # the safety metric was not measured
 
 
 @pytest.mark.parametrize("value", [True, 1.0, 1, "True"])

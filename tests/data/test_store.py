@@ -290,7 +290,7 @@ def _newer(path: Path) -> None:
         (_truncate, "is damaged"),
         (_garble, "is damaged"),
         (_empty, "is damaged"),
-        (_foreign, "holds no optformer studies"),
+        (_foreign, "does not contain optformer studies"),
         (_newer, "version 99 of the shard format"),
     ],
 )
@@ -307,5 +307,5 @@ def test_a_bad_shard_is_named_with_a_way_out(
 def test_missing_folders_and_folders_without_shards_are_named(tmp_path: Path) -> None:
     with pytest.raises(SourceError, match="nowhere does not exist"):
         store.shard_paths(tmp_path / "nowhere")
-    with pytest.raises(SourceError, match=r"holds no study shards.*optformer import"):
+    with pytest.raises(SourceError, match=r"has no study shards.*optformer import"):
         store.shard_paths(tmp_path)

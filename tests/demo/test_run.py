@@ -19,7 +19,7 @@ pytestmark = pytest.mark.filterwarnings(
 def test_a_folder_of_other_files_is_not_changed(tmp_path: Path) -> None:
     (tmp_path / "thesis.txt").write_text("years of work")
     with pytest.raises(ConfigError, match="not from a demo"):
-        run.claim(tmp_path)
+        run.prepare_folder(tmp_path)
     assert (tmp_path / "thesis.txt").exists()
 
 

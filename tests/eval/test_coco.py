@@ -2,9 +2,10 @@ import numpy as np
 import pytest
 
 from optformer.errors import ConfigError, SourceError
-from optformer.eval import coco, suite
+from optformer.eval import coco
+from optformer.eval.benchmark import Running, evaluate
+from optformer.eval.coco import COCO, CocoOptions
 from optformer.eval.contestants import Contestants
-from optformer.eval.suite import How
 
 cocoex = pytest.importorskip("cocoex", reason="COCO's suite: pip install coco-experiment")
 
@@ -28,16 +29,16 @@ def test_functions_are_those_of_the_suite():
 
 def test_the_observer_is_told_every_trial_in_order(tmp_path):
     who = Contestants(optimizers=("random_search", "hill_climbing"))
-    how = How(trials=7)
-    small = {"functions": (1, 5), "dimensions": (2,), "instances": 2, "postprocess": False}
-    found = suite.coco(tmp_path, who, how, **small)
+    running = Running(trials=7, workers=1)
+    options = CocoOptions(functions=(1, 5), dimensions=(2,), instances=2, postprocess=False)
+    found = evaluate(COCO, tmp_path, who, running, options)
     assert "4 tasks, 1 seed, 7 trials" in found.counted
     for name in who.optimizers:
         folder = tmp_path / "exdata" / name
         assert len(list(folder.glob("*.info"))) == 2  # one a function
         text = "".join(path.read_text() for path in folder.glob("*.info"))
         assert text.count(":7|") == 4  # evaluations of each instance
-    suite.coco(tmp_path, who, how, **small)  # again: the folders are replaced, not numbered
+    evaluate(COCO, tmp_path, who, running, options)  # again: the folders are replaced, not numbered
     assert sorted(path.name for path in (tmp_path / "exdata").iterdir()) == [
         "hill_climbing",
         "random_search",

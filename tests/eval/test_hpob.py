@@ -96,7 +96,9 @@ def test_runs_follow_the_official_handler(release, tmp_path):
     folder, booster, x, y = release
     (task,) = hpob.tasks(folder, trials=8)
     assert task.name == "hpob/1/2"
-    results = run({"s": Sweep}, [task], hpob.SEEDS, tmp_path / "out", protocol=hpob.PROTOCOL)
+    results = run(
+        {"s": Sweep}, [task], hpob.SEEDS, tmp_path / "out", protocol=hpob.HPOB.protocols[0].name
+    )
     runs_ST = hpob.curves(results, "s")["1"]["2"]
     for seed in hpob.SEEDS:
         rows = slice(5 * seed, 5 * seed + 5)
@@ -121,7 +123,9 @@ def test_published_first_values_are_those_of_the_initial_points(shared_data):
 
 def test_published_curves_become_optimizers_of_the_same_runs(release, tmp_path):
     (task,) = hpob.tasks(release[0], trials=3)
-    results = run({"s": Sweep}, [task], [1, 3], tmp_path / "out", protocol=hpob.PROTOCOL)
+    results = run(
+        {"s": Sweep}, [task], [1, 3], tmp_path / "out", protocol=hpob.HPOB.protocols[0].name
+    )
     runs_ST = np.linspace(0, 1, 5 * 9).reshape(5, 9)
     both = hpob.with_published(results, {"theirs": {"1": {"2": runs_ST}}})
     assert both.optimizers == ("s", "theirs") and both.missing == 0
@@ -222,7 +226,9 @@ def test_discrete_runs_follow_the_official_handler(release, tmp_path):
     data = {"1": {"2": {"X": x.tolist(), "y": y[:, None].tolist()}}}
     (folder / "hpob-data" / "meta-test-dataset.json").write_text(json.dumps(data))
     (task,) = hpob.discrete_tasks(folder, trials=12)
-    results = run({"g": Greedy}, [task], hpob.SEEDS, tmp_path / "out", protocol=hpob.DISCRETE)
+    results = run(
+        {"g": Greedy}, [task], hpob.SEEDS, tmp_path / "out", protocol=hpob.HPOB.protocols[1].name
+    )
     assert not results.failures
     runs_ST = hpob.curves(results, "g")["1"]["2"]
     for seed in hpob.SEEDS:
@@ -238,7 +244,7 @@ def test_optimizers_that_cannot_choose_take_the_nearest_untried_row(release, tmp
     data = {"1": {"2": {"X": x.tolist(), "y": (-x[:, :1]).tolist()}}}
     (folder / "hpob-data" / "meta-test-dataset.json").write_text(json.dumps(data))
     (task,) = hpob.discrete_tasks(folder, trials=3)
-    run({"s": Sweep}, [task], [1], tmp_path / "out", protocol=hpob.DISCRETE)
+    run({"s": Sweep}, [task], [1], tmp_path / "out", protocol=hpob.HPOB.protocols[1].name)
     tried = [values_NP[0, 0] for values_NP, _ in Sweep.last.told[1:]]
     # Rows 5 to 9 are starting points: 0.1 is row 4, the nearest left is 0.075 or 0.25 = row 10.
     assert tried == pytest.approx([4 / 40, 10 / 40, 12 / 40])

@@ -2,14 +2,14 @@ import dataclasses
 
 import numpy as np
 import pytest
-from optformer.eval.suite import How
 
 import optformer
 from optformer.errors import ConfigError
-from optformer.eval import imitation, imitation_sections, results, suite
+from optformer.eval import imitation, imitation_command, imitation_sections, results
+from optformer.eval.benchmark import Running
 from optformer.eval.imitation import Likelihoods, trial_nats
 from optformer.eval.report.page import Figure
-from optformer.eval.report.sections import View
+from optformer.eval.report.view import View
 from optformer.study import Metric, Parameter, ParameterType, Problem, State, Study
 
 PROBLEM = Problem(
@@ -128,11 +128,11 @@ def stamps(picture):
 
 
 def test_an_evaluation_of_imitation_goes_on_and_is_reported(tmp_path, model_folder):
-    how = How(trials=4, command="optformer evaluate imitation")
+    running = Running(trials=4, workers=1, command="optformer evaluate imitation")
     small = {"families": ("Lunacek",), "parameters": (2,), "seeds": 2}
-    found = suite.imitation(tmp_path, how, checkpoint=model_folder, **small)
+    found = imitation_command.evaluate(tmp_path, running, checkpoint=model_folder, **small)
     assert [row[0] for row in found.rows] == ["random search", "hill climbing"]
-    made = imitation.load(tmp_path / suite.LIKELIHOODS)
+    made = imitation.load(tmp_path / imitation_command.LIKELIHOODS)
     assert made.teachers == NAMES and made.nats_ACNR.shape == (2, 2, 2, 4)
     assert np.isfinite(made.nats_ACNR).all()
     page = found.page.read_text("utf-8")
@@ -141,7 +141,10 @@ def test_an_evaluation_of_imitation_goes_on_and_is_reported(tmp_path, model_fold
     for name in ("imitation", "distances", "likelihoods", "confusion"):
         assert (tmp_path / f"{name}.csv").read_text("utf-8").isascii()
     files = {path.name: path.stat().st_mtime_ns for path in tmp_path.rglob("parts/*/*.parquet")}
-    assert suite.imitation(tmp_path, how, checkpoint=model_folder, **small).rows == found.rows
+    assert (
+        imitation_command.evaluate(tmp_path, running, checkpoint=model_folder, **small).rows
+        == found.rows
+    )
     after = {path.name: path.stat().st_mtime_ns for path in tmp_path.rglob("parts/*/*.parquet")}
     assert after == files
     assert not any(map(stamps, pictures(tmp_path, made)))

@@ -9,9 +9,10 @@ from optformer.data.importers import import_studies
 from optformer.data.problems import studies_of
 from optformer.data.problems.kernels import KERNELS
 from optformer.errors import ConfigError, SourceError, StudyError
-from optformer.eval import prediction, prediction_runs, suite
+from optformer.eval import pages, prediction, prediction_command, prediction_runs
 from optformer.eval import prediction_sections as sections
 from optformer.eval import prediction_sources as sources
+from optformer.eval.benchmark import Running
 from optformer.eval.prediction_sources import Source
 from optformer.eval.report.page import Figure, Page, Table, Text, render
 from optformer.model import predictive
@@ -275,9 +276,9 @@ def test_real_hpob_and_real_logs_are_predicted(shared_data, tmp_path):
 
 def test_the_page_says_which_source(tmp_path, model_folder):
     store.write(studies(count=1, trials=6), tmp_path / "mine", source="test")
-    done = suite.prediction(
+    done = prediction_command.evaluate(
         tmp_path / "out",
-        suite.How(trials=6, command="optformer evaluate it"),
+        Running(trials=6, workers=1, command="optformer evaluate it"),
         checkpoint=model_folder,
         sources=("bbob",),
         families=("Lunacek",),
@@ -288,7 +289,7 @@ def test_the_page_says_which_source(tmp_path, model_folder):
     assert [row[0] for row in done.rows] == ["BBOB", "logs mine"]
     for folders in ((tmp_path / "out", tmp_path), (tmp_path, tmp_path / "out")):
         with pytest.raises(ConfigError, match=r"out holds predictions only.*Evaluate both"):
-            suite.compare(*folders, tmp_path / "both")
+            pages.compare(*folders, tmp_path / "both")
     page = done.page.read_text("utf-8")
     for word in ("Predictions on BBOB, logs mine", "the first 6 trials", "# weights"):
         assert word in page
@@ -296,7 +297,9 @@ def test_the_page_says_which_source(tmp_path, model_folder):
 
 def test_what_cannot_be_predicted_is_refused(tmp_path, model_folder):
     def predict(**fields):
-        suite.prediction(tmp_path, suite.How(trials=5), checkpoint=model_folder, **fields)
+        prediction_command.evaluate(
+            tmp_path, Running(trials=5, workers=1), checkpoint=model_folder, **fields
+        )
 
     with pytest.raises(ConfigError, match=r"no source 'bob'.*--studies\. Did you mean bbob"):
         predict(sources=("bob",))

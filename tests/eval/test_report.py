@@ -123,8 +123,10 @@ def test_macro_means_are_compared_at_the_last_trial_whatever_it_is(tmp_path, tri
     names = [f"hpob/{space}/{dataset}" for space in "ab" for dataset in (1, 2)]
     tasks = [task(name, trials=trials) for name in names]
     both = {"random_search": Recorder, "corner": Corner}
-    run(both, tasks, [0, 1], tmp_path / "runs", protocol=hpob.PROTOCOL)
-    write_report(tmp_path / "runs", tmp_path / "report.html", title="t")
+    run(both, tasks, [0, 1], tmp_path / "runs", protocol="test")
+    write_report(
+        tmp_path / "runs", tmp_path / "report.html", title="t", own_sections=hpob.HPOB.sections
+    )
     rows = {row["optimizer"]: row for row in table(tmp_path / "hpob.csv")}
     means = [name[1:] for name in rows["corner"] if name[0] == "@" and name[1:].isdigit()]
     assert means == at
@@ -197,10 +199,17 @@ def test_published_curves_stand_beside_ours_on_the_same_tasks(tmp_path):
         exact_N=np.array([-0.5]),
     )
     tasks = [task(f"hpob/{space}/1", starts={0: start}) for space in ("a", "b")]
-    run({"corner": Corner}, tasks, [0], tmp_path / "runs", protocol=hpob.PROTOCOL)
+    run({"corner": Corner}, tasks, [0], tmp_path / "runs", protocol="test")
     rising = np.linspace(0.5, 0.8, 7)[None]
-    published = {"GP": {"a": {"1": rising, "9": rising * 0}, "b": {"1": rising}, "c": {}}}
-    page = write_report(tmp_path / "runs", tmp_path / "report.html", title="t", published=published)
+    curves = {"a": {"1": rising, "9": rising * 0}, "b": {"1": rising}, "c": {}}
+    page = write_report(
+        tmp_path / "runs",
+        tmp_path / "report.html",
+        title="t",
+        own_sections=hpob.HPOB.sections,
+        published=lambda results: hpob.with_published(results, {"GP (published)": curves}),
+        about_published=hpob.HPOB.about_published,
+    )
     rows = {row["optimizer"]: row for row in table(tmp_path / "hpob.csv")}
     assert float(rows["GP (published)"]["@5"]) == pytest.approx(0.75)
     assert float(rows["GP (published)"]["@6"]) == pytest.approx(0.8)

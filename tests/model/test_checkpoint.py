@@ -1,12 +1,15 @@
 """A checkpoint loads back equal, or an error names the damage."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
+import safetensors.numpy
 
+import optformer
 from optformer.errors import CheckpointError
 from optformer.model import checkpoint, experts, transformer
 from optformer.model.config import MICRO, Temperature
@@ -129,6 +132,64 @@ def test_damage_is_named(folder: Path, damage: object, message: str) -> None:
     damage(folder)  # type: ignore[operator]
     with pytest.raises(CheckpointError, match=message):
         checkpoint.load(folder)
+
+
+def _forge(**entries: object) -> Callable[[Path], None]:
+    """Changes entries of a configuration, and its digest with them."""
+
+    def forge(folder: Path) -> None:
+        path = folder / "config.json"
+        config = json.loads(path.read_text())
+        del config["digest"]
+        for name, value in entries.items():
+            config[name] = config[name] | value if isinstance(value, dict) else value
+        path.write_text(json.dumps(config | {"digest": checkpoint._digest(config)}))
+
+    return forge
+
+
+def _forge_weights(change: Callable[[dict[str, np.ndarray]], object]) -> Callable[[Path], None]:
+    """Changes arrays, and their hash with them."""
+
+    def forge(folder: Path) -> None:
+        path = folder / "weights.safetensors"
+        arrays = safetensors.numpy.load_file(path)
+        change(arrays)
+        safetensors.numpy.save_file(arrays, path)
+        _forge(weights=checkpoint._hash(path))(folder)
+
+    return forge
+
+
+NORM = "decoder.norm"
+
+
+@pytest.mark.parametrize(
+    ("forge", "message"),
+    [
+        (_forge(model={"encoder_layers": 10**9}), "encoder_layers=1000000000 must be between"),
+        (_forge(model={"decoder_layers": -1}), "decoder_layers=-1 must be between"),
+        (_forge(model={"slots": 10**9}), "slots=1000000000 must be between"),
+        (_forge(model={"width": 16384}), "the weights do not fit"),
+        (_forge(tokenizer={"bins": 10**9}), "not the vocabulary"),
+        (_forge(tokens=-5), "tokens=-5 must be between 1 and"),
+        (_forge(tokens=float("inf")), "cannot read"),
+        (_forge(algorithms="gp_ucb"), "algorithms='gp_ucb' is not a list"),
+        (_forge(algorithms=[1]), "is not a list of names"),
+        (_forge_weights(lambda a: a.update({NORM: a[NORM] * np.nan})), "norm has values that are"),
+        (_forge_weights(lambda a: a.update({NORM: np.ones(64, np.int32)})), "norm has values"),
+        (_forge_weights(lambda a: a.update({"a." * 5000: a[NORM]})), "is damaged"),
+        (_forge_weights(lambda a: a.update({NORM + ".x": a[NORM]})), "is damaged"),
+        (lambda f: (f / "config.json").write_text("[" * 5000), "config.json is damaged"),
+        (lambda f: (f / "config.json").write_text(" " * (17 << 20)), "16,777,216 bytes"),
+    ],
+)
+def test_absurd_contents_with_the_right_digests_are_rejected(
+    folder: Path, forge: Callable[[Path], None], message: str
+) -> None:
+    forge(folder)
+    with pytest.raises(CheckpointError, match=message):
+        optformer.load(folder)
 
 
 def test_a_missing_folder_is_named(tmp_path: Path) -> None:

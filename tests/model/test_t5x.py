@@ -4,6 +4,7 @@ T5X itself is not needed: `benchmarks/parity.py` has it write and read such chec
 """
 
 import dataclasses
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -182,6 +183,19 @@ def _other_vocabulary(folder: Path) -> None:
     (folder / "sentencepiece.model").write_bytes(train_text_model(lines, 300))
 
 
+def _endless(folder: Path) -> None:
+    """An array of 10^12 numbers in a file of a few bytes: all are the fill value."""
+    path = folder / QUERY / ".zarray"
+    stored = json.loads(path.read_text())
+    path.write_text(json.dumps(stored | {"shape": [10**6, 10**6], "fill_value": 0.0}))
+
+
+def _fill(folder: Path) -> None:
+    path = folder / QUERY / ".zarray"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"fill_value": 0.0}))
+    (folder / QUERY / "0.0").unlink()
+
+
 @pytest.mark.parametrize(
     ("damage", "says"),
     [
@@ -189,6 +203,8 @@ def _other_vocabulary(folder: Path) -> None:
         (lambda f: _cut(f / QUERY / "0.0"), "the array decoder/layers_1/self_attention/query"),
         # TensorStore alone would read zeros.
         (lambda f: (f / QUERY / "0.0").unlink(), "query/kernel of .* a part of it is missing"),
+        (_fill, "query/kernel of .* a part of it is missing"),
+        (_endless, r"query/kernel has shape \(1000000, 1000000\), but \(20, 24\) is expected"),
         (lambda f: shutil.rmtree(f / QUERY), "query/kernel of .* is missing or damaged"),
         (lambda f: _cut(f / "checkpoint"), "checkpoint is damaged or not a T5X checkpoint"),
         (lambda f: (f / "checkpoint").write_bytes(b""), "checkpoint is damaged or not a T5X"),

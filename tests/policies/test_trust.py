@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from optformer.policies.model import OptFormer, PolicyConfig, Session
-from optformer.policies.trust import TrustRegion, everywhere, in_cube
-from optformer.space import to_natural
+from optformer.policies.trust import TrustRegion, everywhere
+from optformer.space import in_cube, to_natural
 from optformer.study import Parameter, ParameterType, Problem, Scale, State, Study
 from optformer.tokenization.tokenizer import StudyTokenizer, TokenizerOptions
 from tests.studies import CONDITIONAL, MIXED, plane, random_study

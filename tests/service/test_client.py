@@ -2,6 +2,7 @@
 
 import dataclasses
 import logging
+import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
@@ -9,7 +10,20 @@ import pytest
 from vizier.service import clients
 
 from optformer.errors import ConfigError, SourceError
-from optformer.service.client import open_study, policy_settings, tune
+from optformer.policies import vizier as policies
+from optformer.service.client import (
+    OURS,
+    Measured,
+    Values,
+    algorithm_named,
+    best_of,
+    checked_settings,
+    open_study,
+    policy_settings,
+    progress_of,
+    tune,
+    violated,
+)
 from optformer.service.server import endpoint_of
 from optformer.study import Goal, Metric, Parameter, ParameterType, Problem
 
@@ -30,15 +44,128 @@ def endpoint() -> Iterator[str]:
         yield address
 
 
-def test_an_open_study_goes_on(endpoint: str) -> None:
-    for before in (0, 3):
+def square(values: Values) -> Measured:
+    return Measured(metrics={"loss": float(values["x"]) ** 2})
+
+
+def test_an_open_study_resumes_up_to_its_total(endpoint: str) -> None:
+    for before, total in ((0, 3), (3, 5), (5, 4)):
         study = open_study(
-            endpoint, PROBLEM, algorithm="QUASI_RANDOM_SEARCH", name="goes-on", policy={"seed": "1"}
+            endpoint, PROBLEM, algorithm="QUASI_RANDOM_SEARCH", name="resumes", policy={"seed": "1"}
         )
-        tried = tune(study, PROBLEM, lambda values: float(values["x"]) ** 2, trials=3)
-        assert [each.number for each in tried] == [before + 1, before + 2, before + 3]
-    # Its settings need not be said again.
-    open_study(endpoint, PROBLEM, algorithm="QUASI_RANDOM_SEARCH", name="goes-on")
+        assert progress_of(study, PROBLEM)[0] == before
+        tried = tune(study, PROBLEM, square, trials=total)
+        assert [each.number for each in tried] == list(range(before + 1, total + 1))
+    # Its settings need not be given again.
+    open_study(endpoint, PROBLEM, algorithm="QUASI_RANDOM_SEARCH", name="resumes")
+
+
+def test_workers_evaluate_different_trials_at_the_same_time(endpoint: str) -> None:
+    study = open_study(endpoint, PROBLEM, algorithm="QUASI_RANDOM_SEARCH", name="workers")
+    together = threading.Barrier(3, timeout=30.0)
+
+    def evaluate(values: Values) -> Measured:
+        together.wait()
+        return square(values)
+
+    tried = tune(study, PROBLEM, evaluate, trials=9, workers=3)
+    assert [each.number for each in tried] == list(range(1, 10))
+    assert len({each.values["x"] for each in tried}) == 9
+    assert progress_of(study, PROBLEM) == (9, min(each.metric for each in tried))
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_an_interrupted_trial_is_suggested_again(endpoint: str, workers: int) -> None:
+    study = open_study(
+        endpoint, PROBLEM, algorithm="QUASI_RANDOM_SEARCH", name=f"interrupted-{workers}"
+    )
+    seen: list[float] = []
+
+    def interrupt(values: Values) -> Measured:
+        seen.append(float(values["x"]))
+        raise KeyboardInterrupt
+
+    stopped = threading.Event()
+    with pytest.raises(KeyboardInterrupt):
+        tune(study, PROBLEM, interrupt, trials=4, workers=workers, stop=stopped.set)
+    assert stopped.is_set() == (workers > 1)
+    tried = tune(study, PROBLEM, square, trials=4, workers=workers)
+    assert set(seen) <= {each.values["x"] for each in tried}
+    assert progress_of(study, PROBLEM)[0] == 4
+
+
+def test_failures_have_reasons_and_are_no_best(endpoint: str) -> None:
+    study = open_study(endpoint, PROBLEM, algorithm="QUASI_RANDOM_SEARCH", name="failures")
+    outcomes = iter([Measured(failure="out of memory"), Measured(metrics={"loss": 3.0})])
+    failed, good = tune(study, PROBLEM, lambda values: next(outcomes), trials=2)
+    assert (failed.metric, failed.problem, failed.best) == (None, "out of memory", None)
+    assert (good.metric, good.problem, good.best, good.improved) == (3.0, "", 3.0, True)
+    assert best_of(PROBLEM, [failed, good]) == good
+    reasons = [trial.infeasibility_reason for trial in study.trials().get()]
+    assert reasons == ["out of memory", None]
+
+
+def test_a_study_whose_first_trials_all_fail_ends_with_the_reason(endpoint: str) -> None:
+    study = open_study(endpoint, PROBLEM, algorithm="QUASI_RANDOM_SEARCH", name="hopeless")
+    with pytest.raises(ConfigError, match=r"the first 3 trials all failed. The last: no such file"):
+        tune(study, PROBLEM, lambda _: Measured(failure="no such file."), trials=9, max_failures=3)
+    # Where one has worked, failures are no reason to end.
+    other = open_study(endpoint, PROBLEM, algorithm="QUASI_RANDOM_SEARCH", name="works")
+    outcomes = iter([Measured(metrics={"loss": 3.0}), *[Measured(failure="no")] * 4])
+    assert len(tune(other, PROBLEM, lambda _: next(outcomes), trials=5, max_failures=3)) == 5
+
+
+def test_best_keeps_the_constraints(endpoint: str) -> None:
+    latency = Metric(name="latency", goal=Goal.MINIMIZE, safety_threshold=20.0)
+    problem = dataclasses.replace(PROBLEM, metrics=(*PROBLEM.metrics, latency))
+    study = open_study(endpoint, problem, algorithm="QUASI_RANDOM_SEARCH", name="constraints")
+    outcomes = iter([(1.0, 25.0), (2.0, 20.0), (3.0, 5.0)])
+
+    def evaluate(values: Values) -> Measured:
+        loss, slow = next(outcomes)
+        return Measured(metrics={"loss": loss, "latency": slow})
+
+    tried = tune(study, problem, evaluate, trials=3)
+    assert [each.problem for each in tried] == ["latency=25 is above 20", "", ""]
+    assert best_of(problem, tried) == tried[1]
+    assert progress_of(study, problem) == (3, 2.0)
+    accuracy = Metric(name="accuracy", safety_threshold=0.5)
+    assert violated(dataclasses.replace(PROBLEM, metrics=(accuracy,)), {"accuracy": 0.25}) == (
+        "accuracy=0.25 is below 0.5"
+    )
+
+
+ALGORITHMS = [
+    ("EI", True, "OPTFORMER_EI"),
+    ("optformer_ei", True, "OPTFORMER_EI"),
+    ("ts-joint", True, "OPTFORMER_TS_JOINT"),
+    ("random_search", False, "RANDOM_SEARCH"),
+    ("OPTFORMER", True, "OPTFORMER"),
+]
+
+
+@pytest.mark.parametrize(("name", "has_model", "found"), ALGORITHMS)
+def test_algorithms_are_found_by_short_names(name: str, has_model: bool, found: str) -> None:
+    assert algorithm_named(name, has_model=has_model) == found
+
+
+def test_an_algorithm_that_cannot_be_is_refused_before_anything_is_loaded() -> None:
+    with pytest.raises(ConfigError, match="OPTFORMER_EI needs a model: pass --checkpoint"):
+        algorithm_named("EI", has_model=False)
+    with pytest.raises(ConfigError, match=r"no algorithm 'RANDOM_SAERCH'. Did you mean RANDOM_SEA"):
+        algorithm_named("RANDOM_SAERCH", has_model=True)
+    assert set(OURS) == set(policies.ALGORITHMS)
+
+
+def test_settings_are_checked_before_anything_is_loaded() -> None:
+    found = checked_settings("OPTFORMER_EI", PROBLEM, ["candidates=7"], seed=3)
+    assert found == {"candidates": "7", "seed": "3"}
+    with pytest.raises(ConfigError, match=r"Did you mean .*candidates"):
+        checked_settings("OPTFORMER_EI", PROBLEM, ["candidate=7"], seed=None)
+    with pytest.raises(ConfigError, match="must be of type int"):
+        checked_settings("OPTFORMER_EI", PROBLEM, ["candidates=many"], seed=None)
+    with pytest.raises(ConfigError, match="--seed is for the algorithms of a model"):
+        checked_settings("RANDOM_SEARCH", PROBLEM, [], seed=3)
 
 
 OTHERS: dict[str, tuple[dict[str, object], str]] = {

@@ -73,7 +73,7 @@ def test_a_training_run_says_how_far_it_is(tmp_path: Path) -> None:
     rows = [{"step": s, "done": s / 40, "seconds": 2.0 * s, "loss": 6 - s / 10} for s in (10, 30)]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     text = printed(describe(str(tmp_path)))
-    for part in ("a training run", "30, 75% of the run", "60 s", "5.000 -> 3.000 nats a token"):
+    for part in ("a training run", "30, 75% of the run", "60 s", "5.000 -> 3.000 nats per token"):
         assert part in text
 
 

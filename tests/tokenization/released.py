@@ -1,4 +1,4 @@
-"""The released preset without T5's file: its options, and text pieces that behave like T5's."""
+"""The released preset without T5's file: its options, with text pieces similar to T5's."""
 
 import functools
 
@@ -10,7 +10,7 @@ from optformer.tokenization.vocabulary import default_text_model
 
 @functools.cache
 def released_tokenizer() -> StudyTokenizer:
-    """The shipped pieces, and a space before every text, as T5's model puts it."""
+    """The shipped pieces, with a space before every text, as in T5's model."""
     model = sentencepiece_model_pb2.ModelProto.FromString(default_text_model())
     model.normalizer_spec.add_dummy_prefix = True
     return StudyTokenizer(RELEASED, vocabulary_of(RELEASED, model.SerializeToString()))

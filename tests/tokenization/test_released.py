@@ -1,4 +1,4 @@
-"""The released preset is the format of Google's checkpoints, token by token."""
+"""The released preset gives the tokens of Google's checkpoints."""
 
 import dataclasses
 import math
@@ -59,8 +59,8 @@ FLAT_TEXT = (
     'N:"lineardouble",S:<1>,P:<1>,m:-1,M:2*'
     'N:"logdouble",S:<2>,P:<1>,m:-9.21,M:4.61'
 )
-# What SentencePiece makes of FLAT_TEXT with T5's pieces and bins as pieces that the user defines.
-# The integer's lower bound, <-2>, is no bin, but text: an unknown piece (2), `-2` and `>`.
+# SentencePiece's ids of FLAT_TEXT with T5's pieces, and bins as user-defined pieces. The integer's
+# lower bound, <-2>, is text and not a bin: an unknown piece (2), `-2` and `>`.
 FLAT_IDS = (
     "445 10 121 13710 834 13173 834 6633 1686 188 10 121 3496 26 834 13173 1686 667 10 "
     "121 7 53 109 834 9128 1686 517 10 32101 184 184 567 10 121 12840 109 152 1686 345 10 "
@@ -74,7 +74,7 @@ FLAT_TRIALS = "<0><0><111><0>*<999>|<0><0><0><0>*<0>"
 
 
 def flat_study() -> Study:
-    """Two points of a grid with ten values a parameter."""
+    """Two points of a grid with ten values for each parameter."""
     values = {"boolean": "False", "integer": -2, "logdouble": 1e-4}
     return from_trials(
         FLAT,
@@ -92,15 +92,15 @@ def text_of(problem: Problem, options: MetadataOptions = RELEASED.metadata) -> s
     return "".join(str(chunk) for part in parts for chunk in part)
 
 
-def test_the_published_example_comes_out_letter_by_letter() -> None:
+def test_the_published_example_gives_the_published_text() -> None:
     tokenizer, study = released_tokenizer(), flat_study()
     assert text_of(FLAT) == FLAT_TEXT
     encoded = tokenizer.encode_problem(FLAT, study.algorithm)
     assert tokenizer.vocabulary.text(encoded.ids_S.tolist()) == FLAT_TEXT
-    # The example is one of training, where the whole study's range is mapped at random.
+    # The example is from training, which maps the range of the whole study at random.
     whole = tokenizer.fit_scaling(study, 0, 0.0, 1.0)
     trials = tokenizer.encode_trials(study, encoded, (whole,))
-    # A separator follows the last trial too: the next one may come.
+    # A separator follows the last trial, too.
     assert tokenizer.vocabulary.text(trials.ids_T.tolist()) == FLAT_TRIALS + "|"
     np.testing.assert_array_equal(trials.weights_T, [1, 1, 1, 1, 0, 1, 0] * 2)
 
@@ -112,7 +112,7 @@ def test_the_ids_are_those_of_t5s_vocabulary(shared_data: Path) -> None:
     assert vocabulary.fingerprint == vocabulary_of(RELEASED, text_model).fingerprint
     assert (vocabulary.first_bin, vocabulary.size) == (32_100, 33_152)
     assert (vocabulary.first_output, vocabulary.outputs) == (0, 33_152)
-    # T5's model puts a space before every text, so before the first trial too.
+    # T5's model inserts a space before every text, so also before the first trial.
     assert (vocabulary.prefix, vocabulary.separators) == ((3,), (1935, 9175))
     encoded = tokenizer.encode_problem(FLAT, "grid_search")
     np.testing.assert_array_equal(encoded.ids_S, [int(token) for token in FLAT_IDS.split()])
@@ -126,19 +126,19 @@ def test_the_ids_are_those_of_t5s_vocabulary(shared_data: Path) -> None:
 @pytest.mark.parametrize(
     ("parameter", "full", "minimum"),
     [
-        # Integers print as bins, and where they are none as text of the same form.
+        # Integers are written as bins, or as text of the same form if they are out of range.
         (("INTEGER", None, (-5, 2000)), "S:<0>,P:<2>,m:<-5>,M:<2000>", "S:<0>,P:<2>,L:<2006>"),
-        # Under a logarithm they are not whole any more, and nor is their number.
+        # On a logarithmic scale they are not integers, and neither is their count.
         (("INTEGER", "LOG", (1, 100)), "S:<2>,P:<2>,m:0,M:4.61", "S:<0>,P:<2>,L:5.61"),
-        # The mirrored scale prints logarithms too.
+        # The mirrored scale also has logarithms.
         (("DOUBLE", "REVERSE_LOG", (0.5, 2.0)), "S:<3>,P:<1>,m:-0.693,M:0.693", "S:<0>,P:<1>"),
         (("DOUBLE", None, (1e-10, 1234.5)), "S:<0>,P:<1>,m:1e-10,M:1.23e+03", "S:<0>,P:<1>"),
         (("DISCRETE", "LINEAR", (-0.5, 1.0, 1.2)), "S:<1>,P:<4>,L:<3>,F:[-0.5,1,1.2]", None),
         (("DISCRETE", "UNIFORM_DISCRETE", (1.0, 2.0)), "S:<4>,P:<4>,L:<2>,F:[1,2]", None),
-        # Categories that are numbers are shortened as numbers, but stay quoted.
+        # Categories that are numbers are shortened like numbers, and quoted.
         (("CATEGORICAL", None, ("0.12345", "1")), 'P:<3>,L:<2>,C:["0.123","1"]', "P:<3>,L:<2>"),
         (("CATEGORICAL", None, ("0.12345", "x")), 'P:<3>,L:<2>,C:["0.12345","x"]', "P:<3>,L:<2>"),
-        # Other letters than ASCII's are escaped.
+        # Characters that are not ASCII are escaped.
         (("CATEGORICAL", None, ('ä"', "b")), r'P:<3>,L:<2>,C:["\u00e4\"","b"]', "P:<3>,L:<2>"),
     ],
 )
@@ -157,7 +157,7 @@ def test_each_kind_of_parameter_in_letters(
         assert text_of(problem, MINIMUM) == start + minimum
 
 
-def test_fixed_parameters_are_text_and_come_back() -> None:
+def test_fixed_parameters_are_text_and_are_decoded() -> None:
     fixed = (
         Parameter(name="a", type=ParameterType.DOUBLE, bounds=(0.25, 0.25)),
         Parameter(name="b", type=ParameterType.INTEGER, bounds=(7, 7)),
@@ -167,7 +167,7 @@ def test_fixed_parameters_are_text_and_come_back() -> None:
         name="s", parameters=(*fixed, *plane(2).parameters), metrics=(Metric(name="m"),)
     )
     tokenizer = released_tokenizer()
-    # In any order that is asked for, they are not part of it.
+    # They are not part of any order.
     encoded = tokenizer.encode_problem(problem, "gp", order_P=np.array([4, 2, 0, 3, 1]))
     np.testing.assert_array_equal(encoded.order_P, [4, 3])
     assert text_of(problem).startswith(
@@ -183,7 +183,7 @@ def test_fixed_parameters_are_text_and_come_back() -> None:
 
 
 def metric_tokens(study: Study, unit_low: float, unit_high: float) -> list[int]:
-    """The released rule written out, one trial after another, for a metric to maximize."""
+    """The released rule as a loop over trials, for a metric to maximize."""
     seen = []
     for state, metric in zip(study.states_R, study.metrics_RM[:, 0], strict=True):
         if state != State.ACTIVE:
@@ -209,7 +209,7 @@ def metric_tokens(study: Study, unit_low: float, unit_high: float) -> list[int]:
     goal=Goal.MAXIMIZE,
 )
 @given(
-    # Up to where singles hold whole numbers, so that c-1 is one.
+    # Up to the limit of exact integers in single precision, so that c-1 is exact.
     values=st.lists(
         st.floats(-(2.0**22), 2.0**22, width=32) | st.integers(-3, 3), min_size=1, max_size=9
     ),
@@ -219,8 +219,8 @@ def metric_tokens(study: Study, unit_low: float, unit_high: float) -> list[int]:
 def test_metrics_have_the_released_bins(
     values: list[float], states: list[State], goal: Goal
 ) -> None:
-    """Worst value for infeasible trials, pending ones skipped, constant histories, both goals."""
-    values_R = np.array(values, dtype=np.float64) * (1 + 1e-9)  # not singles any more
+    """Infeasible trials, skipped pending ones, constant histories, and both goals."""
+    values_R = np.array(values, dtype=np.float64) * (1 + 1e-9)  # not exact in single precision
     states_R = np.array([State.COMPLETED, *states[: len(values) - 1]], dtype=np.int8)
     sign = 1.0 if goal == Goal.MAXIMIZE else -1.0
     upward, study = (
@@ -271,7 +271,7 @@ def test_numbers_are_scaled_as_vizier_scales_them(
     numbers = [int(v) if kind == ParameterType.INTEGER else float(v) for v in values_R]
     units_R = converter.convert([vz.Trial(parameters={"x": v}) for v in numbers])[:, 0]
     bins_R = quantize.to_parameter_bins(parameter, values_R, 1000, centred=False)
-    # Vizier adds in another order: a value on the edge of two bins may fall to either side.
+    # Vizier adds in another order, so a value at the edge of two bins may fall into either.
     edge_R = np.abs(units_R * 1000 - np.rint(units_R * 1000)) < 1e-9
     np.testing.assert_array_equal(
         bins_R[~edge_R], np.minimum((units_R * 1000).astype(np.int64), 999)[~edge_R]
@@ -289,8 +289,8 @@ def test_discrete_values_are_indices_and_match_in_single_precision() -> None:
 
 
 @pytest.mark.parametrize("value", [0.0, 1.0, 1e7, -1.265e30, 1e38])
-def test_a_value_alone_has_a_range_in_single_precision_too(value: float) -> None:
-    """Below one unit it is imputed; where singles are further apart, by the next of them."""
+def test_a_single_value_has_a_range_in_single_precision(value: float) -> None:
+    """The imputed value is one unit lower, or the next lower number if the spacing is larger."""
     scaling = quantize.fit_scaling(np.array([value]), 1.0, single=True, imputed=True)
     assert np.isfinite(scaling.slope)
     assert scaling.slope > 0
@@ -299,8 +299,8 @@ def test_a_value_alone_has_a_range_in_single_precision_too(value: float) -> None
 
 @settings(max_examples=100, deadline=None)
 @given(study=flat_studies(), seed=st.integers(0, 2**32))
-def test_decoding_gives_the_trials_back_up_to_a_bin(study: Study, seed: int) -> None:
-    """Also: D+3 tokens a trial, and every legal sequence is a valid trial."""
+def test_decoding_returns_the_trials_up_to_a_bin(study: Study, seed: int) -> None:
+    """A trial has D+3 tokens, and every legal sequence is a valid trial."""
     tokenizer, rng = released_tokenizer(), np.random.default_rng(seed)
     vocabulary = tokenizer.vocabulary
     order_P = trajectory.random_order(study.problem, rng)
@@ -319,7 +319,7 @@ def test_decoding_gives_the_trials_back_up_to_a_bin(study: Study, seed: int) -> 
             space.column_to_units(parameter, got_R, centred=False)
             - space.column_to_units(parameter, want_R, centred=False)
         )
-        # Rounding an integer moves it by half of a whole at most, whose width a scale changes.
+        # Rounding moves an integer by at most 0.5, whose width depends on the scale.
         if parameter.type == ParameterType.DOUBLE:
             np.testing.assert_array_less(difference_R, 1.01 / vocabulary.bins)
     legal = tokenizer.legal_tokens(encoded)
@@ -336,8 +336,8 @@ def test_decoding_gives_the_trials_back_up_to_a_bin(study: Study, seed: int) -> 
         assert parameter.to_number(parameter.from_number(number)) == number
 
 
-def test_a_text_that_looks_like_a_bin_is_one_and_other_numbers_are_text() -> None:
-    """A quirk of the released vocabulary, whose bins are pieces of its text model."""
+def test_a_text_that_looks_like_a_bin_is_encoded_as_one() -> None:
+    """A property of the released vocabulary, whose bins are pieces of its text model."""
     vocabulary = released_tokenizer().vocabulary
     ids = vocabulary.encode(["a<17>", Bin(5), Bin(1000), Bin(-1)])
     assert vocabulary.is_bin(ids).sum() == 2
@@ -345,7 +345,7 @@ def test_a_text_that_looks_like_a_bin_is_one_and_other_numbers_are_text() -> Non
     assert vocabulary.words([vocabulary.first_bin, vocabulary.size - 1]) == ["<0>", "<UNUSED>"]
 
 
-def test_what_the_format_cannot_say_is_refused_with_the_reason() -> None:
+def test_problems_outside_the_format_are_rejected_with_the_reason() -> None:
     tokenizer = released_tokenizer()
     with pytest.raises(StudyError, match="'conditional': conditional parameters have no tokens"):
         tokenizer.encode_problem(CONDITIONAL, "x")
@@ -365,7 +365,7 @@ def test_what_the_format_cannot_say_is_refused_with_the_reason() -> None:
         StudyTokenizer(RELEASED, StudyTokenizer().vocabulary)
 
 
-def test_presets_have_names_and_survive_a_file() -> None:
+def test_presets_have_names_and_read_back_from_a_file() -> None:
     assert from_tree(TokenizerOptions, "released") == RELEASED
     assert from_tree(TokenizerOptions, to_tree(RELEASED)) == RELEASED
     assert from_tree(TokenizerOptions, "default") == TokenizerOptions()

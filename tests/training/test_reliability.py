@@ -98,7 +98,9 @@ def test_a_full_disk_is_an_error_and_the_last_state_stays_good(tmp_path: Path) -
     settings = ["train.steps=12", "train.evaluate_every=5"]
     config = load_config(None, [*SMALL, *settings])
     try:
-        with pytest.raises(CheckpointError, match=r"could not be written to .*Make room there"):
+        with pytest.raises(
+            CheckpointError, match=r"could not be written to .*Free some space there"
+        ):
             training.train(config, tmp_path, PLANES, report=fill, report_seconds=0.0)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)

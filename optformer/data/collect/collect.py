@@ -52,8 +52,8 @@ def collect(
 
     Args:
       workers: processes on this machine, each with one more that trains and can be stopped.
-      cluster: the address of a Ray cluster, which then does the work (see `processes.run_tasks`). Its
-        machines send the studies here, and need the same tables at the same places.
+      cluster: the address of a Ray cluster, which then does the work (see `processes.run_tasks`).
+        Its machines send the studies here, and need the same tables at the same places.
 
     Raises:
       ConfigError: unknown names, missing packages, or no cluster.

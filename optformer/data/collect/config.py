@@ -1,8 +1,10 @@
 """What to collect: which learners on which tables, and what they may cost."""
 
 import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
 
-from optformer.errors import ConfigError
+from optformer.settings import check_ranges, read_config
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -43,12 +45,42 @@ class CollectConfig:
     studies_per_shard: int = 32
 
     def __post_init__(self) -> None:
-        if not 0.0 <= self.real <= 1.0:
-            raise ConfigError(f"real={self.real} is a share of the studies, from 0 to 1.")
-        if self.configurations < 10:
-            raise ConfigError(f"configurations={self.configurations}: a study needs at least 10.")
-        if not 2 <= self.folds <= 3:
-            # Every part of the rows needs two rows of each class (`FEWEST_OF_A_CLASS`).
-            raise ConfigError(f"folds={self.folds}; it can be 2 or 3.")
-        if self.seconds <= 0 or self.effort < 2 or self.studies_per_shard < 1:
-            raise ConfigError("seconds and studies_per_shard must be positive, effort at least 2.")
+        check_ranges(
+            self,
+            "",
+            real=(0.0, 1.0),
+            configurations=(10, None),
+            rows=(30, None),
+            folds=(2, 3),  # a part needs two rows of each class (`table.FEWEST_OF_A_CLASS`)
+            seconds=(0.01, None),
+            effort=(2, None),
+            studies_per_shard=(1, None),
+        )
+
+
+def read_collect_config(
+    path: Path | None = None,
+    changes: Sequence[str] = (),
+    *,
+    tables: Sequence[str] = (),
+    learners: Sequence[str] = (),
+    held_out: Path | None = None,
+) -> CollectConfig:
+    """The settings of a TOML file and changes to them, with what a command line names.
+
+    Args:
+      tables: folders, and names of tables.
+
+    Raises:
+      ConfigError: as `read_config`.
+    """
+    config = read_config(CollectConfig, path, changes)
+    folders = [name for name in tables if Path(name).is_dir()]
+    named = [name for name in tables if name not in folders]
+    return dataclasses.replace(
+        config,
+        tables=(*config.tables, *named),
+        folders=(*config.folders, *folders),
+        learners=(*config.learners, *learners),
+        held_out=config.held_out if held_out is None else str(held_out),
+    )

@@ -79,35 +79,39 @@ class Assignment:
 
 
 def make_plan(config: CollectConfig, seed: int) -> Plan:
-    """Looks at every table, and leaves out those that cannot be used.
+    """Looks at every table; files of folders that cannot be used are left out, with the reason.
 
     Raises:
       ConfigError: an unknown learner, a missing package, or nothing to do.
-      SourceError: a folder without tables, or a broken index or file of held-out pairs.
+      SourceError: a table that was named and cannot be used, a folder without tables, or a broken
+        index or file of held-out pairs.
     """
     learners = [find(name) for name in config.learners or _installed()]
     held_out = read_held_out(Path(config.held_out)) if config.held_out else {}
     folders = tuple(map(Path, config.folders))
-    tables, refused = [], {}
-    for name in [*config.tables, *data_tables.names_of(folders)]:
+    tables = [data_tables.load(name, folders, config.target) for name in config.tables]
+    refused: dict[str, str] = {}
+    for name in data_tables.names_of(folders):
         try:
-            table = data_tables.load(name, folders, config.target)
-        except SourceError as error:
+            tables.append(data_tables.load(name, folders, config.target))
+        except SourceError as error:  # one of many, which nobody named
             refused[name] = str(error)
-            continue
-        tables.append(RealTable(name=name, task=table.task, twins=table.twins))
-    if config.real == 1.0 and not tables:
+    known = sorted(
+        (RealTable(name=table.name, task=table.task, twins=table.twins) for table in tables),
+        key=lambda table: table.name,
+    )
+    if config.real == 1.0 and not known:
         raise ConfigError(
             "no real table can be used, and real=1 asks for nothing else. "
             + (f"The first reason: {next(iter(refused.values()))}" if refused else "Name some.")
         )
     return Plan(
         seed=seed,
-        real=config.real if tables else 0.0,
+        real=config.real if known else 0.0,
         allowed={
             learner.name: tuple(
                 table
-                for table in sorted(tables, key=lambda table: table.name)
+                for table in known
                 if table.task in learner.variants and not is_held_out(held_out, table, learner)
             )
             for learner in learners

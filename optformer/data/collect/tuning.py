@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Float64
 
 from optformer.data.collect.config import CollectConfig
-from optformer.data.collect.evaluate import Answer, Data, Question, answer
+from optformer.data.collect.evaluate import Answer, Data, Question, answer, prepare
 from optformer.data.collect.plan import Assignment
 from optformer.data.data_tables.table import Task
 from optformer.data.learners import LEARNERS
@@ -43,7 +43,7 @@ _TITLES = (
     "{learner}, {task} ({metric})",
 )
 
-_process: Limited[Question, tuple[Answer, ...]] = Limited(answer)
+_process: Limited[Question, tuple[Answer, ...]] = Limited(answer, prepare)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)

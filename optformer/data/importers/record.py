@@ -149,14 +149,13 @@ def records(
             trial = dataclasses.replace(trial, parameters=clipped)
         kept.append((number, trial))
     measured = [(number, *_measured(problem, trial)) for number, trial in kept]
-    said = (algorithm or options.algorithm, data_set)
-    study = _study(problem, [trial for _, trial, _ in measured], *said)
+    study = _study(problem, [trial for _, trial, _ in measured], algorithm, data_set)
     if isinstance(study, StudyError):
         # Only now, because a check of single trials takes much longer than of all at once.
         checked = [(number, trial, why, _fault(problem, trial)) for number, trial, why in measured]
         faults += [(number, "left out", fault) for number, _, _, fault in checked if fault]
         measured = [(number, trial, why) for number, trial, why, fault in checked if not fault]
-        study = _study(problem, [trial for _, trial, _ in measured], *said)
+        study = _study(problem, [trial for _, trial, _ in measured], algorithm, data_set)
     faults += [(number, "infeasible", why) for number, _, why in measured if why]
     if isinstance(study, StudyError):
         if not trials:

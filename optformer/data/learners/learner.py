@@ -7,7 +7,7 @@ import contextlib
 import dataclasses
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float64
@@ -33,6 +33,7 @@ class Prediction:
 Keywords = Mapping[str, Object]
 
 
+@runtime_checkable
 class Estimator(Protocol):
     """What scikit-learn's estimators and those that follow it have in common."""
 

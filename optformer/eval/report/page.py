@@ -24,7 +24,7 @@ number with an interval has three columns, and names are identifiers.
 import base64
 import csv
 import dataclasses
-import html
+import functools
 import io
 import math
 import re
@@ -32,8 +32,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from jinja2 import Environment, FileSystemLoader
+from markupsafe import Markup, escape
+
 if TYPE_CHECKING:
     from matplotlib.figure import Figure as MatplotlibFigure
+
+_HERE = Path(__file__).parent
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -249,18 +254,22 @@ def render(page: Page) -> str:
         for section in page.sections
         if isinstance(section, Heading)
     }
-    links = "".join(
-        f'<a href="#{anchor}">{html.escape(title)}</a>' for title, anchor in anchors.items()
-    )
-    body = "\n".join(_html(section, anchors) for section in page.sections)
-    return (
-        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{html.escape(page.title)}</title>\n<style>{_STYLE}</style>\n</head>\n<body>\n"
-        f'<header><h1>{html.escape(page.title)}</h1>\n<p class="lead">{html.escape(page.lead)}</p>'
-        f"\n{f'<nav>{links}</nav>' if links else ''}</header>\n<main>\n{body}\n</main>\n"
-        "</body>\n</html>\n"
-    )
+    style = (_HERE / "page.css").read_text("utf-8")
+    template = _environment().get_template("page.html.jinja")
+    return template.render(page=page, anchors=anchors, style=Markup(style)) + "\n"
+
+
+@functools.lru_cache(maxsize=1)
+def _environment() -> Environment:
+    """Escapes all text of a page."""
+    environment = Environment(loader=FileSystemLoader(_HERE), autoescape=True)
+    environment.filters |= {
+        "kind": lambda section: type(section).__name__,
+        "png": lambda figure: base64.b64encode(figure.png()).decode("ascii"),
+        "numeric": _numeric,
+        "cell": _marked,
+    }
+    return environment
 
 
 def number(value: float, digits: int = 4) -> str:
@@ -281,48 +290,18 @@ def number(value: float, digits: int = 4) -> str:
     return text.replace("-", "−", 1) if text.startswith("-") else text
 
 
-def _html(section: Section, anchors: dict[str, str]) -> str:
-    match section:
-        case Heading(title=title):
-            return f'<h2 id="{anchors[title]}">{html.escape(title)}</h2>'
-        case Text(paragraphs=paragraphs):
-            return "\n".join(f"<p>{html.escape(paragraph)}</p>" for paragraph in paragraphs)
-        case Code(text=text):
-            return f"<pre><code>{html.escape(text)}</code></pre>"
-        case Table():
-            return _table(section)
-        case Figure():
-            data = base64.b64encode(section.png()).decode("ascii")
-            alt = html.escape(section.alt or section.caption, quote=True)
-            return (
-                f'<figure><img alt="{alt}" src="data:image/png;base64,{data}">'
-                f"<figcaption>{html.escape(section.caption)}</figcaption></figure>"
-            )
-
-
-def _table(table: Table) -> str:
-    numeric = [
+def _numeric(table: Table) -> list[bool]:
+    """Which columns hold numbers only."""
+    return [
         all(_looks_numeric(row[column]) for row in table.rows)
         for column in range(len(table.header))
     ]
 
-    def cells(tag: str, row: Sequence[Cell]) -> str:
-        return "".join(
-            f"<{tag}{' class=n' if is_number else ''}>{_marked(shown(cell))}</{tag}>"
-            for cell, is_number in zip(row, numeric, strict=True)
-        )
 
-    rows = "\n".join(f"<tr>{cells('td', row)}</tr>" for row in table.rows)
-    return (
-        f'<div class="table"><table><caption>{html.escape(table.caption)}</caption>\n'
-        f"<thead><tr>{cells('th', table.header)}</tr></thead>\n<tbody>\n{rows}\n</tbody>"
-        "</table></div>"
-    )
-
-
-def _marked(text: str) -> str:
-    """The cell's text as HTML; an interval after a number steps back: 0.91 [0.85, 0.96]."""
-    return re.sub(r"(?<=\d )(\[[^\]]*\d\])$", r"<small>\1</small>", html.escape(text))
+def _marked(cell: Cell) -> Markup:
+    """The cell's text as HTML; an interval after a number is smaller: 0.91 [0.85, 0.96]."""
+    text = str(escape(shown(cell)))
+    return Markup(re.sub(r"(?<=\d )(\[[^\]]*\d\])$", r"<small>\1</small>", text))
 
 
 def _looks_numeric(cell: Cell) -> bool:
@@ -338,48 +317,3 @@ def shown(cell: Cell) -> str:
     if isinstance(cell, str | Interval | Shown):
         return str(cell)
     return f"{cell:,}" if isinstance(cell, int) else number(cell)
-
-
-# Figures are drawn on white: in the dark they sit on a light card instead of being inverted.
-_STYLE = """
-:root{color-scheme:light dark;--paper:#fdfdfc;--ink:#22252a;--soft:#666c75;--line:#e0e1e4;
---code:#f3f3f1;--card:#fff;--link:#2b5c8a}
-@media (prefers-color-scheme:dark){:root{--paper:#191b1f;--ink:#dfe1e4;--soft:#9aa0a8;
---line:#34373d;--code:#23262b;--card:#f4f4f2;--link:#8fb8e0}}
-*{box-sizing:border-box}
-html{font-size:17px;-webkit-text-size-adjust:100%}
-body{margin:0;background:var(--paper);color:var(--ink);line-height:1.55;
-font-family:Charter,"Bitstream Charter","Iowan Old Style","Source Serif 4",Cambria,Georgia,serif}
-header,main{max-width:48rem;margin:0 auto;padding:0 1.25rem}
-header{padding-top:3.5rem}
-main{padding-bottom:5rem}
-h1,h2,nav,table,figcaption,pre,code{
-font-family:"Inter","Helvetica Neue","Segoe UI",Roboto,"Liberation Sans",Arial,sans-serif}
-h1{font-size:1.85rem;line-height:1.2;letter-spacing:-.015em;margin:0 0 .8rem;font-weight:650}
-h2{font-size:1.2rem;line-height:1.3;margin:3.2rem 0 .9rem;padding-top:1rem;
-border-top:1px solid var(--line);font-weight:650}
-p{margin:0 0 .9rem;hyphens:auto;overflow-wrap:break-word}
-.lead{font-size:1.12rem;line-height:1.5;margin-bottom:1.4rem}
-nav{font-size:.8rem;display:flex;flex-wrap:wrap;gap:.25rem 1.1rem}
-a{color:var(--link);text-decoration:none}
-a:hover,a:focus{text-decoration:underline}
-figure{margin:1.8rem 0 2.2rem}
-figure img{display:block;width:100%;height:auto;background:var(--card);border-radius:4px}
-figcaption,caption{font-size:.82rem;line-height:1.5;color:var(--soft);text-align:left}
-figcaption{margin-top:.6rem}
-.table{overflow-x:auto;margin:1.6rem 0 2rem}
-table{border-collapse:collapse;font-size:.78rem;line-height:1.4;width:100%;
-font-variant-numeric:tabular-nums lining-nums}
-caption{caption-side:top;padding-bottom:.6rem}
-th,td{padding:.36rem .9rem .36rem 0;text-align:left;vertical-align:top;
-border-bottom:1px solid var(--line)}
-th{font-weight:600;border-bottom-color:var(--soft);vertical-align:bottom}
-th.n,td.n{text-align:right;padding-right:0;padding-left:.8rem}
-th.n+th:not(.n),td.n+td:not(.n){padding-left:1.4rem}
-td.n,td:first-child{white-space:nowrap}
-small{font-size:.88em;color:var(--soft)}
-pre{background:var(--code);border-radius:4px;padding:.8rem 1rem;overflow-x:auto;margin:1rem 0}
-code{font-family:ui-monospace,"SF Mono",Menlo,Consolas,"Liberation Mono",monospace;
-font-size:.78rem;line-height:1.5}
-@media print{html{font-size:11pt}figure,table{break-inside:avoid}}
-"""

@@ -59,7 +59,7 @@ def test_functions_equal_viziers(name: str, vizier_bbob: types.ModuleType) -> No
         ours_N = function.evaluate(
             x_NP[None], rotation_PP[None], vizier_bbob._R(size, seed, b"Q")[None]
         )[0]
-        if name == "EllipsoidalRotated":  # BBOB's f10, which Vizier lacks
+        if name == "EllipsoidalRotated":  # BBOB's f10, which Vizier does not have
             theirs = [vizier_bbob.Ellipsoidal(rotation_PP @ x_P, 0) for x_P in x_NP]
         else:
             their_name, their_seed = ELSEWHERE.get(name, (name, seed))

@@ -1,11 +1,25 @@
 """Tables say what their package says; surrogates what their study and scikit-learn say."""
 
+import dataclasses
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 from optformer.data.problems import surrogate, tables
 from optformer.data.problems.tables import BENCHMARKS, TableBlock, TablesConfig
+from optformer.errors import StudyError
 from optformer.space import to_natural
+from optformer.study import (
+    Condition,
+    Goal,
+    Metric,
+    Parameter,
+    ParameterType,
+    Problem,
+    State,
+    Study,
+)
 from tests.data.problems.test_contract import conditional_study
 
 
@@ -111,3 +125,96 @@ def _recorded(study: object, block: surrogate.SurrogateBlock) -> np.ndarray:
     """The study's own trials as legal points, with something in place of what is inactive."""
     points_RP = block.recorded.points_RP
     return block.spaces.snap(np.where(points_RP < 0, 0.5, points_RP)[None])
+
+
+def test_a_study_of_all_configurations_is_an_exact_table() -> None:
+    study = grid_study()
+    block = surrogate.SurrogateBlock(study, model="auto")
+    assert isinstance(block.fit, surrogate.TableFit)
+    np.testing.assert_allclose(block.evaluate_exact(_recorded(study, block))[0], study.objective())
+    assert block.optimum_B[0] == study.objective().max()
+    # The unit of an inactive parameter makes no difference.
+    units_1NP = np.array([[[0.25, 0.1], [0.25, 0.9]]])
+    assert len(set(block.evaluate_exact(units_1NP)[0])) == 1
+    pytest.importorskip("sklearn", reason="the extra `demo` is not installed")
+    partial = surrogate.SurrogateBlock(study.rows(slice(0, 6)), model="auto")
+    assert isinstance(partial.fit, surrogate.ForestFit)
+
+
+def test_failures_are_learned_not_copied_from_the_nearest_trial() -> None:
+    pytest.importorskip("sklearn", reason="the extra `demo` is not installed")
+    rng = np.random.default_rng(0)
+    x_R = rng.random(300)
+    failed_R = x_R > 0.8
+    failed_R[:6] ^= True  # some trials fail, or do not, by chance
+    study = line_study(x_R, np.where(failed_R, np.nan, x_R), failed_R)
+    block = surrogate.SurrogateBlock(study)
+    units_1NP = np.linspace(0.02, 0.98, 97)[None, :, None]
+    failing_N = np.isnan(block.evaluate_exact(units_1NP)[0])
+    assert (failing_N == (units_1NP[0, :, 0] > 0.8)).mean() > 0.93
+
+
+def test_the_same_trials_are_fitted_once_also_on_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("sklearn", reason="the extra `demo` is not installed")
+    rng = np.random.default_rng(5)
+    x_R = rng.random(50)
+    study = line_study(x_R, np.sin(9 * x_R), np.zeros(50, dtype=bool))
+    first = surrogate.SurrogateBlock(study, cache=tmp_path)
+    surrogate._forests.cache_clear()
+    monkeypatch.setattr(surrogate, "_grow", lambda *args: 1 / 0)
+    again = surrogate.SurrogateBlock(study, cache=tmp_path)
+    units_1NP = rng.random((1, 40, 1))
+    np.testing.assert_array_equal(first.evaluate_exact(units_1NP), again.evaluate_exact(units_1NP))
+    with pytest.raises(ZeroDivisionError):
+        surrogate.SurrogateBlock(study.rows(slice(0, 49)), cache=tmp_path)
+
+
+def test_any_objective_of_a_study_can_be_the_one() -> None:
+    rng = np.random.default_rng(2)
+    x_R = rng.random(30)
+    study = line_study(x_R, x_R, np.zeros(30, dtype=bool))
+    seconds = Metric(name="seconds", goal=Goal.MINIMIZE)
+    seconds_R = np.where(x_R > 0.5, np.nan, 1 + x_R)
+    both = dataclasses.replace(
+        study,
+        problem=dataclasses.replace(study.problem, metrics=(*study.problem.metrics, seconds)),
+        metrics_RM=np.stack([x_R, seconds_R], axis=1),
+    )
+    block = surrogate.SurrogateBlock(both, model="nearest", metric="seconds")
+    assert block.problems[0].metrics == (seconds,)
+    assert block.optimum_B[0] == -np.nanmin(seconds_R)
+    assert len(surrogate.measured_objectives(both)) == 2
+    with pytest.raises(StudyError, match=r"no objective 'second'.*Did you mean seconds"):
+        surrogate.of_metric(both, "second")
+
+
+def line_study(x_R: np.ndarray, metric_R: np.ndarray, failed_R: np.ndarray) -> Study:
+    x = Parameter(name="x", type=ParameterType.DOUBLE, bounds=(0.0, 1.0))
+    return Study(
+        problem=Problem(name="line", parameters=(x,), metrics=(Metric(name="y"),)),
+        values_RP=x_R[:, None],
+        metrics_RM=metric_R[:, None],
+        states_R=np.where(failed_R, State.INFEASIBLE, State.COMPLETED).astype(np.int8),
+    )
+
+
+def grid_study() -> Study:
+    """All configurations of an optimizer and, for one of them, a momentum."""
+    optimizer = Parameter(name="opt", type=ParameterType.CATEGORICAL, values=("adam", "sgd"))
+    momentum = Parameter(
+        name="momentum",
+        type=ParameterType.DISCRETE,
+        values=(0.0, 0.3, 0.6, 0.9, 0.95, 0.99),
+        conditions=(Condition(parent="opt", values=("sgd",)),),
+    )
+    values_RP = np.array([[0.0, np.nan], *([1.0, value] for value in momentum.values)])
+    return Study(
+        problem=Problem(
+            name="grid", parameters=(optimizer, momentum), metrics=(Metric(name="accuracy"),)
+        ),
+        values_RP=values_RP,
+        metrics_RM=np.linspace(0.1, 0.9, 7)[:, None],
+        states_R=np.zeros(7, dtype=np.int8),
+    )

