@@ -10,6 +10,7 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from optformer.data import store
@@ -19,6 +20,7 @@ from optformer.settings import to_toml
 from optformer.training import accelerator
 from optformer.training.config import load_config
 from optformer.training.prepared import open_prepared, prepare
+from tests.studies import plane, random_study
 from tests.training.tiny import PLANES, SMALL
 
 ROOT = Path(__file__).parents[2]
@@ -70,17 +72,23 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     return os.environ | {"PYTHONPATH": str(folder), "JAX_PLATFORMS": "cpu"}
 
 
-@pytest.fixture(scope="module")
-def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("prepared")
-    store.write(PLANES, folder / "shards", source="test")
-    config = load_config(None, SMALL)
-    (folder / "run.toml").write_text(to_toml(config))
-    made = prepare(
-        folder / "ready", "trajectories", folder / "run.toml", shards=[folder / "shards"]
-    )
+def folder_of(task: str, folder: Path) -> Path:
+    """A prepared folder of a tiny run."""
+    if task == "prior":
+        studies = [
+            random_study(plane(2), 80, np.random.default_rng(seed), algorithm="random_search")
+            for seed in range(3)
+        ]
+        changes = ["views=2", "trials=8", "sizes=[12]", "optima=0"]
+        config = None
+    else:
+        studies, changes, config = PLANES, [], folder / "run.toml"
+        config.write_text(to_toml(load_config(None, SMALL)))
+    store.write(studies, folder / "shards", source="test")
+    made = prepare(folder / "ready", task, config, changes, shards=[folder / "shards"])
     assert len(made.losses) == 2
-    return folder / "ready"
+    assert made.studies()
+    return made.folder
 
 
 def command(prepared: Path, out: Path, *options: str) -> list[str]:
@@ -90,47 +98,47 @@ def command(prepared: Path, out: Path, *options: str) -> list[str]:
     ]
 
 
-def test_the_command_checks_trains_saves_and_ends_on_time(
-    prepared: Path, tmp_path: Path, environment: dict[str, str]
+@pytest.mark.slow
+@pytest.mark.parametrize("task", ["trajectories", "prior"])
+def test_the_command_checks_trains_saves_and_resumes(
+    task: str, tmp_path: Path, environment: dict[str, str]
 ) -> None:
-    out, began = tmp_path / "out", time.monotonic()
-    options = ("--seconds", "60", "--first-step", "600", "--save-every", "5")
-    done = subprocess.run(
-        command(prepared, out, *options), env=environment, capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr
-    assert time.monotonic() - began < 60 + accelerator.GRACE + 30
-    assert ": alike" in done.stdout
-    facts = json.loads((out / "report.json").read_text())
-    assert facts["alike"]
-    assert facts["last"]["step"] > 1
+    prepared, out = folder_of(task, tmp_path), tmp_path / "out"
+    for steps in ("3", "5"):
+        done = subprocess.run(
+            command(prepared, out, "--seconds", "900", "--first-step", "900", "--steps", steps),
+            env=environment,
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 0, done.stderr
+        assert ": alike" in done.stdout
     files = [path for path in out.rglob("*") if path.is_file()]
     assert len(files) <= 8
     for name in ("last", "best"):
-        assert checkpoint.load(out / name).about["step"] > 0
-    # Given again, the command goes on from there.
-    again = subprocess.run(
-        command(prepared, out, "--seconds", "45", "--first-step", "600"),
-        env=environment,
-        capture_output=True,
-        text=True,
-    )
-    assert again.returncode == 0, again.stderr
-    assert "resumes from step" in again.stdout
+        model = checkpoint.load(out / name)
+        assert (model.prior is not None) == (task == "prior")
+    model = checkpoint.load(out / "last")
+    if model.prior is not None:
+        assert model.prior.about["steps"] == 5
+    else:
+        assert model.about["step"] == 5
+        facts = json.loads((out / "report.json").read_text())
+        assert facts["alike"]
+        assert facts["last"]["step"] == 5
 
 
-def test_a_killed_command_leaves_a_checkpoint(
-    prepared: Path, tmp_path: Path, environment: dict[str, str]
-) -> None:
-    out = tmp_path / "out"
+@pytest.mark.slow
+def test_a_killed_command_leaves_a_checkpoint(tmp_path: Path, environment: dict[str, str]) -> None:
+    prepared, out = folder_of("trajectories", tmp_path), tmp_path / "out"
     process = subprocess.Popen(
-        command(prepared, out, "--seconds", "500", "--first-step", "400"),
+        command(prepared, out, "--seconds", "900", "--first-step", "900"),
         env=environment,
         start_new_session=True,
         stdout=subprocess.DEVNULL,
     )
     try:
-        for _ in range(2400):
+        for _ in range(9000):
             if (out / "best").is_dir():
                 break
             assert process.poll() is None
