@@ -114,6 +114,13 @@ def test_a_batch_equals_suggestions_one_by_one_with_the_others_pending(model: Op
     assert study.states_R[-3:].tolist() == [State.ACTIVE] * 3
 
 
+@pytest.mark.parametrize("count", [0, -1])
+def test_a_batch_has_at_least_one_suggestion(model: OptFormer, count: int) -> None:
+    problem = convert.problem_to_vizier(plane(2))
+    with pytest.raises(ConfigError, match=f"count={count} suggestions: ask for at least one"):
+        model.suggest(problem, count=count)
+
+
 def test_only_completed_trials_are_measured() -> None:
     """Not what an infeasible one happened to measure."""
     study = random_study(plane(1), 3, np.random.default_rng(0))

@@ -173,6 +173,21 @@ def test_numbers_are_there_for_prometheus() -> None:
     assert "optformer_requests_in_flight 0.0" in lines
 
 
+def test_a_log_has_a_line_for_every_request_only_if_asked(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    for level, lines in ((logging.INFO, 0), (logging.DEBUG, 1)):
+        caplog.clear()
+        with (
+            caplog.at_level(level),
+            running() as endpoint,
+            grpc.insecure_channel(endpoint) as channel,
+        ):
+            create(Stub(channel), "a")
+        requests = [each for each in caplog.records if each.name == "optformer.requests"]
+        assert len(requests) == lines
+
+
 def test_json_lines_have_the_fields_of_a_request(caplog: pytest.LogCaptureFixture) -> None:
     with (
         caplog.at_level(logging.INFO),
