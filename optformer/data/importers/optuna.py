@@ -7,7 +7,7 @@
   categorical is CATEGORICAL with the choices as text. `log=True` is the scale LOG.
 - A parameter whose range changed between trials gets the smallest range that holds them all.
 - A parameter that some trials lack is conditional: its parent is a parameter whose value separates
-  the trials with it from those without. Where there is none, the trials that differ from most others
+  the trials with it from those without. Without such a parent, trials that differ from most others
   are left out.
 - COMPLETE is COMPLETED; FAIL and PRUNED are INFEASIBLE; RUNNING and WAITING are ACTIVE. A complete
   trial whose value is infinite counts as infeasible.
