@@ -12,7 +12,7 @@ from optformer.errors import SourceError
 from optformer.eval import optimizers
 from optformer.eval.benchmark import Running, evaluate
 from optformer.eval.contestants import Contestants
-from optformer.eval.logs import portfolio, predictions, sections, tasks
+from optformer.eval.logs import portfolio, predictions, summary, tasks
 from optformer.eval.logs.benchmark import LOGS, LogsOptions
 from optformer.model import checkpoint
 from optformer.study import (
@@ -142,7 +142,7 @@ def test_a_portfolio_knows_nothing_of_its_own_data_set(studies):
 
 def test_trials_saved_are_those_not_needed_for_the_target():
     scores_KT = np.array([[0.0, 0.5, 0.5, 0.9], [0.0, 0.1, 0.2, 0.3]])
-    at_K = sections.reached_at(scores_KT, np.array([0.5, 0.5]), first=1)
+    at_K = summary.reached_at(scores_KT, np.array([0.5, 0.5]), first=1)
     np.testing.assert_array_equal(at_K, [1.0, 3.0])
 
 
