@@ -174,6 +174,7 @@ def page_folder(shards, studies, save_model, tmp_path_factory):
     return home, done
 
 
+@pytest.mark.slow
 def test_the_page_says_what_was_saved_and_what_is_held_out(page_folder):
     home, done = page_folder
     assert done.failed == 0
@@ -197,6 +198,7 @@ def test_the_page_says_what_was_saved_and_what_is_held_out(page_folder):
         assert (home / "out" / f"{name}.csv").read_text("utf-8").isascii()
 
 
+@pytest.mark.slow
 def test_every_model_is_judged_before_the_first_trial(page_folder):
     home, _ = page_folder
     by_model = predictions.read(home / "out")
@@ -207,6 +209,7 @@ def test_every_model_is_judged_before_the_first_trial(page_folder):
             assert -1 <= one.rank_correlation <= 1 and np.isfinite(one.log_density)
 
 
+@pytest.mark.slow
 def test_other_folders_take_a_peers_runs_from_the_cache(page_folder, shards, monkeypatch):
     home, _ = page_folder
     kept = list((home / "cache" / "runs").rglob("*.parquet"))
