@@ -53,7 +53,7 @@ def feed(
       workers: how many processes make them; 0 makes them in a thread of this one.
 
     Raises:
-      FeedError: while iterating, a process ended early, for example for want of memory. An error
+      FeedError: while iterating, a process ended early, perhaps because memory ran out. An error
         in making an item is raised as it is.
     """
     count = max(1, min(workers, stop - start))
@@ -135,7 +135,7 @@ class _Process(_Thread[Made]):
         except (EOFError, pickle.UnpicklingError) as error:
             raise FeedError(
                 f"the process that makes batch {number} ended with status {self._process.wait()}: "
-                "see above for its error; without one, it was killed, perhaps for want of memory. "
+                "see above for its error; without one, it was killed, perhaps for lack of memory. "
                 "Try fewer: train.workers."
             ) from error
         if isinstance(made, BaseException):

@@ -139,7 +139,7 @@ class Run:
         settings = dataclasses.replace(
             task.config.train,
             workers=self._options.workers,
-            steps=1 << 30,
+            steps=self._options.steps,
             seconds=self._seconds(),
             checkpoint_every=1 << 30,
             evaluate_every=1 << 30,
@@ -197,6 +197,7 @@ class Run:
             self._prepared.validation(),
             say,
             workers=self._options.workers,
+            steps=self._options.steps,
             saved=saved,
         )
 
