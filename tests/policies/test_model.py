@@ -327,7 +327,8 @@ def test_joint_draws_agree_where_points_are_near_and_with_predictions_everywhere
     low, high = study.problem.parameters[0].bounds
     points_NP = low + (high - low) * np.array([[0.3, 0.6], [0.301, 0.6], [0.85, 0.1]])
     session = Session(model, [(study.problem, "random_search")])
-    candidates, _ = session._candidates(study, points_NP, policy("ts", trust_region=False))
+    everywhere = policy("ts", trust_region=False)
+    candidates, _ = session._candidates(study, points_NP, everywhere, np.random.default_rng(0))
     probabilities_NQ = candidates.probabilities(temperature)
     rng, draws = np.random.default_rng(1), 300
     drawn_DN, alone_DN = (
