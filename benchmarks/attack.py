@@ -8,7 +8,7 @@ Parts: `clients` (one attacker of each kind in turn, while a bystander tunes), `
 do the same at several servers at once), `kills` (servers die by kill -9 while clients tune).
 
 Servers are `optformer serve` with the shipped model, in processes of their own, on loopback. Each
-row says what was tried and what went wrong. Under faults, lost, duplicate and wrong all should be 0.
+row says what was tried and what went wrong: faults, lost, duplicate and wrong should all be 0.
 """
 
 import argparse

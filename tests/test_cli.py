@@ -61,7 +61,10 @@ def test_help_needs_nothing_heavy() -> None:
     assert ended.stdout == "[]\n"
 
 
-COMMANDS = ("demo", "logs", "generate", "import", "train", "tune", "serve", "evaluate", "inspect")
+COMMANDS = (
+    "demo", "logs", "generate", "collect", "import",
+    "train", "tune", "serve", "evaluate", "inspect",
+)  # fmt: skip
 
 
 def test_every_command_is_listed_and_has_help() -> None:
@@ -75,6 +78,8 @@ MISTAKES = {
     "a command": (["trian"], "Did you mean 'train'?"),
     "an option": (["tune", "--porblem", "svc/wine"], "--problem"),
     "a problem": (["tune", "--problem", "svc/wines"], "Did you mean svc/wine?"),
+    "a learner": (["collect", "x", "--learner", "random_forrest"], "Did you mean random_forest?"),
+    "a table": (["collect", "x", "--tables", "sklearn/wines"], "Did you mean wine?"),
     "a problem to log": (["logs", "x.db", "--problem", "svc/wines"], "Did you mean svc/wine?"),
     "a format to describe": (["import", "--describe", "cvs"], "Did you mean csv?"),
     "a list in a setting": (

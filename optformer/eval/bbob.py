@@ -4,8 +4,8 @@ A task's score is its normalized best so far,
 
     (best - level) / (optimum - level),  clipped to [0, 1],
 
-of noiseless values, larger better: 0 is what one uniformly random trial finds in the median, and 1
-is the optimum. Where the optimum is not known (rotated functions on discrete levels), it is the
+of noiseless values, larger better: 0 is the median of one uniformly random trial, and 1 is the
+optimum. Where the optimum is not known (rotated functions on discrete levels), it is the
 best value that a long search of the noiseless function finds: `reference_optimum`. An optimizer
 that finds more scores 1. The functions, their randomization and the split between training and
 test are OptFormer's [arXiv 2205.13320]; the two reference values are ours.
@@ -141,12 +141,12 @@ def reference_optimum(
         parent_NP = np.repeat(best_NP, children, axis=0)
         moved_NP = parent_NP + step * rng.standard_normal(parent_NP.shape)
         # A level is further away than small steps reach: now and then take any other.
-        anew_NP = np.where(
+        redrawn_NP = np.where(
             (block.spaces.levels_BP > 0) & (rng.random(parent_NP.shape) < 0.2),
             rng.random(parent_NP.shape),
             moved_NP,
         )
-        child_NP = np.where(rng.random(parent_NP.shape) < 0.5, anew_NP, parent_NP)
+        child_NP = np.where(rng.random(parent_NP.shape) < 0.5, redrawn_NP, parent_NP)
         child_NP = block.spaces.snap(child_NP[None])[0]
         best_NP = np.concatenate([best_NP, child_NP])
         value_N = np.concatenate([value_N, block.evaluate_exact(child_NP[None])[0]])

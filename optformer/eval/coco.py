@@ -1,11 +1,11 @@
-"""COCO's official bbob suite: 24 noiseless functions, seen by COCO's own observer.
+"""COCO's official bbob suite: 24 noiseless functions, recorded by COCO's own observer.
 
-The functions are those of coco-experiment. What was tried is told to COCO's observer afterwards, in
-the same order, so that runs can share processes and go on after a kill; the files are the same,
-since the functions have no noise. `cocopp` makes its report of them.
+The functions are those of coco-experiment. The trials are passed to COCO's observer after the runs,
+in the same order, so that runs can share processes and resume after a kill. The files are the same,
+because the functions have no noise. `cocopp` writes its report from them.
 
-A task's score is on the scale of `eval/bbob.py`: 0 is what one random trial finds in the median, 1
-is the optimum, which COCO knows.
+A task's score is on the scale of `eval/bbob.py`: 0 is the median of one random trial, 1 is the
+optimum, which COCO provides.
 """
 
 import contextlib
@@ -120,7 +120,7 @@ def tasks(
 
 
 def observe(folder: Path) -> list[Path]:
-    """Tells COCO's observer what all optimizers of a results folder tried with their first seed.
+    """Passes all trials of the first seed in a results folder to COCO's observer.
 
     Returns:
       A folder for each optimizer, `<folder>/exdata/<optimizer>`; one that was there is replaced.

@@ -1,4 +1,4 @@
-"""Which commands made a results folder, and where each ran: `commands.json`, which only grows.
+"""The commands that wrote a results folder, with their environments: `commands.json`.
 
 [{"command": "optformer evaluate bbob runs/bbob --seeds 5",
   "environment": {"python": "3.12.3", "packages": {"jax": "0.7.0"}, "machine": "x86_64",
@@ -26,7 +26,7 @@ _PACKAGES = ("optformer", "numpy", "jax", "google-vizier", "optuna", "xgboost-cp
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Environment:
-    """What a command ran under; `workers` are its processes, 0 if it has none of its own."""
+    """The environment of a command; `workers` is its number of processes, 0 if it has none."""
 
     python: str
     packages: Mapping[str, str]
@@ -36,7 +36,7 @@ class Environment:
 
     @classmethod
     def here(cls, workers: int = 0) -> "Environment":
-        """That of this process."""
+        """The environment of this process."""
         return cls(
             python=platform.python_version(),
             packages={name: version for name in _PACKAGES if (version := _version(name))},
@@ -55,14 +55,14 @@ class Environment:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Noted:
-    """A command that has ended; None: nobody noted what it ran under."""
+    """A command that has ended; `environment` is None if it was not recorded."""
 
     command: str
     environment: Environment | None
 
 
 def note(folder: Path, command: str, *, workers: int) -> None:
-    """Appends a command that ran here, if it is not the last one again, as when a run goes on."""
+    """Appends a command that ran here, unless it repeats the last one, as when a run resumes."""
     known = read(folder)
     noted = Noted(command=command, environment=Environment.here(workers))
     if command and noted not in known[-1:]:
@@ -87,8 +87,8 @@ def read(folder: Path) -> list[Noted]:
 
 
 def sections(folders: Sequence[Path]) -> list[Section]:
-    """All commands of these folders, each run of them with what it ran under; with the folders'
-    names if there are several."""
+    """All commands of these folders with their environments, and the folders' names if there are
+    several."""
     made: list[Section] = []
     for folder, label in zip(folders, labels(folders), strict=True):
         commands = read(folder)

@@ -23,6 +23,7 @@ from jaxtyping import Float64, Int64
 
 from optformer.data.problems import ObjectiveBlock
 from optformer.errors import ConfigError, SourceError
+from optformer.eval import hpob_curves
 from optformer.eval.benchmark import Benchmark, Option, Protocol
 from optformer.eval.task import ExactFunction, Pool, Start, Task, nearest
 from optformer.study import Metric, Parameter, ParameterType, Problem, Scale
@@ -36,17 +37,6 @@ if TYPE_CHECKING:
 
 SEEDS = (0, 1, 2, 3, 4)  # the release's test0 to test4
 _HOME = "https://github.com/machinelearningnuremberg/HPO-B"
-
-ABOUT_PUBLISHED = (
-    "Published curves were made on the official surrogates and are shown on the same tasks; on "
-    "other surrogates they compare only roughly, and so do ranks and tests with them. Curves that "
-    "start elsewhere than ours were made from other initial points: all five repeats of "
-    "OptFormer's own start from the first initialisation. HPO-B's own FSBO2-C "
-    "repeats the 99th trial at the 100th."
-)
-
-# space -> dataset -> best so far by initialisation and trial; index 0 is the best initial point
-Curves = Mapping[str, Mapping[str, Float64[np.ndarray, "S T"]]]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -65,7 +55,7 @@ class SurrogateBlock(ExactFunction):
 
     @property
     def optimum_BP(self) -> Float64[np.ndarray, "1 P"]:
-        """Not known."""
+        """Unknown."""
         return np.full((1, len(self.problem.parameters)), np.nan)
 
     def evaluate_exact(self, units_BNP: Float64[np.ndarray, "1 N P"]) -> Float64[np.ndarray, "1 N"]:
@@ -212,123 +202,6 @@ def _recorded(data: Path, spaces: Sequence[str]) -> Iterator[_Recorded]:
             )
 
 
-def curves(results: "Results", optimizer: str) -> Curves:
-    """One optimizer's scores in the layout of the published files; NaN where a run is missing."""
-    scores_KST = results.of([optimizer]).scores()[0]
-    nested: dict[str, dict[str, Float64[np.ndarray, "S T"]]] = {}
-    for task, scores_ST in zip(results.tasks, scores_KST, strict=True):
-        _, space, dataset = task.name.split("/")
-        nested.setdefault(space, {})[dataset] = scores_ST
-    return nested
-
-
-def read_published(path: Path) -> Curves:
-    """Curves from a published file: {space: {dataset: {test0..test4: [values]}}}.
-
-    Raises:
-      SourceError: the file is missing or has another layout.
-    """
-    content = _load(path)
-    try:
-        return {
-            space: {
-                dataset: np.array([runs[seed] for seed in sorted(runs)], dtype=np.float64)
-                for dataset, runs in datasets.items()
-            }
-            for space, datasets in content.items()
-        }
-    except (AttributeError, TypeError, ValueError) as error:
-        raise SourceError(
-            f"{path} is no file of published results: {error}. It must hold {{space: {{dataset: "
-            "{test0: [best so far by trial], ...}}}, as the files of HPO-B and OptFormer do."
-        ) from error
-
-
-def with_published(results: "Results", published: Mapping[str, Curves]) -> "Results":
-    """The results with published curves as further optimizers, on the same tasks and seeds.
-
-    Raises:
-      ConfigError: curves that lack a task, an initialisation or trials that the results have.
-    """
-    shape = results.best_OKST.shape[1:]
-    low_K11 = np.array([task.low for task in results.tasks])[:, None, None]
-    high_K11 = np.array([task.high for task in results.tasks])[:, None, None]
-    places = [(task.name, *task.name.split("/")[1:]) for task in results.tasks]
-    found = []
-    for name, curves in published.items():
-        best_KST = np.empty(shape)
-        for row, (task, space, dataset) in enumerate(places):
-            runs_ST = curves.get(space, {}).get(dataset, np.empty((0, 0)))
-            if max(results.seeds) >= len(runs_ST) or runs_ST.shape[1] < shape[2]:
-                raise ConfigError(
-                    f"the published results {name!r} have {runs_ST.shape[0]} initialisations and "
-                    f"{max(runs_ST.shape[1] - 1, 0)} trials of {task}; {max(results.seeds) + 1} "
-                    f"and {shape[2] - 1} are needed. Leave them out."
-                )
-            best_KST[row] = runs_ST[list(results.seeds), : shape[2]]
-        found.append(low_K11 + (high_K11 - low_K11) * best_KST)
-    best_OKST = np.concatenate([results.best_OKST, np.reshape(found, (-1, *shape))])
-    new = (len(found), *shape)
-    return dataclasses.replace(
-        results,
-        optimizers=(*results.optimizers, *published),
-        best_OKST=best_OKST,
-        exact_best_OKST=np.concatenate([results.exact_best_OKST, np.reshape(found, new)]),
-        seconds_OKST=np.concatenate([results.seconds_OKST, np.full(new, np.nan)]),
-        together_O=np.append(results.together_O, np.ones(len(found), np.int64)),
-        ended_OKS=np.concatenate([results.ended_OKS, np.ones(new[:3], dtype=bool)]),
-    )
-
-
-def macro_mean(curves: Curves) -> Float64[np.ndarray, " T"]:
-    """The mean over initialisations, then over datasets, then over search spaces."""
-    return np.mean(
-        [np.mean([runs_ST.mean(0) for runs_ST in space.values()], 0) for space in curves.values()],
-        axis=0,
-    )
-
-
-def macro_band(
-    curves: Curves, rng: np.random.Generator, *, resamples: int = 1000, level: float = 0.95
-) -> tuple[Float64[np.ndarray, " T"], Float64[np.ndarray, " T"], Float64[np.ndarray, " T"]]:
-    """`macro_mean` with its interval when the datasets of each space are resampled.
-
-    The interval is for these spaces, which are not resampled; NaN if a space has one dataset,
-    which says nothing about others. The same random numbers give the same resamples for all
-    optimizers.
-
-    n datasets drawn from n vary by (n - 1) / n too little, in small spaces by much. Their mean's
-    deviation from the space's is scaled by sqrt(n / (n - 1)): the rescaled bootstrap of strata
-    [Rao and Wu 1988, JASA 83; Davison and Hinkley 1997].
-    """
-    if min(len(space) for space in curves.values()) < 2:
-        unknown_T = np.full_like(macro_mean(curves), np.nan)
-        return macro_mean(curves), unknown_T, unknown_T
-    means_NT: np.ndarray | float = 0.0
-    for space in curves.values():
-        size = len(space)
-        by_task_KT = np.stack([runs_ST.mean(0) for runs_ST in space.values()])
-        mean_T = by_task_KT.mean(0)
-        weights_NK = rng.multinomial(size, np.full(size, 1 / size), size=resamples)
-        away_NT = weights_NK / size @ by_task_KT - mean_T
-        means_NT = means_NT + (mean_T + np.sqrt(size / (size - 1)) * away_NT) / len(curves)
-    low_T, high_T = np.quantile(means_NT, [(1 - level) / 2, (1 + level) / 2], axis=0)
-    return macro_mean(curves), low_T, high_T
-
-
-def difference(first: Curves, second: Curves) -> Curves:
-    """How much larger the first curves are, run by run; both of the same runs."""
-    return {
-        space: {dataset: runs_ST - second[space][dataset] for dataset, runs_ST in datasets.items()}
-        for space, datasets in first.items()
-    }
-
-
-def flat_mean(curves: Curves) -> Float64[np.ndarray, " T"]:
-    """The mean over all runs."""
-    return np.concatenate([runs for space in curves.values() for runs in space.values()]).mean(0)
-
-
 def _descriptors(data: Path) -> dict:
     path = data / "meta-dataset-descriptors.json"
     return _load(path) if path.exists() else {}
@@ -400,7 +273,7 @@ def _make_tasks(options: HpobOptions, trials: int) -> list[Task]:
 
 
 def _published(options: HpobOptions) -> "Callable[[Results], Results] | None":
-    """What adds the published results in a folder.
+    """A function that adds the published results of a folder; None if there is no folder.
 
     Raises:
       ConfigError: for the discrete protocol.
@@ -424,10 +297,10 @@ def _published(options: HpobOptions) -> "Callable[[Results], Results] | None":
         )
     # optformer__gp_ucb.json, as in a folder that keeps several sources apart
     curves = {
-        f"{file.stem.partition('__')[2] or file.stem} (published)": read_published(file)
+        f"{file.stem.partition('__')[2] or file.stem} (published)": hpob_curves.read_published(file)
         for file in files
     }
-    return lambda results: with_published(results, curves)
+    return lambda results: hpob_curves.with_published(results, curves)
 
 
 def _sections(view: "View") -> "list[Section]":
@@ -462,6 +335,6 @@ HPOB = Benchmark(
     tasks=_make_tasks,
     seeds=lambda options: SEEDS[: options.seeds],
     published=_published,
-    about_published=ABOUT_PUBLISHED,
+    about_published=hpob_curves.ABOUT_PUBLISHED,
     sections=_sections,
 )

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from optformer.eval import hpob
+from optformer.eval import hpob_curves
 from optformer.eval.report import curve_tables
 from optformer.eval.report.page import Cell, Figure, Interval, Section, Table, Text, named
 from optformer.eval.report.plots import Curve, plot_curves
@@ -14,22 +14,24 @@ def hpob_means(view: View) -> list[Section]:
     the best one's, they are."""
     if view.unfinished:
         return [Text(paragraphs=("Means follow when all runs have ended.",))]
-    curves = {name: hpob.curves(view.results, name) for name in view.names}
+    curves = {name: hpob_curves.curves(view.results, name) for name in view.names}
     at = [trial for trial in (5, 10, 20, 50, 100) if trial < view.last] + [view.last]
-    order = sorted(view.order, key=lambda row: -hpob.macro_mean(curves[view.names[row]])[view.last])
+    order = sorted(
+        view.order, key=lambda row: -hpob_curves.macro_mean(curves[view.names[row]])[view.last]
+    )
     reference = order[0] if view.baseline is None else view.baseline
     rows: list[list[Cell]] = []
     drawn: list[Curve] = []
     for row in order:
         given = curves[view.names[row]]
-        mean_T, low_T, high_T = hpob.macro_band(given, np.random.default_rng(0))
+        mean_T, low_T, high_T = hpob_curves.macro_band(given, np.random.default_rng(0))
         rows.append(
             [
                 named(view.names[row]),
                 *(Interval(mean=mean_T[trial], digits=4) for trial in at[:-1]),
                 Interval(mean=mean_T[at[-1]], low=low_T[at[-1]], high=high_T[at[-1]], digits=4),
                 *([_macro_difference(view, row, reference)] if len(order) > 1 else []),
-                Interval(mean=hpob.flat_mean(given)[at[-1]], digits=4),
+                Interval(mean=hpob_curves.flat_mean(given)[at[-1]], digits=4),
                 len(given),
                 sum(len(datasets) for datasets in given.values()),
                 sum(len(runs) for datasets in given.values() for runs in datasets.values()),
@@ -102,7 +104,7 @@ def _macro_difference(view: View, row: int, reference: int) -> Interval | None:
     """An optimizer's last macro mean less that of another, but none for that itself."""
     if row == reference:
         return None
-    ours, theirs = (hpob.curves(view.results, view.names[one]) for one in (row, reference))
-    parts = hpob.macro_band(hpob.difference(ours, theirs), np.random.default_rng(0))
+    ours, theirs = (hpob_curves.curves(view.results, view.names[one]) for one in (row, reference))
+    parts = hpob_curves.macro_band(hpob_curves.difference(ours, theirs), np.random.default_rng(0))
     mean, low, high = (float(part_T[view.last]) for part_T in parts)
     return Interval(mean=mean, low=low, high=high, digits=4, signed=True)

@@ -99,7 +99,7 @@ def choose_teachers(checkpoint: Path, asked: Sequence[str] = ()) -> tuple[str, .
     if len(chosen) < 2:
         raise ConfigError(
             f"teachers to compare: {', '.join(chosen) or '(none)'}. Imitation takes two or more; "
-            f"the model has learned from {', '.join(learned) or '(nobody)'}."
+            f"the model has learned from {', '.join(learned) or '(none)'}."
         )
     return chosen
 

@@ -1,4 +1,4 @@
-"""A trained model as what evaluation runs: an optimizer of studies, and a predictor of trials.
+"""A trained model as an optimizer of studies and as a predictor of trials.
 
 Array dimensions: N suggestions or predictions, P parameters, M metrics, Q bins, R trials.
 """
@@ -29,13 +29,13 @@ _AT_ONCE = 1024  # points that are ranked in one pass
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ModelFactory:
-    """Makes the model of a checkpoint search studies.
+    """Creates optimizers from the model of a checkpoint.
 
     Attributes:
-      checkpoint: its folder. Where it lies makes no other optimizer of it.
-      together: how many studies share one pass through the model; more take more memory.
-      weights, value_temperature: the checkpoint's, so that results of others are not reused; no
-        temperature where the policy names one.
+      checkpoint: its folder, which is not part of the optimizer's identity.
+      together: how many studies share one pass through the model; more need more memory.
+      weights, value_temperature: the checkpoint's, so that results of other weights are not
+        reused. None where the policy sets the temperature.
     """
 
     checkpoint: Path = dataclasses.field(repr=False)
@@ -51,17 +51,17 @@ class ModelFactory:
         object.__setattr__(self, "value_temperature", said)
 
     def __call__(self, problem: Problem, seed: int) -> Optimizer:
-        """The policy at the start of a study."""
+        """The policy for a new study."""
         return _One(self.many([problem], [seed]))
 
     def many(self, problems: Sequence[Problem], seeds: Sequence[int]) -> "_Many":
-        """The policy at the start of these studies."""
+        """The policy for these new studies."""
         model = loaded(self.checkpoint, self.weights, self.value_temperature)
         return _Many(model, self.policy, problems, seeds)
 
 
 class _Many:
-    """Studies that are suggested for in one pass through the model; a `Lockstep`."""
+    """Several studies that share each pass through the model; a `Lockstep`."""
 
     def __init__(
         self,
@@ -85,9 +85,9 @@ class _Many:
         ]
 
     def choose(self, values_NP: Float64[np.ndarray, "N P"]) -> int:
-        """The row of these points to try next in the first study: what the policy ranks highest,
-        or what is nearest to a sample of the prior. A joint draw is of those points that have the
-        highest 0.9 quantiles, `_AT_ONCE` at most."""
+        """The row of the point to try next in the first study: the one that the policy ranks
+        highest, or the nearest to a sample of the prior. `ts_joint` draws only for the
+        `_AT_ONCE` points with the highest 0.9 quantiles."""
         study, policy = self._studies[0], self._policy
         if policy.acquisition == "prior":
             (wish_1P,) = self.suggest()
@@ -160,7 +160,7 @@ class _One:
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class ModelPredictor:
-    """Predicts trials with values scaled by the range that all predictors are told."""
+    """Predicts trials, with values scaled by the range that all predictors are given."""
 
     model: OptFormer
 
@@ -222,7 +222,7 @@ def loaded(checkpoint: Path, weights: str, temperature: Temperature | None) -> O
 
 @functools.lru_cache(maxsize=4)
 def _kept(checkpoint: Path, weights: str) -> OptFormer:
-    """Kept, as many runs in turn ask for it."""
+    """Cached, because many runs use it in turn."""
     model = load(checkpoint)
     if fingerprint(checkpoint) != weights:
         raise CheckpointError(

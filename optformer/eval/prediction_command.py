@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from optformer.errors import ConfigError, did_you_mean
-from optformer.eval import pages, prediction_runs, prediction_sections
+from optformer.eval import pages, prediction_measures, prediction_runs, prediction_sections
 from optformer.eval import prediction_sources as sources_of
 from optformer.eval.benchmark import Evaluated, Running
 from optformer.eval.prediction import GaussianProcess
@@ -82,7 +82,7 @@ def evaluate(
     found = prediction_runs.run(
         {
             "optformer": prediction_runs.CheckpointPredictor(checkpoint=checkpoint),
-            prediction_sections.REFERENCE: GaussianProcess(),
+            prediction_measures.REFERENCE: GaussianProcess(),
         },
         drawn,
         out,

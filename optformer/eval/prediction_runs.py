@@ -1,9 +1,9 @@
-"""Predictions of many studies in a folder, which goes on where it stopped.
+"""Predictions of many studies in a folder, where a stopped run resumes.
 
     <folder>/predictions/plan.json     predictors with their settings, sources, studies
     <folder>/predictions/parts/*.npz   all predictors' predictions of one study, written in one step
 
-Studies are predicted by as many processes as are wanted; which one does it changes nothing.
+Predictions do not depend on the number of processes.
 """
 
 import dataclasses
@@ -42,12 +42,12 @@ BySource = Mapping[str, Mapping[str, Predictions]]
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Found:
-    """What a folder holds.
+    """The predictions in a folder.
 
     Attributes:
       predictions: of the sources of which any study is done.
-      about: by source, in words what its studies are.
-      settings: by predictor, with which it predicted.
+      about: a description of each source's studies.
+      settings: of each predictor.
       missing: how many planned studies are not predicted yet.
     """
 
@@ -59,12 +59,13 @@ class Found:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class CheckpointPredictor:
-    """The model of a checkpoint as a `Predictor` that processes can be sent; each loads it once.
+    """The model of a checkpoint as a `Predictor` that can be sent to processes, which load it once.
 
     Attributes:
-      checkpoint: its folder, or the name of a model of this package. Where it lies makes no other
-        predictor of it.
-      weights, value_temperature: the checkpoint's, so that predictions of others are not reused.
+      checkpoint: its folder, or the name of a model of this package. It is not
+        part of the predictor's identity.
+      weights, value_temperature: the checkpoint's, so that predictions of other weights are
+        not reused.
     """
 
     checkpoint: Path = dataclasses.field(repr=False)

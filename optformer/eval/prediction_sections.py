@@ -16,10 +16,18 @@ from jaxtyping import Bool, Int64
 
 from optformer.errors import plural
 from optformer.eval.prediction import GaussianProcess, Predictions
+from optformer.eval.prediction_measures import (
+    MEASURES,
+    REFERENCE,
+    RESAMPLES,
+    Estimate,
+    density,
+    estimate,
+)
 from optformer.eval.prediction_runs import BySource, Found
 from optformer.eval.prediction_sources import title
 from optformer.eval.report import curve_tables
-from optformer.eval.report.page import Figure, Interval, Section, Table, Text, named
+from optformer.eval.report.page import Figure, Section, Table, Text, named
 from optformer.eval.report.plots import (
     Curve,
     plot_calibration,
@@ -33,91 +41,13 @@ from optformer.model import predictive
 if TYPE_CHECKING:
     from matplotlib.figure import Figure as Picture
 
-REFERENCE = "gaussian_process"
-"""The predictor that others are compared with, where it is among them."""
-
 _AT_RANDOM = (
     "Transforms are randomized: where in its bin a truth lies is drawn, once for all predictors. "
     "The ends of a study's range and values that many trials have would otherwise count as badly "
     "calibrated even where their probability is right."
 )
-_RESAMPLES = 400
 _SEEN = (0, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000)
 _PARAMETERS = (1, 2, 3, 5, 9, 17, 33)
-
-Measure = Callable[[Predictions, np.ndarray], float]
-
-
-def _density(made: Predictions, rows: np.ndarray) -> float:
-    return float(made.log_density_N[rows].mean())
-
-
-def _ece(made: Predictions, rows: np.ndarray) -> float:
-    return 100 * predictive.calibration_error(made.confidence_N[rows], made.right_N[rows])
-
-
-def _rmse(made: Predictions, rows: np.ndarray) -> float:
-    return float(np.sqrt((made.error_N[rows] ** 2).mean()))
-
-
-_MEASURES: Mapping[str, tuple[Measure, int]] = {  # with the digits after the point
-    "log density": (_density, 2),
-    "ECE, %": (_ece, 1),
-    "RMSE": (_rmse, 3),
-}
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Estimate:
-    """A measure of the same predictions by each predictor.
-
-    Attributes:
-      values: by predictor.
-      differences: each predictor's less the reference's.
-    """
-
-    studies: int
-    predictions: int
-    values: Mapping[str, Interval]
-    differences: Mapping[str, Interval]
-
-
-def estimate(
-    made: Mapping[str, Predictions],
-    measure: Measure,
-    chosen_N: Bool[np.ndarray, " N"],
-    digits: int = 2,
-) -> Estimate:
-    """The measure of the chosen predictions, some of which there must be, to be shown with so many
-    digits after the point."""
-    rows = np.flatnonzero(chosen_N)
-    study_N = next(iter(made.values())).study_N[rows]
-    by_study = [rows[study_N == study] for study in np.unique(study_N)]
-    whole = {name: measure(part, rows) for name, part in made.items()}
-    draws = np.random.default_rng(0).integers(len(by_study), size=(_RESAMPLES, len(by_study)))
-    drawn = [np.concatenate([by_study[study] for study in picked]) for picked in draws]
-    resampled = {
-        name: np.array([measure(part, rows) for rows in drawn]) for name, part in made.items()
-    }
-
-    def interval(value: float, resampled_B: np.ndarray, signed: bool) -> Interval:
-        if len(by_study) == 1:  # one study cannot tell
-            return Interval(mean=value, digits=digits, signed=signed)
-        low, high = map(float, np.quantile(resampled_B, [0.025, 0.975]))
-        return Interval(mean=value, low=low, high=high, digits=digits, signed=signed)
-
-    others = [name for name in made if name != REFERENCE] if REFERENCE in made else []
-    return Estimate(
-        studies=len(by_study),
-        predictions=len(rows),
-        values={name: interval(whole[name], resampled[name], False) for name in made},
-        differences={
-            name: interval(
-                whole[name] - whole[REFERENCE], resampled[name] - resampled[REFERENCE], True
-            )
-            for name in others
-        },
-    )
 
 
 def table(by_source: BySource) -> Table:
@@ -125,7 +55,7 @@ def table(by_source: BySource) -> Table:
     rows = [
         ((title(source), label), estimate(made, measure, _all(made), digits))
         for source, made in by_source.items()
-        for label, (measure, digits) in _MEASURES.items()
+        for label, (measure, digits) in MEASURES.items()
     ]
     return _table(
         by_source,
@@ -138,8 +68,8 @@ def table(by_source: BySource) -> Table:
 
 
 def summary(by_source: BySource) -> Table:
-    """Each source's log density alone, for where there is little room."""
-    whole = {source: estimate(made, _density, _all(made)) for source, made in by_source.items()}
+    """Each source's log density only, for the terminal."""
+    whole = {source: estimate(made, density, _all(made)) for source, made in by_source.items()}
     full = _table(
         by_source,
         ("source",),
@@ -154,18 +84,18 @@ def summary(by_source: BySource) -> Table:
 
 
 def counted(by_source: BySource) -> str:
-    """How many predictions there are, in words."""
+    """The number of predictions, in words."""
     first = [next(iter(made.values())) for made in by_source.values()]
     studies = sum(len(np.unique(made.study_N)) for made in first)
     return f"{sum(len(made.study_N) for made in first):,} predictions in {plural(studies, 'study')}"
 
 
 def lead(by_source: BySource) -> str:
-    """What was found: each source's difference, of all predictions and of the last ones."""
+    """The result: each source's difference, of all predictions and of the last ones."""
     seen = _by_group(by_source, _seen_of, lambda values_N: _SEEN)
     parts = []
     for source, made in by_source.items():
-        whole = estimate(made, _density, _all(made))
+        whole = estimate(made, density, _all(made))
         label, last = [(label, found) for its, label, _, found in seen if its == source][-1]
         parts += [
             f"{title(source)} {whole.differences[name]}; with {label} trials seen "
@@ -179,7 +109,7 @@ def lead(by_source: BySource) -> str:
 
 
 def page_sections(found: Found) -> list[Section]:
-    """Those of a results folder: what its studies are, and `sections`."""
+    """The sections of a results folder: its studies, and `sections`."""
     made: list[Section] = [
         Table(
             caption="What is predicted.",
@@ -192,7 +122,7 @@ def page_sections(found: Found) -> list[Section]:
             Text(
                 paragraphs=(
                     f"{plural(found.missing, 'study')} that were planned have no predictions "
-                    "yet: the same command goes on.",
+                    "yet: the same command resumes.",
                 )
             )
         )
@@ -310,7 +240,7 @@ def sections(
 
 
 def _about_reference(by_source: BySource, settings: str) -> str:
-    """What the Gaussian process is, and of how many predictions it was fitted anew."""
+    """A description of the Gaussian process, with how often its hyperparameters were fitted."""
     usual = GaussianProcess()
     if settings == repr(usual):
         seen_N = np.concatenate(
@@ -351,7 +281,7 @@ def _by_group(
                 first, last = int(values_N[chosen_N].min()), int(values_N[chosen_N].max())
                 label = f"{first:,}" if first == last else f"{first:,}–{last:,}"
                 mean = float(values_N[chosen_N].mean())
-                groups.append((source, label, mean, estimate(made, _density, chosen_N)))
+                groups.append((source, label, mean, estimate(made, density, chosen_N)))
     return groups
 
 
@@ -408,7 +338,7 @@ def _difference_figures(
         for source, made in by_source.items():
             if name not in made or name == REFERENCE or REFERENCE not in made:
                 continue
-            whole = estimate(made, _density, _all(made))
+            whole = estimate(made, density, _all(made))
             its = [(label, found) for of, label, _, found in parameters if of == source]
             for label, found in [("", whole), *(its if len(its) > 1 else [])]:
                 words = f"{label} parameter{'' if label == '1' else 's'}" if label else "all"
@@ -445,7 +375,7 @@ def _calibration(name: str, made: Predictions) -> Curve:
     count_S = np.array([len(pit_N) for pit_N in of_study])
     rng = np.random.default_rng(0)
     weights_BS = rng.multinomial(
-        len(studies), np.full(len(studies), 1 / len(studies)), size=_RESAMPLES
+        len(studies), np.full(len(studies), 1 / len(studies)), size=RESAMPLES
     )
     observed_BC = (weights_BS @ inside_SC) / (weights_BS @ count_S)[:, None]
     low_C, high_C = np.quantile(observed_BC, [0.025, 0.975], axis=0)

@@ -1,7 +1,7 @@
-"""What is to be predicted: studies of random trials that nobody trained on, and people's logs.
+"""The studies to predict: random trials of held-out problems, and study logs.
 
-Each function makes one `Source`. A study depends on its own name and `seed` only, so that more of
-them leave those there are unchanged.
+Each function creates one `Source`. A study depends only on its own name and `seed`, so that adding
+studies does not change the others.
 """
 
 import dataclasses
@@ -20,7 +20,7 @@ from optformer.study import Study
 
 BBOB, GP, HPOB, LOGS = "bbob", "gp", "hpob", "studies"
 GENERATED = (BBOB, GP)
-"""The sources that need no data."""
+"""Sources that need no data."""
 
 _TITLES = {BBOB: "BBOB", GP: "GP draws", HPOB: "HPO-B"}
 
@@ -30,8 +30,8 @@ class Source:
     """Studies to predict.
 
     Attributes:
-      name: what tells sources apart: "bbob", "gp", "hpob", or "studies/" and a folder's name.
-      about: in words, what the studies are.
+      name: unique: "bbob", "gp", "hpob", or "studies/" and a folder's name.
+      about: a description of the studies.
     """
 
     name: str

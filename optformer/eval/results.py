@@ -1,4 +1,4 @@
-"""A results folder: what was planned, what has been measured, and both as arrays.
+"""A results folder: its plan, its measurements, and both as arrays.
 
     <folder>/plan.json      protocol, optimizers, tasks, seeds
     <folder>/parts/...      one Parquet file a run, written by `rows.py`
@@ -29,7 +29,7 @@ _FORMAT = 2
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Failure:
-    """A run that an optimizer's error ended before this trial."""
+    """A run that ended with an error before this trial."""
 
     optimizer: str
     task: str
@@ -43,11 +43,11 @@ class Results:
     """All runs of a folder. Index t of the last axis is "after t trials".
 
     Attributes:
-      best_OKST: the best measured value so far, larger better. NaN where no run is, or before
-        its first feasible trial. A run that failed keeps its last value to the end.
+      best_OKST: the best measured value so far, larger better. NaN where there is no run, or
+        before its first feasible trial. A failed run keeps its last value to the end.
       exact_best_OKST: the same of the noiseless values.
-      seconds_OKST: what the optimizer took for trial t; NaN where it was not asked.
-      together_O: how many studies at most shared one pass, of whose time each has its share.
+      seconds_OKST: time of the optimizer for trial t; NaN where it was not called.
+      together_O: the largest number of studies that shared one pass; times are shares of it.
       ended_OKS: whether a run has ended, by its last trial or by an error.
     """
 
@@ -214,7 +214,7 @@ def merge(parts: Sequence[Results]) -> Results:
 
 
 def labels(folders: Sequence[Path]) -> list[str]:
-    """What tells folders apart: their names, with as many of those above as it takes."""
+    """The folders' names, with as many parent folders as make them unique."""
     found: list[str] = []
     for depth in range(1, 1 + max((len(folder.resolve().parts) for folder in folders), default=0)):
         found = ["/".join(folder.resolve().parts[-depth:]) for folder in folders]
@@ -227,7 +227,7 @@ def protocol_of(folder: Path) -> str:
     """The protocol of a results folder.
 
     Raises:
-      SourceError: it is none.
+      SourceError: it is not a results folder.
     """
     return str(_read_plan(folder)["protocol"])
 
@@ -313,7 +313,7 @@ def _read_plan(folder: Path) -> dict:
     path = folder / "plan.json"
     if not path.exists():
         raise SourceError(
-            f"{folder} is no results folder: it has no plan.json. Name a folder that "
+            f"{folder} is not a results folder: it has no plan.json. Pass a folder that "
             "`optformer evaluate` wrote."
         )
     plan = json.loads(path.read_text())

@@ -1,4 +1,4 @@
-"""What evaluation runs: an optimizer on a task, alone or many in lockstep.
+"""Tasks, and the interfaces of optimizers: of one study, or of several in lockstep.
 
 Array dimensions: N points, P parameters, M metrics.
 """
@@ -33,13 +33,14 @@ class Optimizer(Protocol):
         metrics_NM: Float64[np.ndarray, "N M"],
         states_N: Int8[np.ndarray, " N"],
     ) -> None:
-        """Tells what became of points, its own or others': metrics in their own units."""
+        """Adds evaluated points, its own or others'; metrics are in their own units."""
         ...
 
 
 @runtime_checkable
 class Chooser(Protocol):
-    """An optimizer that can choose among given points. Others take the nearest to their wish."""
+    """An optimizer that can choose among given points. Of others, the nearest point to a suggestion
+    counts."""
 
     def choose(self, values_NP: Float64[np.ndarray, "N P"]) -> int:
         """The row of the next point to try."""
@@ -67,7 +68,7 @@ class Lockstep(Protocol):
 
 @runtime_checkable
 class LockstepFactory(Protocol):
-    """Makes optimizers for which several studies together cost less than one by one.
+    """Creates optimizers for which several studies together cost less than one after another.
 
     Attributes:
       together: how many studies at most it takes at once.
@@ -77,28 +78,28 @@ class LockstepFactory(Protocol):
     def together(self) -> int: ...
 
     def __call__(self, problem: Problem, seed: int) -> Optimizer:
-        """One study at its start."""
+        """The optimizer of a new study."""
         ...
 
     def many(self, problems: Sequence[Problem], seeds: Sequence[int]) -> Lockstep:
-        """These studies at their start. None of them may depend on which others there are."""
+        """The optimizers of these new studies, which must not depend on each other."""
         ...
 
 
 @runtime_checkable
 class FreshFactory(Protocol):
-    """Makes optimizers of which each run needs a process of its own: they leak memory, or may
-    end their process.
+    """Creates optimizers of which each run needs its own process, because they leak memory or may
+    crash.
 
     Attributes:
-      fresh_process: whether that is so.
+      fresh_process: whether this one does.
     """
 
     @property
     def fresh_process(self) -> bool: ...
 
     def __call__(self, problem: Problem, seed: int) -> Optimizer:
-        """One study at its start."""
+        """The optimizer of a new study."""
         ...
 
 
@@ -106,8 +107,8 @@ OptimizerFactory = Callable[[Problem, int], Optimizer] | LockstepFactory
 
 
 class ExactFunction:
-    """What blocks of one function without noise share: the rest of an `ObjectiveBlock` for a class
-    that has its `problem`, `optimum_B` and `evaluate_exact`."""
+    """Base of blocks of one noiseless function. Subclasses define `problem`, `optimum_B` and
+    `evaluate_exact`."""
 
     problem: Problem
 
@@ -135,11 +136,11 @@ class ExactFunction:
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Start:
-    """Trials that an optimizer is told before its first suggestion.
+    """Trials that an optimizer is given before its first suggestion.
 
     Attributes:
       values_NP: natural values.
-      metric_N: what was measured, in the metric's units.
+      metric_N: measured values, in the metric's units.
       exact_N: the noiseless value, larger better.
     """
 
@@ -150,9 +151,9 @@ class Start:
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Pool:
-    """Recorded points with their values: no others can be tried, and none twice.
+    """Recorded points with their values. Only these can be tried, each once.
 
-    A run that has found the best of them has nothing left to find and keeps it to its end.
+    A run that has found the best of them stops early and keeps that score.
 
     Attributes:
       values_NP: natural values.
@@ -184,13 +185,13 @@ class Task:
     """One function to optimize within a number of trials.
 
     Attributes:
-      family: what tasks are grouped by in reports.
+      family: the group of the task in reports.
       block: an objective block of one function.
       starts: starting trials by seed; they do not count as trials.
       low, high: the noiseless values, larger better, that score 0 and 1; NaN where unknown.
       pool: the only points that can be tried; all that are legal if None.
-      group: tasks of one group are not independent, such as learners on one data set: intervals
-        resample whole groups. The task is its own group if empty.
+      group: tasks of one group are not independent, such as learners on one data set, so
+        intervals resample whole groups. If empty, the task is its own group.
     """
 
     name: str
@@ -260,18 +261,18 @@ def nearest(values_NP: Float64[np.ndarray, "N P"], to_P: Float64[np.ndarray, " P
 
 
 def optimizer_seed(task: Task, seed: int) -> int:
-    """What an optimizer's random numbers start from: the same for all optimizers, which are so
-    paired, and another one on every task, so that tasks are independent samples."""
+    """The seed of an optimizer: the same for all optimizers, so that runs are paired, and different
+    for each task, so that tasks are independent samples."""
     return int(rng_of(task.name, seed).integers(2**31))
 
 
 def rng_of(name: str, seed: int) -> np.random.Generator:
-    """Random numbers that depend on these only: what has a name does not depend on its place."""
+    """A generator seeded by a name and a number, so that results do not depend on order."""
     return np.random.default_rng([zlib.crc32(name.encode()), seed])
 
 
 def file_name(name: str) -> str:
-    """A name as a part of a path: readable, and different for different names."""
+    """A readable file name, unique for each name."""
     return f"{re.sub(r'[^A-Za-z0-9.-]+', '_', name)[:100]}-{zlib.crc32(name.encode()):08x}"
 
 

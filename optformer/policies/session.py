@@ -136,9 +136,10 @@ class Session:
             )
             best = candidates.best_new(ranked.score(policy, rng), points, view.trials)
             values_P = points.values_NP[best]
-            if not len(view.study) and view.prior is None:
-                # There is nothing to rank by.
-                values_P = candidates.centre(view.study.problem, values_P, rng)
+            defaults = any(each.default is not None for each in view.study.problem.parameters)
+            if not len(view.study) and (defaults or view.prior is None):
+                # People know what works, or there is nothing to rank by.
+                values_P = candidates.first(view.study.problem, values_P, rng)
             suggestions.append(values_P)
         return suggestions
 

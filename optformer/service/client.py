@@ -8,6 +8,7 @@ with endpoint_of(database=Path("studies.db")) as endpoint:
 import dataclasses
 import enum
 import functools
+import os
 import queue
 import re
 import socket
@@ -28,6 +29,9 @@ if TYPE_CHECKING:
     from optformer.service.tls import Certificates
 
 OWNER = "optformer"
+
+TOKEN = "OPTFORMER_TOKEN"
+"""The environment variable with the token to show to a service that knows its clients."""
 
 PATIENCE = 120.0
 """Seconds that `patiently` waits for a service that is away: being restarted, or moved."""
@@ -144,7 +148,7 @@ def open_study(
     )
     try:
         # Vizier's clients take the endpoint from a global of the process; these get theirs.
-        stub = _stub(endpoint, tls)
+        stub = _stub(endpoint, tls, os.environ.get(TOKEN, ""))
         made = patiently(lambda: stub.CreateStudy(request))
         study = clients.Study(vizier_client.VizierClient(made.name, clients.UNUSED_CLIENT_ID, stub))
         found = study.materialize_study_config()
@@ -164,22 +168,28 @@ def open_study(
 
 
 @functools.lru_cache(maxsize=128)
-def _stub(endpoint: str, tls: "Certificates | None") -> "vizier_service_pb2_grpc.VizierServiceStub":
+def _stub(
+    endpoint: str, tls: "Certificates | None", token: str
+) -> "vizier_service_pb2_grpc.VizierServiceStub":
     """One connection for all studies at an endpoint."""
     import grpc
     from vizier._src.service import vizier_service_pb2_grpc
 
+    from optformer.service.access import with_token
+
+    # A study's trials are one message, which can be larger than gRPC's default of 4 MiB.
+    options = [("grpc.max_receive_message_length", -1)]
     channel = (
-        grpc.insecure_channel(endpoint)
+        grpc.insecure_channel(endpoint, options)
         if tls is None
-        else grpc.secure_channel(endpoint, tls.of_client())
+        else grpc.secure_channel(endpoint, tls.of_client(), options)
     )
     try:
         grpc.channel_ready_future(channel).result(timeout=_CONNECT_SECONDS)
     except grpc.FutureTimeoutError:
         channel.close()
         raise
-    return vizier_service_pb2_grpc.VizierServiceStub(channel)
+    return vizier_service_pb2_grpc.VizierServiceStub(with_token(channel, token))
 
 
 def patiently(

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from optformer.errors import ConfigError, SourceError
-from optformer.eval import hpob
+from optformer.eval import hpob, hpob_curves
 from optformer.eval.runner import run
 
 # Macro means of the published curves after 5, 10, 20, 50 and 100 trials: 16 spaces, 86 tasks, 5
@@ -24,17 +24,17 @@ PUBLISHED = {
 
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_aggregation_gives_the_published_means(shared_data, name):
-    curves = hpob.read_published(shared_data / "hpob_published" / f"{name}.json")
+    curves = hpob_curves.read_published(shared_data / "hpob_published" / f"{name}.json")
     assert (len(curves), sum(map(len, curves.values()))) == (16, 86)
-    macro_T = hpob.macro_mean(curves)
+    macro_T = hpob_curves.macro_mean(curves)
     np.testing.assert_allclose(macro_T[[5, 10, 20, 50, 100]], PUBLISHED[name], atol=5.1e-5)
 
 
 def test_macro_means_weigh_spaces_and_flat_means_weigh_runs():
     one, two = np.array([[1.0], [0.0]]), np.array([[0.0], [0.0]])
     curves = {"a": {"x": one}, "b": {"y": two, "z": two}}
-    assert hpob.macro_mean(curves) == pytest.approx([0.25])
-    assert hpob.flat_mean(curves) == pytest.approx([1 / 6])
+    assert hpob_curves.macro_mean(curves) == pytest.approx([0.25])
+    assert hpob_curves.flat_mean(curves) == pytest.approx([1 / 6])
 
 
 @pytest.fixture(scope="module")
@@ -99,7 +99,7 @@ def test_runs_follow_the_official_handler(release, tmp_path):
     results = run(
         {"s": Sweep}, [task], hpob.SEEDS, tmp_path / "out", protocol=hpob.HPOB.protocols[0].name
     )
-    runs_ST = hpob.curves(results, "s")["1"]["2"]
+    runs_ST = hpob_curves.curves(results, "s")["1"]["2"]
     for seed in hpob.SEEDS:
         rows = slice(5 * seed, 5 * seed + 5)
         want_T = official(booster, x[rows], y[rows], -0.2, 0.6, 8)
@@ -112,7 +112,9 @@ def test_runs_follow_the_official_handler(release, tmp_path):
 
 def test_published_first_values_are_those_of_the_initial_points(shared_data):
     pytest.importorskip("xgboost")
-    published = hpob.read_published(shared_data / "hpob_published/optformer__random_search.json")
+    published = hpob_curves.read_published(
+        shared_data / "hpob_published/optformer__random_search.json"
+    )
     tasks = hpob.tasks(shared_data / "hpob")
     assert len(tasks) == 41
     for task in tasks:
@@ -127,26 +129,28 @@ def test_published_curves_become_optimizers_of_the_same_runs(release, tmp_path):
         {"s": Sweep}, [task], [1, 3], tmp_path / "out", protocol=hpob.HPOB.protocols[0].name
     )
     runs_ST = np.linspace(0, 1, 5 * 9).reshape(5, 9)
-    both = hpob.with_published(results, {"theirs": {"1": {"2": runs_ST}}})
+    both = hpob_curves.with_published(results, {"theirs": {"1": {"2": runs_ST}}})
     assert both.optimizers == ("s", "theirs") and both.missing == 0
-    np.testing.assert_array_equal(hpob.curves(both, "theirs")["1"]["2"], runs_ST[[1, 3], :4])
-    np.testing.assert_array_equal(hpob.curves(both, "s")["1"]["2"], both.exact_best_OKST[0, 0])
+    np.testing.assert_array_equal(hpob_curves.curves(both, "theirs")["1"]["2"], runs_ST[[1, 3], :4])
+    np.testing.assert_array_equal(
+        hpob_curves.curves(both, "s")["1"]["2"], both.exact_best_OKST[0, 0]
+    )
     for bad in ({"1": {}}, {"1": {"2": runs_ST[:3]}}, {"1": {"2": runs_ST[:, :3]}}):
         with pytest.raises(ConfigError, match=r"'theirs' have . initialisations and . trials"):
-            hpob.with_published(results, {"theirs": bad})
+            hpob_curves.with_published(results, {"theirs": bad})
 
 
 def test_macro_bands_resample_tasks_within_their_spaces():
     rng = np.random.default_rng(0)
     low_ST, high_ST = np.full((2, 3), 0.2), np.full((2, 3), 0.6)
     sure = {"a": {"x": low_ST, "y": low_ST}, "b": {"x": high_ST, "y": high_ST, "z": high_ST}}
-    for part_T in hpob.macro_band(sure, rng):
+    for part_T in hpob_curves.macro_band(sure, rng):
         np.testing.assert_allclose(part_T, 0.4)
-    mean_T, *bounds = hpob.macro_band({**sure, "c": {"x": low_ST}}, rng)
+    mean_T, *bounds = hpob_curves.macro_band({**sure, "c": {"x": low_ST}}, rng)
     np.testing.assert_allclose(mean_T, 1 / 3)
     np.testing.assert_array_equal(bounds, np.full((2, 3), np.nan))  # a single dataset: unknown
     spread = {"a": {f"{k}": np.full((2, 1), k / 10) for k in range(11)}}
-    mean_T, low_T, high_T = hpob.macro_band(spread, rng)
+    mean_T, low_T, high_T = hpob_curves.macro_band(spread, rng)
     assert mean_T == pytest.approx([0.5])
     # The standard error of the mean of 11 equally spaced values.
     assert high_T[0] - low_T[0] == pytest.approx(2 * 1.96 * np.sqrt(0.11 / 11), rel=0.1)
@@ -161,7 +165,7 @@ def test_macro_bands_of_small_spaces_hold_the_true_mean_as_often_as_they_say():
             f"{space}": {f"{k}": np.full((1, 1), value) for k, value in enumerate(values_K)}
             for space, values_K in enumerate(values_CK)
         }
-        _, low_T, high_T = hpob.macro_band(curves, rng, resamples=300)
+        _, low_T, high_T = hpob_curves.macro_band(curves, rng, resamples=300)
         inside += low_T[0] <= 0.0 <= high_T[0]
     assert 0.91 <= inside / 300 <= 0.98
 
@@ -173,7 +177,7 @@ def test_differences_of_curves_are_paired_by_run():
         space: {k: runs_ST + 0.1 for k, runs_ST in datasets.items()}
         for space, datasets in hard.items()
     }
-    for part_T in hpob.macro_band(hpob.difference(better, hard), rng):
+    for part_T in hpob_curves.macro_band(hpob_curves.difference(better, hard), rng):
         np.testing.assert_allclose(part_T, 0.1)
 
 
@@ -230,7 +234,7 @@ def test_discrete_runs_follow_the_official_handler(release, tmp_path):
         {"g": Greedy}, [task], hpob.SEEDS, tmp_path / "out", protocol=hpob.HPOB.protocols[1].name
     )
     assert not results.failures
-    runs_ST = hpob.curves(results, "g")["1"]["2"]
+    runs_ST = hpob_curves.curves(results, "g")["1"]["2"]
     for seed in hpob.SEEDS:
         want_T = official_discrete(x, y, list(range(5 * seed, 5 * seed + 5)), 12)
         np.testing.assert_allclose(runs_ST[seed], want_T, atol=1e-12)

@@ -152,16 +152,14 @@ def page_folder(shards, studies, save_model, tmp_path_factory):
     home = tmp_path_factory.mktemp("evaluation")
     known = save_model(home / "known", 0)
     saved = checkpoint.load(known)
-    record = TrainingRecord.of([studies[0]])
+    record = TrainingRecord.of(studies[:3])
     checkpoint.save(dataclasses.replace(saved, about={RECORD: record.to_json()}), known)
     who = Contestants(
         checkpoints=(known, save_model(home / "silent", 1)),
         acquisitions=("prior",),
         optimizers=("random_search", "optuna_gp", "portfolio"),
     )
-    options = LogsOptions(
-        studies=(shards,), given=(0, 2), seeds=1, most_studies=3, cache=home / "cache"
-    )
+    options = LogsOptions(studies=(shards,), given=(0, 2), seeds=1, cache=home / "cache")
     running = Running(trials=4, workers=1, command="optformer evaluate logs")
     missing = optimizers.missing
     with pytest.MonkeyPatch.context() as patch:
@@ -223,10 +221,7 @@ def test_other_folders_take_a_peers_runs_from_the_cache(page_folder, shards, mon
             studies=(shards,),
             given=(0, 2),
             seeds=1,
-            most_studies=6,
-            fewest_trials=40,
             cache=home / "cache",
-            learners=(),
         ),
     )
     # Those of studies that were not in the other folder fail: nothing was kept of them.

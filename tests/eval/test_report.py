@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from optformer.errors import ConfigError, SourceError
-from optformer.eval import hpob
+from optformer.eval import hpob, hpob_curves
 from optformer.eval.report.page import Heading, Text
 from optformer.eval.report.report import write_report
 from optformer.eval.results import read
@@ -207,7 +207,7 @@ def test_published_curves_stand_beside_ours_on_the_same_tasks(tmp_path):
         tmp_path / "report.html",
         title="t",
         own_sections=hpob.HPOB.sections,
-        published=lambda results: hpob.with_published(results, {"GP (published)": curves}),
+        published=lambda results: hpob_curves.with_published(results, {"GP (published)": curves}),
         about_published=hpob.HPOB.about_published,
     )
     rows = {row["optimizer"]: row for row in table(tmp_path / "hpob.csv")}

@@ -1,5 +1,6 @@
 """A checkpoint loads back equal, or an error names the damage."""
 
+import dataclasses
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -11,9 +12,10 @@ import safetensors.numpy
 
 import optformer
 from optformer.errors import CheckpointError
-from optformer.model import checkpoint, experts, transformer
+from optformer.model import checkpoint, experts, prior, transformer
 from optformer.model.config import MICRO, Temperature
-from optformer.model.saved import Checkpoint
+from optformer.model.prior import PriorConfig
+from optformer.model.saved import Checkpoint, SavedPrior
 from optformer.model.transformer import Ids
 from optformer.tokenization.tokenizer import StudyTokenizer
 from optformer.tokenization.vocabulary import train_text_model
@@ -214,3 +216,25 @@ def test_a_shipped_model_loads_by_its_name(
         checkpoint.load(Path("model"))
     with pytest.raises(CheckpointError, match=r"no model in this package has that name \(model\)"):
         checkpoint.load(Path("another"))
+
+
+def test_a_prior_is_saved_beside_the_model_in_half_precision(folder: Path) -> None:
+    saved, shape = checkpoint.load(folder), PriorConfig(width=8, heads=2, inner=4, hidden=6)
+    weights = prior.init(shape, np.random.default_rng(0))
+    alone = checkpoint.fingerprint(folder)
+    with_prior = dataclasses.replace(
+        saved, prior=SavedPrior(config=shape, weights=weights, about={"steps": 7})
+    )
+    checkpoint.save(with_prior, folder)
+    loaded = checkpoint.load(folder).prior
+    assert loaded is not None
+    assert (loaded.config, loaded.about) == (shape, {"steps": 7})
+    jax.tree.map(
+        lambda one, other: np.testing.assert_array_equal(one, other.astype(np.float16)),
+        loaded.weights,
+        weights,
+    )
+    assert checkpoint.fingerprint(folder) != alone
+    (folder / checkpoint.PRIOR_WEIGHTS).unlink()
+    with pytest.raises(CheckpointError, match=checkpoint.PRIOR_WEIGHTS):
+        checkpoint.load(folder)

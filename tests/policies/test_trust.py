@@ -46,13 +46,15 @@ def test_it_grows_with_the_measured_trials_until_it_is_everywhere() -> None:
     assert (beyond_KN[19:] == 0).all()
 
 
-def test_trials_without_a_metric_say_nothing_and_without_any_all_is_trusted() -> None:
+def test_trials_without_a_metric_only_widen_it_and_without_any_all_is_trusted() -> None:
     study = completed(plane(2), 4)
     states_R = np.array([State.COMPLETED, State.ACTIVE, State.INFEASIBLE, State.COMPLETED])
     metrics_RM = np.array([[0.0], [np.nan], [np.nan], [1.0]])
     mixed = dataclasses.replace(study, states_R=states_R.astype(np.int8), metrics_RM=metrics_RM)
     region, alone = TrustRegion.of(mixed), TrustRegion.of(study.rows([0, 3]))
     np.testing.assert_array_equal(region.measured_RP, alone.measured_RP)
+    # They were looks at the space, too.
+    assert (region.reach_P > alone.reach_P).all()
     units_NP = np.random.default_rng(0).random((50, 2))
     for nothing in (TrustRegion.of(mixed.rows([1, 2])), everywhere(plane(2))):
         assert (nothing.beyond(units_NP) == 0).all()
@@ -94,8 +96,7 @@ def test_suggestions_stay_inside_unless_told_otherwise(model: OptFormer) -> None
     study = dataclasses.replace(completed(problem, 1), values_RP=np.full((1, 6), 0.5))
     region = TrustRegion.of(study)
     values_NP = model.propose(study, 5, policy=PolicyConfig(candidates=16), seed=0)
-    # The middles of their bins do; the value is drawn from all of the bin.
-    assert (region.beyond(values_NP) < 2.0 / model.tokenizer.vocabulary.bins).all()
+    assert (region.beyond(values_NP) == 0).all()
     free = PolicyConfig(candidates=16, trust_region=False)
     values_NP = model.propose(study, 5, policy=free, seed=0)
     assert (region.beyond(values_NP) > 0.1).any()

@@ -1,4 +1,4 @@
-"""The prior network learns what names mean, resumes where it stopped, and says nothing otherwise."""
+"""The prior network learns what names mean, and its training resumes where it stopped."""
 
 import dataclasses
 from pathlib import Path

@@ -42,16 +42,16 @@ class Line:
     fault: str = ""
 
 
-def lines(path: Path, *, limit: int = LONGEST_LINE) -> Iterator[Line]:
+def lines(path: Path) -> Iterator[Line]:
     """The lines of a text file, plain or packed, without a byte-order mark.
 
-    A line longer than `limit` bytes is passed over in small pieces; it and a line that is not
+    A line longer than `LONGEST_LINE` is passed over in small pieces; it and a line that is not
     UTF-8 come with their `fault`.
 
     Raises:
       SourceError: the file cannot be read, or is UTF-16.
     """
-    size = max(path.stat().st_size, 1)
+    size, limit = max(path.stat().st_size, 1), LONGEST_LINE
     number = 0
     try:
         with path.open("rb") as raw, _unpacked(raw) as file:

@@ -68,7 +68,7 @@ class Variant:
     @property
     def at_once(self) -> int:
         """The number of configurations to train in one call."""
-        return 1 if self.fit_many is None else 50
+        return 1 if self.fit_many is None else 25
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -1,9 +1,8 @@
 """Past studies as problems: a function that is fitted to a study's own trials.
 
-A study that measured every point of its search space is an exact table. Of any other one, a random
-forest says the values between trials and a second one where trials fail; or the nearest trial says
-both. A fit is computed once for the same trials (`fitted`), in one process and, with a cache
-folder, in all of them.
+A study that measured every point of its search space is an exact table. For other studies, a random
+forest predicts the metric and a second one predicts failures, or the nearest trial gives both. Fits
+are cached by the content of the trials (`fitted`): in memory and, given a folder, on disk.
 
 Array dimensions: B studies, N points, P parameters, R recorded trials, F trees, K tree nodes,
 C points of a finite search space.
@@ -36,12 +35,12 @@ class SurrogateConfig:
 
     Attributes:
       shards: folders of study shards; each block is one of their studies.
-      model: "forest" needs scikit-learn; "nearest" only ever says values that were measured;
+      model: "forest" needs scikit-learn; "nearest" returns only values that were measured;
         "auto" is an exact table where the study measured all of its search space, and a forest
         elsewhere.
       trees: of a forest.
-      metrics: what is optimized: each study's "first" objective, or "any" of its objectives that
-        was measured, with equal chance.
+      metrics: the objective of a block: the study's "first" one, or "any" that was measured, with
+        equal probability.
       cache: a folder that keeps fitted surrogates; none if empty.
     """
 
@@ -153,7 +152,7 @@ Fit = ForestFit | TableFit | NearestFit
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Recorded:
-    """What a surrogate is fitted to: the trials of a study that have ended.
+    """The finished trials of a study, to which a surrogate is fitted.
 
     Attributes:
       points_RP: in the unit cube, `INACTIVE` where a parameter is inactive.
@@ -196,7 +195,7 @@ class Recorded:
 
     @functools.cached_property
     def content(self) -> str:
-        """A hash of all of it."""
+        """A hash of all arrays."""
         arrays = (self.points_RP, self.values_R, self.levels_P, self.categorical_P)
         content = hashlib.sha256(repr([array.shape for array in arrays]).encode())
         for array in arrays:
@@ -216,7 +215,7 @@ class SurrogateBlock:
     Inactive parameters of conditional spaces make no difference.
 
     Attributes:
-      fit: what says the values.
+      fit: computes the values.
       optimum_B, optimum_BP: the best point, if it is known; NaN for a forest.
     """
 
@@ -343,7 +342,7 @@ def fitted(
     trees: int = 32,
     cache: Path | None = None,
 ) -> Fit:
-    """The surrogate of these trials: the same trials and settings have the same one.
+    """The surrogate of these trials, which depends only on them and the settings.
 
     Args:
       problem: whose conditions say which parameters of a point are active.
@@ -386,7 +385,7 @@ def _forests(recorded: Recorded, trees: int, cache: Path | None) -> ForestFit:
 
 
 def _forest_key(recorded: Recorded, trees: int) -> str:
-    """What a grown forest depends on, as a file name."""
+    """A hash of everything that a forest depends on."""
     try:
         version = importlib.metadata.version("scikit-learn")
     except importlib.metadata.PackageNotFoundError:

@@ -2,7 +2,7 @@
 
 For a study, the list is chosen without its data set (leave one out): from the configurations of the
 learner's other studies, greedily, each the one that most improves the mean over these studies of
-the best score so far. It adapts to nothing: all that it knows, it knows before the first trial.
+the best score so far. It does not adapt to the study.
 
 Array dimensions: C configurations, D studies, K places of the list, P parameters.
 """
@@ -41,7 +41,7 @@ class PortfolioFactory:
 
     @property
     def random_trials(self) -> int:
-        """None of its first trials is random."""
+        """No first trial is random."""
         return 0
 
     def __call__(self, problem: Problem, seed: int) -> Optimizer:
@@ -71,7 +71,7 @@ class _Portfolio:
         metrics_NM: Float64[np.ndarray, "N M"],
         states_N: Int8[np.ndarray, " N"],
     ) -> None:
-        """It learns nothing."""
+        """Does nothing: the list is fixed."""
 
 
 def factory(

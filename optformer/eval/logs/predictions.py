@@ -1,9 +1,9 @@
-"""Predictions before the first trial: what a model knows of a study from its text alone.
+"""Predictions before the first trial, from a study's text alone.
 
 Random configurations of each study are predicted without any trial, with values scaled by their
 own smallest and largest, as in `eval/prediction.py`. The rank correlation of predicted means with
-the truth says whether good configurations are known as such; the log density, per unit of the
-scaled value, also how surely: a uniform prediction scores 0.
+the truth measures the order of configurations; the log density, per unit of the scaled value, also
+measures confidence: a uniform prediction scores 0.
 
     <folder>/first_predictions/<model>.json   study -> rank correlation, log density
 """
@@ -49,7 +49,7 @@ def predict(
     *,
     progress: Progress = silent,
 ) -> None:
-    """Predicts what is missing in the folder, which is of models with these weights."""
+    """Adds the predictions that are missing in the folder. Those of other weights are replaced."""
     for name, model in models.items():
         path = _path(out, name)
         known = _read(path) if path.exists() else {}

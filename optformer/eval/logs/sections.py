@@ -43,7 +43,7 @@ _BY_LEARNER = (1, 5, 10)  # the trials of that table, besides the last one
 
 PORTFOLIO = (
     "portfolio is a fixed list of configurations, chosen greedily on the learner's other data "
-    "sets, without that of the study: it adapts to nothing, and says what remembering alone is "
+    "sets, without that of the study. It does not adapt, so it shows how much memory alone is "
     "worth."
 )
 
@@ -94,7 +94,8 @@ def summary(view: View, known: Known) -> Table:
         rows.append(
             [
                 named(name),
-                *(interval(view.band, row, trial) for trial in view.checkpoints),
+                *(mean_only(view.band, row, trial) for trial in view.checkpoints[:-1]),
+                interval(view.band, row, view.last),
                 saved.get(name),
                 _random_first(known, name),
                 median_time(view, row),
@@ -107,11 +108,11 @@ def summary(view: View, known: Known) -> Table:
     ]
     baseline = known.baseline.replace("_", " ")
     return Table(
-        caption="Mean score after a number of trials, with 95 % intervals that resample data sets; "
-        f"trials saved: how many of {view.last} are not needed to reach what {baseline} has after "
-        f"{view.last}, none if it is not reached; how many first trials are random, whatever the "
-        f"study; median time of a suggestion.{parts.sharing(view)} "
-        f"{_counts(view)}.",
+        caption=f"Mean score after a number of trials. Trials saved: how many of {view.last} are "
+        f"not needed to reach the score of {baseline} after {view.last}; 0 if it is not reached. "
+        "Random first: how many of an optimizer's first trials are random. Time: the median of a "
+        f"suggestion. 95 % intervals resample data sets; those of other trials are in the CSV "
+        f"file. {_counts(view)}.",
         header=(
             "optimizer",
             *(str(trial) for trial in view.checkpoints),
@@ -129,6 +130,15 @@ def summary(view: View, known: Known) -> Table:
         rows=rows,
         name="summary",
     )
+
+
+def mean_only(band: statistics.Band, row: int, trial: int, digits: int = 3) -> Shown:
+    """A mean on the page, and with its interval in the file."""
+    full = interval(band, row, trial, digits)
+    values: dict[str, str | int | float] = {"": full.mean}
+    if not np.isnan(full.low):
+        values |= {", low": full.low, ", high": full.high}
+    return Shown(text=str(Interval(mean=full.mean, digits=digits)), values=values)
 
 
 def saved_trials(view: View, baseline: str) -> dict[str, Interval]:
@@ -173,6 +183,8 @@ def _of_given(view: View, given: int, known: Known, score: str) -> list[Section]
     suffix = f"_given_{given}" if given else ""
     table = summary(view, known)
     said = [score, PORTFOLIO] if not given else [_about_given(given)]
+    if shared := parts.sharing(view).strip():
+        said.append(shared)
     if view.results.missing:
         said.insert(
             0,
@@ -225,7 +237,7 @@ def _by_learner(views: Mapping[int, View], known: Known) -> list[Section]:
                 label="learner",
                 caption="Mean score by learner, after some trials"
                 + (f" beyond {given} given ones" if given else "")
-                + ", with 95 % intervals that resample data sets.",
+                + ". The CSV file has 95 % intervals that resample data sets.",
                 name="by_learner" + (f"_given_{given}" if given else ""),
             )
         )
@@ -241,8 +253,8 @@ def _by_standing(views: Mapping[int, View], known: Known) -> list[Section]:
             caption="What each model has seen of the studies, by the record of its training that "
             "its checkpoint keeps. Held out: neither the study nor its data set; in-family: but "
             "the learner or a twin of it, as extra trees is of random forests; cross-family: "
-            "nothing of that family. Unknown: the checkpoint keeps no record, and nobody can say "
-            "whether its score is of memory.",
+            "nothing of that family. Unknown: the checkpoint keeps no record, so "
+            "its score may come from memory.",
             header=("model", *map(str, Standing)),
             rows=[
                 [
@@ -291,7 +303,7 @@ def _groups_table(
         _, groups_K = np.unique(view.groups_K[places], return_inverse=True)
         band = statistics.mean_band(scores_OKST, np.random.default_rng(0), groups_K=groups_K)
         rows += [
-            [group, len(places), trial, *(interval(band, row, trial, 2) for row in view.order)]
+            [group, len(places), trial, *(mean_only(band, row, trial, 2) for row in view.order)]
             for trial in trials
         ]
     return Table(

@@ -4,10 +4,10 @@ A task's score is the best value so far on the scale
 
     (best - level) / (known - level),  clipped to [0, 1],
 
-of the surrogate's values, larger better: 0 is what one uniformly random configuration has in the
-median, 1 is the best that is known, of the study's own trials and of 4,096 random ones.
+of the surrogate's values, larger better: 0 is the median of one uniformly random configuration, 1
+is the best known value, among the study's own trials and 4,096 random configurations.
 
-    <folder>/studies.json   what is known of each task's study, and what was left out
+    <folder>/studies.json   the tasks' studies, and how many others were left out
 """
 
 import dataclasses
@@ -73,16 +73,16 @@ class Logged:
 
     @property
     def learner(self) -> str:
-        """Whose parameters were tuned."""
+        """The learner whose parameters were tuned."""
         return learner_of(self.study) or "other"
 
     @property
     def data_set(self) -> str:
-        """On what."""
+        """The data set that it was tuned on."""
         return data_set_of(self.study)
 
     def known(self) -> "LoggedRecord":
-        """What a results folder keeps of it."""
+        """The part that a results folder keeps."""
         fit = self.block.fit
         return LoggedRecord(
             learner=self.learner,
@@ -96,7 +96,7 @@ class Logged:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class LoggedRecord:
-    """What a results folder keeps of a study.
+    """The part of a `Logged` that a results folder keeps.
 
     Attributes:
       recorded: how many trials it has.
@@ -113,7 +113,7 @@ class LoggedRecord:
 
     @property
     def standing(self) -> Standing:
-        """For all models together; of one that was not trained there is nothing to say."""
+        """For all models together; without models, the study is unseen."""
         if not self.standings:
             return Standing.CROSS_FAMILY
         return worst([Standing(text) for text in self.standings.values()])

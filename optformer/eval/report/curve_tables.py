@@ -1,4 +1,4 @@
-"""The numbers of a drawing as a table, for the file beside its picture."""
+"""The numbers of a figure as a table, for the file beside its picture."""
 
 from collections.abc import Mapping, Sequence
 

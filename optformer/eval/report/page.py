@@ -2,7 +2,7 @@
 
     page = Page(
         title="Random search against Eagle",
-        lead="Eagle finds 0.91 of what there is to find after 100 trials, random search 0.78.",
+        lead="After 100 trials, Eagle scores 0.91 and random search 0.78.",
         sections=(
             Heading(title="Summary"),
             Text(paragraphs=("Four functions, five seeds each.",)),
@@ -80,10 +80,10 @@ class Interval:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Shown:
-    """What people read on the page, and the values behind it that the CSV file has instead.
+    """A text for the page, and the values that the CSV file has in its place.
 
     Attributes:
-      values: by what follows the name of the column in the file, nothing or as ", seconds".
+      values: by the suffix of their column's name in the file, "" or such as ", seconds".
     """
 
     text: str
@@ -126,7 +126,7 @@ def seconds_shown(seconds: float) -> str:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Heading:
-    """Opens a part of the page; the parts are listed at its top."""
+    """Starts a part of the page. The parts are listed at its top."""
 
     title: str
 
@@ -189,7 +189,7 @@ Section = Heading | Text | Code | Table | Figure
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Page:
-    """A page: its title, one or two sentences that say what was found, and its pieces in order."""
+    """A page: its title, the result in one or two sentences, and its pieces in order."""
 
     title: str
     lead: str
@@ -228,7 +228,7 @@ def values(table: Table) -> list[list[str | int | float]]:
 
 
 def _parts(cell: Cell) -> Mapping[str, str | int | float]:
-    """The cell's values by what follows the name of the column; nothing is known: none."""
+    """The cell's values by the suffix of their column's name; none if nothing is known."""
     match cell:
         case None:
             return {}

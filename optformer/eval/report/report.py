@@ -178,7 +178,7 @@ def _reading(score: str) -> str:
 
 
 def reproduce(view: View, paths: Sequence[Path], command: str = "") -> list[Section]:
-    """What was typed for each folder, and what it ran under; what is where."""
+    """The commands of each folder with their environments, and where the files are."""
     results = view.results
     seeds = ", ".join(map(str, results.seeds))
     sections = commands.sections(paths)

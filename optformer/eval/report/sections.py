@@ -38,7 +38,7 @@ TEST = "Wilcoxon's signed-rank test (ties count, as by Pratt)"
 
 
 def failures(results: Results) -> list[Section]:
-    """Which optimizers failed where, one row a kind of error; nothing if none did."""
+    """The failed runs, one row for each kind of error; empty if none failed."""
     if not results.failures:
         return []
     groups: dict[tuple[str, str], list[Failure]] = {}
@@ -70,7 +70,7 @@ def failures(results: Results) -> list[Section]:
 
 
 def curves(view: View) -> list[Section]:
-    """Scores by trial: all tasks, what is left to find, and that by family."""
+    """Scores by trial: of all tasks, as regret, and as regret by family."""
     if not view.common_KS.any():  # a logarithmic axis needs values
         return [Text(paragraphs=("Curves follow when all optimizers have ended a run in common.",))]
     best_first = [view.curve(row, view.band) for row in view.order]
@@ -261,7 +261,7 @@ def differences(view: View, compared: Sequence[Comparison]) -> list[Section]:
 
 
 def twins(view: View) -> list[Section]:
-    """Optimizers that two folders both have, compared with themselves."""
+    """Optimizers that are in both folders, each compared with itself."""
     same: dict[str, list[int]] = {}
     for row, name in enumerate(view.names):
         folder, _, optimizer = name.rpartition("/")
@@ -299,7 +299,7 @@ def twins(view: View) -> list[Section]:
 
 
 def cost(view: View) -> list[Section]:
-    """How long suggestions took."""
+    """The times of suggestions."""
     rows: dict[str, tuple[float, float, float]] = {}
     asked = 0
     for row in view.order:

@@ -1,4 +1,4 @@
-"""What all sections of a report are made of."""
+"""The data of a report, computed once for all its sections."""
 
 from collections.abc import Collection, Sequence
 
@@ -14,13 +14,13 @@ BASELINE = "random_search"
 
 
 class View:
-    """What all sections of a report are made of, computed once.
+    """The data of a report, computed once for all its sections.
 
-    Optimizers of which no run has ended are left out, since nothing would be common to all; their
+    Optimizers without a finished run are left out, because no run would be common to all; their
     names are in `not_begun`.
 
     Args:
-      published: which of the optimizers are others' published results; they are drawn dashed.
+      published: the optimizers that are others' published results, which are drawn dashed.
       shown_at: the trials that tables show, besides the last one.
 
     Raises:
@@ -42,7 +42,7 @@ class View:
         if not begun:
             raise SourceError(
                 f"{results.folder}: none of {plural(results.runs, 'planned run')} has ended. Run "
-                "the same `optformer evaluate` again: it goes on where it was stopped."
+                "the same `optformer evaluate` again: it resumes where it stopped."
             )
         if self.not_begun:
             results = results.of(begun)
@@ -90,12 +90,12 @@ class View:
 
     @property
     def baseline(self) -> int | None:
-        """Random search, which others must beat to be of use, if it is among them."""
+        """The row of random search, the reference of the other optimizers; None without it."""
         return self.names.index(BASELINE) if BASELINE in self.names else None
 
     @property
     def counts(self) -> str:
-        """What all means are over, in words."""
+        """The numbers of tasks and runs behind all means, in words."""
         tasks = int(self.common_KS.any(1).sum())
         runs = int(self.common_KS.sum())
         return f"{plural(tasks, 'task')}, {plural(runs, 'run')} an optimizer"
@@ -113,5 +113,5 @@ class View:
 
     @property
     def unfinished(self) -> bool:
-        """Whether runs are missing, which every plot must say."""
+        """Whether runs are missing; every plot then says so."""
         return self.results.missing > 0 or bool(self.not_begun)
