@@ -295,4 +295,4 @@ def test_the_command_serves_until_told_to_stop(served: tuple[subprocess.Popen, i
     assert starts.index("compiling") < starts.index("compiled") < starts.index("serving")
     assert told[-2:] == ["stopping: no new requests; those in flight have 25 s", "stopped"]
     codes = [line["code"] for line in lines if line.get("method") == "SuggestTrials"]
-    assert codes == ["OK", "RESOURCE_EXHAUSTED"]
+    assert codes == ["RESOURCE_EXHAUSTED"]  # at this level, only those that failed
