@@ -8,7 +8,7 @@ Parts: `clients` (one attacker of each kind in turn, while a bystander tunes), `
 do the same at several servers at once), `kills` (servers die by kill -9 while clients tune).
 
 Servers are `optformer serve` with the shipped model, in processes of their own, on loopback. Each
-row says what was tried and what went wrong. Under faults, lost, duplicate and wrong all should be 0.
+row says what was tried and what went wrong: faults, lost, duplicate and wrong should all be 0.
 """
 
 import argparse
@@ -126,8 +126,8 @@ class Attacker:
 
 def absurd_settings(attacker: Attacker) -> None:
     """Beyond the bounds, and then at them."""
-    for candidates in ("100000", "500"):
-        study = attacker.create(spec(candidates=candidates, uniform="5000", local="2000"))
+    for candidates in ("100000", "300"):
+        study = attacker.create(spec(candidates=candidates, uniform="2000", local="1000"))
         with contextlib.suppress(grpc.RpcError):
             attacker.suggest(study)
 

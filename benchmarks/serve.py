@@ -101,6 +101,7 @@ class Server:
         self._words = [
             "optformer", "serve", str(checkpoint),
             "--port", str(self.port), "--database", database or str(folder / "studies.db"),
+            "--warm-up", "0",
         ]  # fmt: skip
         self.start()
 

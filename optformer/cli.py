@@ -395,6 +395,7 @@ def train_prior(
 ) -> None:
     """Teach a model what names and scales mean, from whole studies; into OUT/checkpoint."""
     from optformer.data import store
+    from optformer.data.splits import RECORD, TrainingRecord
     from optformer.model import checkpoint
     from optformer.settings import read_config
     from optformer.terminal import show
@@ -404,7 +405,9 @@ def train_prior(
     saved = checkpoint.load(Path(base))
     known, others = list(store.scan(studies)), list(store.scan(validation) if validation else [])
     trained = prior.train(run, out, known, others, say=show.training_note)
-    checkpoint.save(dataclasses.replace(saved, prior=trained), out / "checkpoint")
+    record = TrainingRecord.of(known) | (TrainingRecord.from_about(saved.about) or TrainingRecord())
+    about = dict(saved.about) | {RECORD: record.to_json()}
+    checkpoint.save(dataclasses.replace(saved, prior=trained, about=about), out / "checkpoint")
     show.line(f"a model with a prior in {out / 'checkpoint'}")
 
 

@@ -5,6 +5,7 @@ import numpy as np
 from optformer import space
 from optformer.study import (
     Condition,
+    Curves,
     Metric,
     Parameter,
     ParameterType,
@@ -86,3 +87,28 @@ def random_study(
         states_R=np.full(trials, State.COMPLETED, dtype=np.int8),
         algorithm=algorithm,
     )
+
+
+def random_curves(trials: int, metrics: int, rng: np.random.Generator) -> Curves:
+    """Measurements of some of the trials in no order, some without some of the metrics."""
+    count = int(rng.integers(0, 12)) if trials else 0
+    values_CM = rng.normal(size=(count, metrics))
+    # Which metric is there is drawn; at least one of them always is.
+    there_CM = rng.random((count, metrics)) < 0.7
+    there_CM[np.arange(count), rng.integers(0, metrics, count)] = True
+    return Curves(
+        trial_C=rng.integers(0, max(trials, 1), count).astype(np.int32),
+        step_C=rng.integers(0, 100, count).astype(np.float64),
+        values_CM=np.where(there_CM, values_CM, np.nan),
+    )
+
+
+def assert_same_curves(ours: Curves | None, theirs: Curves | None) -> None:
+    """Whether they are the same; no curves equal curves without measurements."""
+    if not ours or not theirs:
+        assert not ours
+        assert not theirs
+        return
+    np.testing.assert_array_equal(ours.trial_C, theirs.trial_C)
+    np.testing.assert_array_equal(ours.step_C, theirs.step_C)
+    np.testing.assert_array_equal(ours.values_CM, theirs.values_CM)

@@ -61,7 +61,10 @@ def test_help_needs_nothing_heavy() -> None:
     assert ended.stdout == "[]\n"
 
 
-COMMANDS = ("demo", "logs", "generate", "import", "train", "tune", "serve", "evaluate", "inspect")
+COMMANDS = (
+    "demo", "logs", "generate", "collect", "import",
+    "train", "tune", "serve", "evaluate", "inspect",
+)  # fmt: skip
 
 
 def test_every_command_is_listed_and_has_help() -> None:
@@ -75,6 +78,8 @@ MISTAKES = {
     "a command": (["trian"], "Did you mean 'train'?"),
     "an option": (["tune", "--porblem", "svc/wine"], "--problem"),
     "a problem": (["tune", "--problem", "svc/wines"], "Did you mean svc/wine?"),
+    "a learner": (["collect", "x", "--learner", "random_forrest"], "Did you mean random_forest?"),
+    "a table": (["collect", "x", "--tables", "sklearn/wines"], "Did you mean wine?"),
     "a problem to log": (["logs", "x.db", "--problem", "svc/wines"], "Did you mean svc/wine?"),
     "a format to describe": (["import", "--describe", "cvs"], "Did you mean csv?"),
     "a list in a setting": (
@@ -110,6 +115,10 @@ MISTAKES = {
         "leave out --checkpoint",
     ),
     "no checkpoint": (["serve", "nowhere"], "there is no checkpoint folder nowhere"),
+    "a database": (
+        ["serve", "x", "--database", "postgres://me:hunter2@db/x"],
+        "DIALECT://USER@HOST/DATABASE. Did you mean postgresql?",
+    ),
     "no log": (["import", "nowhere.db", "out"], "nowhere.db does not exist"),
     "nothing to train on": (["train", "out"], "nothing to train on"),
     "a setting": (["train", "out", "--set", "train.stpes=3"], "Did you mean train.steps?"),

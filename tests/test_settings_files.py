@@ -1,4 +1,4 @@
-"""Settings files: one that extends another, and what is written back."""
+"""Settings files: extension of other files, and writing."""
 
 import dataclasses
 import tomllib
@@ -40,7 +40,7 @@ def write(path: Path, text: str) -> Path:
     return path
 
 
-def test_a_file_holds_its_differences_from_the_one_that_it_extends(tmp_path: Path) -> None:
+def test_a_file_changes_the_one_that_it_extends(tmp_path: Path) -> None:
     write(tmp_path / "base.toml", 'shape = "small"\nsteps = 3\nparts = [{name = "a"}]\n')
     (tmp_path / "inner").mkdir()
     write(tmp_path / "middle.toml", 'extends = "base.toml"\n[shape]\ndepth = 5\n')
@@ -58,14 +58,14 @@ def test_a_file_holds_its_differences_from_the_one_that_it_extends(tmp_path: Pat
         ("extends = 3", "extends=3 must be the path of a TOML file"),
     ],
 )
-def test_an_extension_that_cannot_be_followed_is_an_error(
+def test_missing_and_circular_extensions_are_errors(
     tmp_path: Path, text: str, message: str
 ) -> None:
     with pytest.raises(ConfigError, match=message):
         read_config(Run, write(tmp_path / "self.toml", text))
 
 
-def test_what_is_written_is_toml_and_reads_back_equal(tmp_path: Path) -> None:
+def test_written_settings_are_toml_and_read_back_equal(tmp_path: Path) -> None:
     run = Run(
         parts=(Part(name='quote " \\ \n \x7f é', share=1e-05), Part(share=float("inf"))), exact=True
     )

@@ -5,10 +5,12 @@ import dataclasses
 import numpy as np
 import pytest
 from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from optformer.errors import StudyError
 from optformer.study import (
     Condition,
+    Curves,
     Goal,
     Metric,
     Parameter,
@@ -22,7 +24,7 @@ from optformer.study import (
     to_trials,
     validate,
 )
-from tests.studies import CONDITIONAL, MIXED, random_study
+from tests.studies import CONDITIONAL, MIXED, assert_same_curves, random_curves, random_study
 from tests.tokenization.spaces import studies
 
 X = Parameter(name="x", type=ParameterType.DOUBLE, bounds=(0.0, 1.0))
@@ -51,6 +53,37 @@ def test_rows_selects_every_column_alike() -> None:
         np.testing.assert_array_equal(part.values_RP, study.values_RP[index])
         np.testing.assert_array_equal(part.predictive_R2, study.predictive_R2[index])
         assert [note["row"] for note in part.notes] == [str(row) for row in index]
+
+
+@settings(max_examples=50, deadline=None)
+@given(seed=st.integers(0, 10_000))
+def test_curves_go_with_their_trials(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    study = random_study(MIXED, 6, rng)
+    curves = random_curves(6, len(MIXED.metrics), rng)
+    study = dataclasses.replace(study, curves=curves)
+    index = rng.integers(0, 6, 5)  # some of them twice, in any order
+    part = study.rows(index)
+    assert part.curves is not None
+    for row, trial in enumerate(index):
+        ours, theirs = part.curves.trial_C == row, curves.trial_C == trial
+        np.testing.assert_array_equal(part.curves.step_C[ours], curves.step_C[theirs])
+        np.testing.assert_array_equal(part.curves.values_CM[ours], curves.values_CM[theirs])
+    again = from_trials(MIXED, to_trials(study))
+    assert_same_curves(again.curves, study.rows(slice(None)).curves)
+
+
+def test_curves_of_other_trials_or_metrics_are_rejected() -> None:
+    study = random_study(MIXED, 3, np.random.default_rng(0))
+    metrics = len(MIXED.metrics)
+    curves = Curves(
+        trial_C=np.array([0, 3], np.int32), step_C=np.ones(2), values_CM=np.ones((2, metrics))
+    )
+    with pytest.raises(StudyError, match=r"a curve of trial 3 \(from 0\), but it has 3 trials"):
+        dataclasses.replace(study, curves=curves)
+    wide = dataclasses.replace(curves, values_CM=np.ones((2, metrics + 1)))
+    with pytest.raises(StudyError, match=f"curves of {metrics + 1} metrics"):
+        dataclasses.replace(study, curves=wide)
 
 
 def test_the_objective_is_maximized_and_only_completed_trials_have_one() -> None:

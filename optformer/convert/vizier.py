@@ -166,7 +166,7 @@ def trial_from_vizier(problem: Problem, trial: vz.Trial) -> Trial:
 def trial_to_vizier(problem: Problem, trial: Trial, *, uid: int = 0) -> vz.Trial:
     """The trial as Vizier's, with this id; metrics become its final measurement.
 
-    Its curve becomes intermediate measurements.
+    Its curve becomes intermediate measurements, whose steps are whole: Vizier cuts fractions off.
     """
     completed = trial.state == State.COMPLETED or (
         trial.state == State.INFEASIBLE and bool(trial.metrics)

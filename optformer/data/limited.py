@@ -1,6 +1,6 @@
-"""Calls with a time limit that really stops them: in a process of their own, which is ended.
+"""Calls with a hard time limit, in a separate process that is killed.
 
-A call into compiled code cannot be interrupted from Python; a process can be killed.
+A call into compiled code cannot be interrupted from Python, but its process can be killed.
 """
 
 import multiprocessing
@@ -18,17 +18,17 @@ _START_SECONDS = 300.0  # libraries load slowly on a busy machine
 
 
 class TimedOut(OptFormerError):
-    """A call took longer than it was given."""
+    """A call exceeded its time limit."""
 
 
 class Limited(Generic[Task, Result]):
-    """A function whose calls are made in another process, one at a time, each with a limit.
+    """A function that is called in another process, one call at a time, each with a time limit.
 
-    The process is started by the first call and after one that was ended.
+    The process starts at the first call, and again after it was killed.
 
     Args:
-      function: of a module that can be imported; tasks, results and errors are pickled.
-      prepare: is called once in each new process, and its time does not count.
+      function: defined in a module that can be imported; tasks, results and errors are pickled.
+      prepare: called once in each new process; its time does not count.
     """
 
     def __init__(
@@ -44,7 +44,7 @@ class Limited(Generic[Task, Result]):
 
         Raises:
           TimedOut: it took longer than `seconds`.
-          WorkerDied: the process ended, perhaps for want of memory.
+          WorkerDied: the process ended, perhaps because memory ran out.
         """
         connection = self._started()
         try:
@@ -55,13 +55,13 @@ class Limited(Generic[Task, Result]):
             worked, result = connection.recv()
         except (EOFError, BrokenPipeError, ConnectionResetError) as error:
             self.close()
-            raise WorkerDied("its process died, perhaps for want of memory") from error
+            raise WorkerDied("its process died, perhaps because memory ran out") from error
         if not worked:
             raise result
         return result
 
     def close(self) -> None:
-        """Ends the process."""
+        """Kills the process."""
         if self._process is not None:
             self._process.kill()
             self._process.join()
@@ -97,10 +97,13 @@ def _serve(
     while True:
         try:
             task = connection.recv()
-        except EOFError:  # the caller is gone
+        except EOFError:  # the caller has ended
             return
         try:
             answer: tuple[bool, object] = (True, function(task))
         except Exception as error:  # is raised again by the caller
             answer = (False, error)
-        connection.send(answer)
+        try:
+            connection.send(answer)
+        except BrokenPipeError:  # the caller was killed meanwhile
+            return

@@ -256,6 +256,13 @@ class Posterior:
             scale_NM[:, here_m] = spread_N[:, None] * self.scale_WK[warp_M[here_m], kernel]
         return Predictions(mean_NM=mean_NM, scale_NM=scale_NM, warp_M=warp_M, freedom=self.freedom)
 
+    def surprises(self, expert: int) -> Float64[np.ndarray, " R"]:
+        """By how many standard deviations of an expert each measured value was above what it had
+        predicted from those before."""
+        warp, kernel = divmod(expert, len(KERNELS))
+        measured = len(self.units_RP) - self.pending
+        return self.innovations_WKR[warp, kernel, :measured] / self.scale_WK[warp, kernel]
+
     def fantasize(
         self, points: Points, expert: int, normal_SJ: Float64[np.ndarray, "S J"]
     ) -> tuple[Float64[np.ndarray, "S N"], Float64[np.ndarray, " N"], Float64[np.ndarray, "S J"]]:
@@ -265,7 +272,7 @@ class Posterior:
           normal_SJ: standard normal numbers.
 
         Returns:
-          Means and scale at the points, and the drawn values without noise, all warped.
+          Means and scale of the function at the points, and the drawn values, all warped.
         """
         warp, kernel = divmod(expert, len(KERNELS))
         across_NR = _covariance(

@@ -40,7 +40,7 @@ Weights = dict
 LEVEL = 0.3
 """Prior variance of a study's level in training, where scores are normalized."""
 
-LEAST_SPREAD = 0.1
+LEAST_SPREAD = 0.15
 """A network whose mean differs less between random configurations (standard deviation, in units of
 score) knows nothing of a problem."""
 
@@ -226,7 +226,7 @@ class Prior:
 def read(xp: types.ModuleType, weights: Weights, config: PriorConfig, text: Description) -> Reading:
     """The text, read once for all configurations of its problem."""
     category = _bag(xp, weights, text.categories_PCW)
-    given = ((text.categories_PCW > 0).any(-1) * 1.0)[..., None]
+    given = xp.where((text.categories_PCW > 0).any(-1), 1.0, 0.0)[..., None]
     mean_category = (category * given).sum(-2) / xp.maximum(given.sum(-2), 1.0)
     parameters = (
         _bag(xp, weights, text.names_PW) @ weights["name"]
@@ -337,7 +337,7 @@ def squares(
     )
     apart = units[..., :, None, :] - others[..., None, :, :]
     alone = inactive[..., :, None, :] != others_inactive[..., None, :, :]
-    differ = (abs(apart) > 1e-6) * 1.0
+    differ = xp.where(xp.abs(apart) > 1e-6, 1.0, 0.0)
     return xp.where(ordered[..., None, None, :], apart * apart + alone * 1.0, differ)
 
 

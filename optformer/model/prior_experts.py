@@ -72,8 +72,12 @@ LEVEL = 4.0
 
 LEAST_NOISE = 2e-3
 
-PRIOR_ODDS = 2.0
+PRIOR_ODDS = 1.0
 """The log-odds, before any trial, of the experts with a prior against those without."""
+
+STALLED = 1.0
+"""What is taken from the log-odds for each trial since the best one. A search that follows a prior
+stays where the prior is high; there, trials say little of whether it is right elsewhere."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -83,6 +87,7 @@ class PriorPosterior:
     Attributes:
       log_weights_WKU: of the units, for each expert.
       evidence_E: as in `experts.Posterior`.
+      stalled: how many trials have been measured since the best one.
     """
 
     prior: Prior
@@ -95,10 +100,12 @@ class PriorPosterior:
     log_weights_WKU: Float64[np.ndarray, "W K U"]
     evidence_E: Float64[np.ndarray, " E"]
     freedom: float
+    stalled: int
 
     def log_share(self, others_E: Float64[np.ndarray, " E2"]) -> float:
         """The log weight of all these experts together, beside others with this evidence."""
-        ours = logsumexp(self.evidence_E) - np.log(EXPERTS) + PRIOR_ODDS
+        odds = PRIOR_ODDS - STALLED * self.stalled
+        ours = logsumexp(self.evidence_E) - np.log(EXPERTS) + odds
         theirs = logsumexp(others_E) - np.log(len(others_E))
         return float(ours - np.logaddexp(ours, theirs))
 
@@ -289,6 +296,7 @@ def condition(
         log_weights_WKU=log_WKU,
         evidence_E=evidence_WK.ravel(),
         freedom=experts.FREEDOM + count,
+        stalled=count - 1 - int(np.argmax(metric_R[:count])) if count else 0,
     )
 
 

@@ -38,6 +38,9 @@ NEGATIVE = -1e9
 """Added to masked attention logits; finite, so that a row with all logits masked is not NaN."""
 
 
+TABLES = ("text", "numbers", "encoder_slots", "input_slots", "target_slots", "slot_gates")
+"""Weights whose rows are gathered by token or slot."""
+
 QUERY_BLOCK = 128
 
 OWN_EXPERT = -2.0
@@ -223,7 +226,7 @@ def number_rows(weights: Weights, ids: Ids) -> Float[Array, "O D"]:
 def embed(weights: Weights, ids: Ids, tokens: Int[AnyArray, "*T"]) -> Float[Array, "*T D"]:
     """The vector of each token id."""
     rows_VD = jnp.concatenate([weights["text"], number_rows(weights["numbers"], ids)])
-    return rows_VD[tokens]
+    return rows_VD[tokens].astype(precision(weights))
 
 
 def encode(
@@ -240,7 +243,7 @@ def encode(
     """The encoder's output for the text. Segment 0 is padding; segments are independent."""
     x_BSD = embed(weights, ids, tokens_BS)
     if config.slots:
-        x_BSD += weights["encoder_slots"][slots_BS]
+        x_BSD += weights["encoder_slots"][slots_BS].astype(x_BSD.dtype)
     places_S = jnp.arange(tokens_BS.shape[1])
     bias_HSS = position_bias(
         weights["encoder"]["position"], config, places_S[:, None], places_S, both_ways=True
@@ -280,9 +283,10 @@ def decoder_inputs(
     embedded = embed(weights, ids, tokens)
     x = embedded
     if config.slots:
-        x += weights["input_slots"][input_slots] + weights["target_slots"][target_slots]
+        slots = weights["input_slots"][input_slots] + weights["target_slots"][target_slots]
+        x += slots.astype(x.dtype)
     if config.trial_sum:
-        x += sum_trials(embedded * weights["slot_gates"][input_slots])
+        x += sum_trials(embedded * weights["slot_gates"][input_slots].astype(x.dtype))
     return x
 
 
@@ -424,9 +428,21 @@ def forward(
 def half(weights: Weights) -> Weights:
     """The weights in bfloat16; a model computes in the precision of its weights.
 
-    Means of norms, the softmax of attention, and logits remain in single precision.
+    Means of norms, the softmax of attention, and logits remain in single precision. So do tables
+    whose rows are gathered: in the gradient, many positions add to one row, which accelerators do
+    at once in single precision and one after the other in half.
     """
-    return jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), weights)
+
+    def narrow(path: tuple, leaf: Array) -> Array:
+        is_table = path[0].key in TABLES or path[-1] == jax.tree_util.DictKey("position")
+        return leaf if is_table else leaf.astype(jnp.bfloat16)
+
+    return jax.tree_util.tree_map_with_path(narrow, weights)
+
+
+def precision(weights: Weights) -> jnp.dtype:
+    """The data type in which a model of these weights computes (`half`)."""
+    return weights["decoder"]["norm"].dtype
 
 
 def rms_norm(x: Float[Array, "*T D"], scale_D: Float[Array, " D"]) -> Float[Array, "*T D"]:

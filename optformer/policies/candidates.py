@@ -25,6 +25,12 @@ CENTRES = 8
 SIFTERS = 8
 """So many experts sift, the weightiest."""
 
+LEAST_GAIN = 1e-6
+"""Improvements from this share of what is left above the best trial on are told apart."""
+
+STEPS = 3e-4, 0.3
+"""The smallest and the largest step of points near others, as shares of a parameter's range."""
+
 
 def draw(view: View, policy: PolicyConfig, rng: np.random.Generator) -> Points:
     """Points of the trust region and near the best trials, sifted where there are experts."""
@@ -36,7 +42,7 @@ def draw(view: View, policy: PolicyConfig, rng: np.random.Generator) -> Points:
         points = joined([points, promising(view, points, policy.local, rng)])
     if view.posterior is None or not len(points):
         return points
-    return sift(points, min(policy.sifted, len(points)), view, rng)
+    return sift(points, min(policy.drawn(sifted=True), len(points)), view, rng)
 
 
 def sift(
@@ -51,13 +57,10 @@ def sift(
     """
 
     def gains(points: Points) -> Float64[np.ndarray, " N"]:
-        assert view.posterior is not None and view.log_weights_E is not None
         first_N = view.first_scores(points)
         if first_N is not None:
             return first_N
-        gain_N = expected_improvement(view.posterior, view.log_weights_E, points, view.best)
-        gain_N *= view.weight(points)
-        return view.region.inside_first(gain_N, points.units_NP)
+        return view.region.inside_first(gain(view, points) * view.weight(points), points.units_NP)
 
     points = points.rows(points.unique())
     gain_N = gains(points)
@@ -71,19 +74,25 @@ def sift(
     return points.rows(first_M[np.argsort(-gain_N[first_M], kind="stable")[:count]])
 
 
+def gain(view: View, points: Points) -> Float64[np.ndarray, " N"]:
+    """By how much the experts expect each point to be better than the best trial."""
+    assert view.posterior is not None and view.log_weights_E is not None
+    return expected_improvement(view.posterior, view.log_weights_E, points, view.best)
+
+
 def expected_improvement(
     posterior: Posterior,
     log_weights_E: Float[np.ndarray, " E"],
     points: Points,
     best: float,
-    values: int = 17,
+    values: int = 21,
 ) -> Float64[np.ndarray, " N"]:
     """By how much the experts expect each point to be better than `best`, on the bins' axis."""
     chosen_M = np.argsort(-log_weights_E, kind="stable")[:SIFTERS]
     said = posterior.predict(points, chosen_M)
     share_M = np.exp(log_weights_E[chosen_M].astype(np.float64))
     # The ends of the range first and last. Small improvements are told apart, too.
-    beyond_V = np.append(0.0, np.geomspace(1e-4, 1.0, values - 1))
+    beyond_V = np.append(0.0, np.geomspace(LEAST_GAIN, 1.0, values - 1))
     values_V = np.append(0.0, best + (1.0 - best) * beyond_V)
     warped_VM = experts.warp(values_V)[said.warp_M].T
     t_NVM = (warped_VM - said.mean_NM[:, None]) / said.scale_NM[:, None]
@@ -122,8 +131,8 @@ def near(
     """Points of the unit cube around some of these, at random where a coordinate is NaN.
 
     Half of the points move in about half of their active parameters, the others in about one, and
-    all in one at least: by a normal step of the point's own size, from 0.003 to 0.3 of a
-    parameter's range, which always reaches another value if there is one.
+    all in one at least: by a normal step of the point's own size (`STEPS`), which always reaches
+    another value if there is one.
     """
     shape = count, len(parameters)
     start_NP = centres_KP[rng.integers(len(centres_KP), size=count)]
@@ -134,7 +143,8 @@ def near(
     share_N1 = np.where(rng.random((count, 1)) < 0.5, 0.5, few_N1)
     draw_NP = np.where(moves_NP, rng.random(shape), np.inf)
     moved_NP = (draw_NP < share_N1) | (draw_NP == draw_NP.min(axis=1, keepdims=True, initial=2.0))
-    size_N1 = np.exp(rng.uniform(np.log(0.003), np.log(0.3), (count, 1)))
+    smallest, largest = np.log(STEPS)
+    size_N1 = np.exp(rng.uniform(smallest, largest, (count, 1)))
     # Reflected, so that borders get no more than their share.
     stepped_NP = start_NP + size_N1 * rng.standard_normal(shape)
     stepped_NP = 1.0 - np.abs(1.0 - np.abs(stepped_NP) % 2.0)
@@ -172,16 +182,21 @@ def _another_value(
     return np.where(stepped_to_N == number_N, next_units_N, stepped_N)
 
 
-def centre(
+def first(
     problem: Problem, values_P: Float64[np.ndarray, " P"], rng: np.random.Generator
 ) -> Float64[np.ndarray, " P"]:
-    """Where a study begins, as with Vizier: at the middle of each parameter that has an order, with
-    the categories of these values (as in `Study.values_RP`)."""
+    """Where a study begins: at the defaults, which people know to work.
+
+    A parameter without one is at its middle, as with Vizier, or has the category of these values.
+    """
     [units_P] = in_cube(problem.parameters, values_P[None])
     units_P = np.where(np.isfinite(units_P), units_P, rng.random(len(units_P)))
     ordered_P = [one.type != ParameterType.CATEGORICAL for one in problem.parameters]
-    middle_1P = to_natural(problem.parameters, np.where(ordered_P, 0.5, units_P)[None])
-    return np.where(problem.active(middle_1P), middle_1P, np.nan)[0]
+    first_1P = to_natural(problem.parameters, np.where(ordered_P, 0.5, units_P)[None])
+    for column, parameter in enumerate(problem.parameters):
+        if parameter.default is not None:
+            first_1P[0, column] = parameter.to_number(parameter.default)
+    return np.where(problem.active(first_1P), first_1P, np.nan)[0]
 
 
 def best_new(scores_N: Float64[np.ndarray, " N"], points: Points, known: Points) -> int:

@@ -28,8 +28,12 @@ PREFERENCE = (
 STALLED = 0.02
 """Of how much the best trial is above the lower quartile: less is no improvement worth the name."""
 
+SURPRISE = -0.3
+"""A stalled search doubts predictions if the latest values were, in the mean, below them by more
+than so many standard deviations."""
+
 DOUBT = 2.0
-"""A search that has stalled multiplies the value temperature by this."""
+"""Doubt multiplies the value temperature by this."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -39,7 +43,7 @@ class PolicyConfig:
     Attributes:
       algorithm: the teacher that the prompt names; None for the best that the model has seen
         (`PREFERENCE`).
-      acquisition: what ranks the candidates, from a study's second trial on (`candidates.centre` is
+      acquisition: what ranks the candidates, from a study's second trial on (`candidates.first` is
         the first); `prior` takes a sample of the model as it is.
       candidates: samples of the model that are ranked.
       uniform: random points that are ranked beside them.
@@ -51,9 +55,10 @@ class PolicyConfig:
       temperature: of the samples; below 1 they stay closer to the likeliest.
       value_temperature: of the predicted metric; above 1 it is less sure. None for the one at
         which the checkpoint was found to be calibrated, but not below 1.
-      patience: if so many measured trials in a row, whoever chose them, have not improved the
-        best one (`STALLED`), predictions are believed less (`DOUBT`), so that the search looks
-        elsewhere; 0 for never.
+      patience: so many measured trials in a row, whoever chose them, without a better one
+        (`STALLED`) are a stall. If they were worse than predicted (`SURPRISE`), predictions are
+        believed less (`DOUBT`), so that the search looks elsewhere; otherwise `ei` refines the best
+        by what the experts expect of small steps. 0 for neither.
     """
 
     algorithm: str | None = None
@@ -81,14 +86,14 @@ class PolicyConfig:
                 f"sifted={self.sifted} leave nothing to rank."
             )
 
-    def doubt(self, values_R: Float64[np.ndarray, " R"]) -> float:
-        """What the value temperature is multiplied by after these metrics, larger better."""
+    def stalled(self, values_R: Float64[np.ndarray, " R"]) -> bool:
+        """Whether a search with these metrics, larger better, has not improved for a while."""
         if not 0 < self.patience < len(values_R):
-            return 1.0
+            return False
         best = values_R.max()
         # Not of the whole range: a few very bad ones make no search a stalled one.
         least = STALLED * (best - np.quantile(values_R, 0.25))
-        return DOUBT if best - values_R[: -self.patience].max() <= least else 1.0
+        return bool(best - values_R[: -self.patience].max() <= least)
 
     def drawn(self, sifted: bool) -> int:
         """How many points are ranked beside the model's samples, if they are sifted or not."""

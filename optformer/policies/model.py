@@ -6,6 +6,7 @@
 Array dimensions: N candidates, P parameters, Q bins.
 """
 
+import dataclasses
 import threading
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -39,8 +40,18 @@ class OptFormer(LoadedModel):
 
     def __init__(self, saved: Checkpoint) -> None:
         super().__init__(saved)
+        self._saved = saved
         self._sessions: OrderedDict[tuple, Session] = OrderedDict()
         self._lock = threading.Lock()
+
+    def __reduce__(self) -> tuple[type, tuple[Checkpoint]]:
+        """Pickled, it is its checkpoint: what it has read and compiled stays behind."""
+        saved = dataclasses.replace(self._saved, value_temperature=self.value_temperature)
+        return type(self), (saved,)
+
+    def __deepcopy__(self, memo: dict[int, object]) -> "OptFormer":
+        """Itself: suggestions do not change a model, and copies of samplers may share it."""
+        return self
 
     def suggest(
         self,

@@ -14,14 +14,14 @@ MARGIN = 0.1
 
 
 def scalarize(study: Study, rng: np.random.Generator) -> Study:
-    """The study with one metric: a random hypervolume scalarization of its objectives.
+    """The study with one objective: a random hypervolume scalarization of its objectives.
 
     Objectives are scaled so that the best completed trial is at 1 and the worst a little above 0:
     at 0, all trials that are worst in one of them would be worth the same in every direction. An
     objective that does not vary decides nothing. With a
     direction λ, uniform on the positive part of the sphere, a trial is worth min_m(y_m / λ_m); over
     many directions, the expected maximum is the hypervolume that the trials dominate, up to the
-    power M, which changes no order (Zhang and Golovin, 2020). Safety metrics are left out.
+    power M, which changes no order (Zhang and Golovin, 2020). Safety metrics stay as they are.
     """
     problem = study.problem
     columns = [problem.metrics.index(metric) for metric in problem.objectives]
@@ -41,9 +41,15 @@ def scalarize(study: Study, rng: np.random.Generator) -> Study:
         direction_M /= np.linalg.norm(direction_M)
         worth_R = np.where(completed_R, (units_RM / direction_M).min(axis=1), np.nan)
     name = " and ".join(metric.name for metric in problem.objectives)
+    limits = [
+        column
+        for column, metric in enumerate(problem.metrics)
+        if metric.safety_threshold is not None
+    ]
+    metrics = (Metric(name=name), *(problem.metrics[column] for column in limits))
     return dataclasses.replace(
         study,
-        problem=dataclasses.replace(problem, metrics=(Metric(name=name),)),
-        metrics_RM=worth_R[:, None],
+        problem=dataclasses.replace(problem, metrics=metrics),
+        metrics_RM=np.column_stack([worth_R, study.metrics_RM[:, limits]]),
         predictive_R2=None,
     )

@@ -62,7 +62,7 @@ class Pending:
         # Experts with a learned prior come after these and draw nothing.
         plain_E = self.log_weights_E[: experts.EXPERTS]
         for expert in np.argsort(-plain_E, kind="stable")[:EXPERTS]:
-            weight = float(np.exp(self.log_weights_E[expert]))
+            weight = float(np.exp(plain_E[expert] - plain_E.max()))
             warp = int(expert) // len(experts.KERNELS)
             best = float(experts.warp(np.array([self.best]))[warp, 0])
             mean_SN, scale_N, drawn_SJ = self.posterior.fantasize(

@@ -12,8 +12,8 @@ from optformer.model.ensemble import Ensemble, Weighed
 from optformer.model.experts import Posterior
 from optformer.model.loaded import LoadedModel
 from optformer.model.points import Points
-from optformer.policies import acquisition
-from optformer.policies.config import PolicyConfig
+from optformer.policies import acquisition, candidates
+from optformer.policies.config import DOUBT, SURPRISE, PolicyConfig
 from optformer.policies.view import View
 from optformer.tokenization.vocabulary import Vocabulary
 
@@ -55,15 +55,24 @@ class Candidates:
         first_N = self._view.first_scores(self.points)
         if first_N is not None and policy.acquisition not in ("ts", "ts_joint"):
             return first_N
+        scores_N = self._acquire(policy, rng) * self._view.weight(self.points)
+        return self._view.region.inside_first(scores_N, self.points.units_NP)
+
+    def _acquire(self, policy: PolicyConfig, rng: np.random.Generator) -> Float64[np.ndarray, " N"]:
+        """What the acquisition gives for trials that work."""
+        view = self._view
         # A search that is made surer stays where it is.
         temperature = policy.value_temperature or max(self._calibrated, 1.0)
-        probabilities_NQ = self.probabilities(temperature * policy.doubt(self._view.values_R))
+        if policy.stalled(view.values_R):
+            if view.surprise(policy.patience) < SURPRISE:
+                temperature *= DOUBT
+            elif policy.acquisition == "ei" and view.posterior is not None:
+                # Finer than bins: what is left to gain is less than one.
+                return candidates.gain(view, self.points)
         levels_N = self.draw_levels(rng) if policy.acquisition == "ts_joint" else None
-        scores_N = acquisition.score(
-            policy.acquisition, probabilities_NQ, self._view.best, rng, levels_N
+        return acquisition.score(
+            policy.acquisition, self.probabilities(temperature), view.best, rng, levels_N
         )
-        scores_N = scores_N * self._view.weight(self.points)
-        return self._view.region.inside_first(scores_N, self.points.units_NP)
 
     def draw_levels(self, rng: np.random.Generator) -> Float64[np.ndarray, " N"]:
         """One draw of the metric at all points, as quantiles of what is predicted of each.

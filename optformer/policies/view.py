@@ -71,6 +71,14 @@ class View:
         order_R = np.lexsort((-goal_R[done_R], ~self.kept_R))
         return done_R[order_R[:3]].astype(np.int64)
 
+    def surprise(self, trials: int) -> float:
+        """By how many standard deviations, in the mean, so many of the latest values were above
+        what the weightiest expert without a prior had predicted; below 0 if they were below."""
+        if self.posterior is None or self.log_weights_E is None or not len(self.values_R):
+            return -np.inf
+        expert = int(np.argmax(self.log_weights_E[: len(self.posterior.evidence_E)]))
+        return float(self.posterior.surprises(expert)[-trials:].mean())
+
     def weight(self, points: Points) -> Float64[np.ndarray, " N"]:
         """What multiplies the worth of points, in [0, 1]: the chance that a trial there works and
         keeps the constraints, and what the trials that are running now leave to gain."""

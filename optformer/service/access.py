@@ -13,8 +13,10 @@ certificate counts by its common name and its alternative names.
 
 import dataclasses
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
+
+import grpc
 
 from optformer.errors import ConfigError
 from optformer.settings import read_tree
@@ -95,6 +97,22 @@ def read_access(path: Path) -> Access:
         for name in _words(table, "certificates", where):
             certificates[name] = certificates.get(name, frozenset()) | {owner}
     return Access(tokens=tokens, certificates=certificates)
+
+
+def with_token(channel: grpc.Channel, token: str) -> grpc.Channel:
+    """The channel, with the token sent with each request; an empty one is not sent."""
+    return grpc.intercept_channel(channel, _Sender(token)) if token else channel
+
+
+class _Sender(grpc.UnaryUnaryClientInterceptor):
+    def __init__(self, token: str) -> None:
+        self._said = ("authorization", f"Bearer {token}")
+
+    def intercept_unary_unary(
+        self, continuation: Callable, details: grpc.ClientCallDetails, request: object
+    ) -> object:
+        metadata = [*(details.metadata or ()), self._said]
+        return continuation(details._replace(metadata=metadata), request)
 
 
 def _words(table: Mapping[str, object], key: str, where: str) -> list[str]:

@@ -8,6 +8,7 @@ with endpoint_of(database=Path("studies.db")) as endpoint:
 import dataclasses
 import enum
 import functools
+import os
 import queue
 import re
 import socket
@@ -28,6 +29,9 @@ if TYPE_CHECKING:
     from optformer.service.tls import Certificates
 
 OWNER = "optformer"
+
+TOKEN = "OPTFORMER_TOKEN"
+"""The environment variable with the token to show to a service that knows its clients."""
 
 PATIENCE = 120.0
 """Seconds that `patiently` waits for a service that is away: being restarted, or moved."""
@@ -100,7 +104,7 @@ class Tried:
 
 
 def new_name(problem: Problem) -> str:
-    """A study name that says what is tuned, and since when: `svc-wine-20261124-114500`."""
+    """A study name made of the problem and the time: `svc-wine-20261124-114500`."""
     # A slash would end the name in Vizier's resource names.
     return f"{problem.name.replace('/', '-')}-{time.strftime('%Y%m%d-%H%M%S')}"
 
@@ -144,42 +148,48 @@ def open_study(
     )
     try:
         # Vizier's clients take the endpoint from a global of the process; these get theirs.
-        stub = _stub(endpoint, tls)
+        stub = _stub(endpoint, tls, os.environ.get(TOKEN, ""))
         made = patiently(lambda: stub.CreateStudy(request))
         study = clients.Study(vizier_client.VizierClient(made.name, clients.UNUSED_CLIENT_ID, stub))
         found = study.materialize_study_config()
     except grpc.FutureTimeoutError as error:
         wants = "another TLS certificate" if tls else "TLS"
         raise SourceError(
-            f"what answers at {endpoint} is no Vizier service, or one that wants {wants}."
+            f"the server at {endpoint} is not a Vizier service, or requires {wants}."
         ) from error
     except grpc.RpcError as error:
         if error.code() == grpc.StatusCode.INVALID_ARGUMENT:
             raise ConfigError(f"the service refuses the study: {error.details()}") from error
         raise SourceError(
-            f"what answers at {endpoint} is no Vizier service, or a broken one: {error}"
+            f"the server at {endpoint} is not a Vizier service, or failed: {error}"
         ) from error
     _check_same(found, config, name)
     return study
 
 
 @functools.lru_cache(maxsize=128)
-def _stub(endpoint: str, tls: "Certificates | None") -> "vizier_service_pb2_grpc.VizierServiceStub":
+def _stub(
+    endpoint: str, tls: "Certificates | None", token: str
+) -> "vizier_service_pb2_grpc.VizierServiceStub":
     """One connection for all studies at an endpoint."""
     import grpc
     from vizier._src.service import vizier_service_pb2_grpc
 
+    from optformer.service.access import with_token
+
+    # A study's trials are one message, which can be larger than gRPC's default of 4 MiB.
+    options = [("grpc.max_receive_message_length", -1)]
     channel = (
-        grpc.insecure_channel(endpoint)
+        grpc.insecure_channel(endpoint, options)
         if tls is None
-        else grpc.secure_channel(endpoint, tls.of_client())
+        else grpc.secure_channel(endpoint, tls.of_client(), options)
     )
     try:
         grpc.channel_ready_future(channel).result(timeout=_CONNECT_SECONDS)
     except grpc.FutureTimeoutError:
         channel.close()
         raise
-    return vizier_service_pb2_grpc.VizierServiceStub(channel)
+    return vizier_service_pb2_grpc.VizierServiceStub(with_token(channel, token))
 
 
 def patiently(
@@ -251,7 +261,7 @@ def _check_same(found: "vz.StudyConfig", asked: "vz.StudyConfig", name: str) -> 
     """
     there, here = _facts(found), _facts(type(asked).from_proto(asked.to_proto()))
     for fact in there | here:
-        # A study that was made with settings goes on with them, also if none are asked for.
+        # A study that was created with settings keeps them, also if none are given now.
         if there.get(fact) != here.get(fact) and (fact in here or not fact.startswith(_SETTING)):
             raise ConfigError(
                 f"there is a study {name!r} with another {fact}: {there.get(fact, 'none')}, not "
@@ -459,7 +469,7 @@ def _one_trial(study: "clients.Study", problem: Problem, evaluate: Evaluate, cli
     try:
         [trial] = patiently(lambda: study.suggest(count=1, client_id=client))
     except grpc.RpcError as error:
-        raise ConfigError(f"the service suggests no trial: {_reason(error)}") from error
+        raise ConfigError(f"the service did not suggest a trial: {_reason(error)}") from error
     given = trial_from_vizier(
         problem, patiently(functools.partial(trial.materialize, include_all_measurements=False))
     )
@@ -477,7 +487,9 @@ def _one_trial(study: "clients.Study", problem: Problem, evaluate: Evaluate, cli
         else:
             complete(trial, vz.Measurement(metrics=dict(outcome.metrics)))
     except grpc.RpcError as error:
-        raise ConfigError(f"the service takes no measurement: {_reason(error)}") from error
+        raise ConfigError(
+            f"the service did not accept the measurement: {_reason(error)}"
+        ) from error
     return _Done(values=values, outcome=outcome, waited=middle - start, measured=end - middle)
 
 

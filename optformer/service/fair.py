@@ -1,7 +1,6 @@
-"""A queue that is fair: no owner, and no study, holds up the others by asking for more.
+"""A fair queue: no owner or study holds up the others by asking for more.
 
-Jobs run on threads. The next job is of the owner whose turn it is, and of that owner's study whose
-turn it is; then both go to the end of their lines.
+Jobs run on threads. Owners take turns, and the studies of an owner take turns.
 """
 
 import collections
@@ -42,7 +41,7 @@ class FairQueue:
         self._busy: collections.Counter[tuple[str, str]] = collections.Counter()  # by study
         self._changed = threading.Condition()
         self._closed = False
-        # A thread that computes when the process must end does not keep it.
+        # A job that still runs does not keep the process from ending.
         self._threads = [
             threading.Thread(target=self._work, name=f"{name}-{number}", daemon=True)
             for number in range(threads)
@@ -51,7 +50,7 @@ class FairQueue:
             thread.start()
 
     def submit(self, owner: str, study: str, job: Callable[[], Result]) -> "Future[Result]":
-        """The future result of a job. Cancelled before its turn, the job never runs.
+        """The future result of a job. If it is cancelled before its turn, the job never runs.
 
         Raises:
           FullError: too many of this owner's jobs are waiting.
@@ -74,7 +73,11 @@ class FairQueue:
         return future
 
     def close(self, wait: float) -> bool:
-        """Drops what waits, and waits so many seconds for what runs; whether it has ended."""
+        """Drops waiting jobs and waits for running ones, `wait` seconds at most.
+
+        Returns:
+          Whether all have ended.
+        """
         with self._changed:
             self._closed = True
             for studies in self._owners.values():
@@ -130,7 +133,7 @@ class FairQueue:
             del future, job, found
 
     def _next(self) -> tuple[str, str, Future, Callable[[], object]] | None:
-        """The job whose turn it is, taken out of its line."""
+        """Takes the job whose turn it is out of the queue; None if there is none."""
         for owner, studies in self._owners.items():
             if self._running[owner] >= self._per_owner:
                 continue

@@ -1,12 +1,11 @@
-"""What stands between the network and the service.
+"""Request handling: limits, access, queues, metrics, the request log, and error codes.
 
-Each request is held to the limits, waits its turn, is counted, and is written to the log as one
-line. An error goes to the client that caused it, in words that tell it what is wrong. What is a
-fault of the service stands in the log, under a number that the client gets.
+A client gets an error message that says what is wrong with its request. For a fault of the service,
+the client gets a number, and the log has the details under it.
 
-All of this runs in one event loop, which computes nothing itself. Requests run on the threads of
-two queues: one for suggestions, and one for what takes milliseconds. So a client that sends slowly,
-reads slowly or is gone holds no thread.
+Requests are handled in one event loop, which computes nothing itself. They run on the threads of
+two queues: one for suggestions, and one for requests that take milliseconds. So a client that sends
+or reads slowly, or is gone, holds no thread.
 """
 
 import asyncio
@@ -18,7 +17,8 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from concurrent.futures import Future
+from typing import TYPE_CHECKING, TypeVar
 
 import grpc
 import sqlalchemy
@@ -36,6 +36,8 @@ from optformer.service.store import BusyError
 
 if TYPE_CHECKING:
     from grpc.aio import ServicerContext
+
+Answer = TypeVar("Answer")
 
 SERVICE = "vizier.VizierService"
 
@@ -59,7 +61,7 @@ _CODES: tuple[tuple[type[Exception], grpc.StatusCode], ...] = (
     (ForbiddenError, _Code.PERMISSION_DENIED),
     (ClosedError, _Code.UNAVAILABLE),
 )
-# The database is away, full, read-only, or held by others. It may be back in a moment.
+# The database is unreachable, full, read-only or locked. This may be over in a moment.
 _AWAY = (
     BusyError,
     sqlalchemy.exc.OperationalError,
@@ -77,8 +79,8 @@ class Guard(grpc.GenericRpcHandler):
     """Answers Vizier's requests through the service, within the limits.
 
     Args:
-      cores: how many suggestions are computed at the same time.
-      access: who may use whose studies; None for everybody all.
+      cores: how many suggestions of one owner are computed at the same time.
+      access: which clients may use which owners' studies; None if all may use all.
     """
 
     def __init__(
@@ -94,6 +96,8 @@ class Guard(grpc.GenericRpcHandler):
         self._access = access
         self._numbers = itertools.count(1)
         self._unread = _Unread()
+        self._waiting: set[asyncio.Future] = set()
+        self._gave_up = False
         # With one thread more than an owner may use, another owner's suggestion starts at once.
         self._suggestions = FairQueue(
             "suggest",
@@ -119,8 +123,18 @@ class Guard(grpc.GenericRpcHandler):
 
         return grpc.unary_unary_rpc_method_handler(answer)
 
+    def give_up(self) -> None:
+        """Tells all requests that are not answered yet to try again; for the event loop."""
+        self._gave_up = True
+        for waiting in list(self._waiting):
+            waiting.cancel()
+
     def close(self, wait: float) -> bool:
-        """Drops what waits, and waits so many seconds for what runs; whether it has ended."""
+        """Drops waiting jobs and waits for running ones, `wait` seconds at most.
+
+        Returns:
+          Whether all have ended.
+        """
         until = time.monotonic() + wait
         ended = [
             queue.close(max(0.0, until - time.monotonic()))
@@ -143,7 +157,7 @@ class Guard(grpc.GenericRpcHandler):
             except asyncio.CancelledError:
                 code, details = _Code.CANCELLED, "the client is gone, or its deadline has passed"
                 raise
-            except Exception as error:  # the edge: whatever it is, only this request fails
+            except Exception as error:  # any error fails this request only
                 response = None
                 code, details, ours = failure(error, number)
                 if ours:
@@ -171,7 +185,7 @@ class Guard(grpc.GenericRpcHandler):
             answer = await self._suggest(owner, study, request)
         else:
             job = functools.partial(self._call, method, request)
-            answer = await asyncio.wrap_future(self._quick.submit(owner, study, job))
+            answer = await self._result(self._quick.submit(owner, study, job))
         self._unread.check(owner)
         self._unread.add(owner, answer)
         return answer
@@ -188,14 +202,25 @@ class Guard(grpc.GenericRpcHandler):
             return operation and operation.SerializeToString()
 
         try:
-            # Each step waits its turn, so that a request for many holds nobody up.
+            # Each step waits its turn, so that a request for many does not hold up others.
             while True:
-                done = await asyncio.wrap_future(self._suggestions.submit(owner, study, step))
+                done = await self._result(self._suggestions.submit(owner, study, step))
                 if done is not None:
                     return done
-        except asyncio.CancelledError:
+        finally:
             gone.set()
+
+    async def _result(self, job: Future[Answer]) -> Answer:
+        waiting = asyncio.wrap_future(job)
+        self._waiting.add(waiting)
+        try:
+            return await waiting
+        except asyncio.CancelledError:
+            if self._gave_up:
+                raise ClosedError("the service stops.") from None
             raise
+        finally:
+            self._waiting.discard(waiting)
 
 
 class _Unread:
@@ -234,7 +259,7 @@ class _Unread:
 
 
 def failure(error: Exception, number: int) -> tuple[grpc.StatusCode, str, bool]:
-    """The code and words for the client of a request, and whether the fault is the service's."""
+    """The code and message for the client, and whether the fault is the service's."""
     for kind, code in _CODES:
         if isinstance(error, kind):
             return code, _words(error), False

@@ -1,4 +1,4 @@
-"""The gRPC server: one event loop for all of a process, and health checks that tell the truth."""
+"""The gRPC server: one event loop for all servers of a process, and health checks."""
 
 import asyncio
 import contextlib
@@ -13,7 +13,7 @@ import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from optformer.errors import ConfigError
-from optformer.service.guard import SERVICE
+from optformer.service.guard import SERVICE, Guard
 from optformer.service.limits import Limits
 from optformer.service.servicer import StudyService
 from optformer.service.tls import Certificates
@@ -29,36 +29,40 @@ class Listener:
     """A gRPC server on the event loop."""
 
     server: grpc.aio.Server
+    guard: Guard
     port: int
     health: "asyncio.Task[None]"
 
     def stop(self, grace: float) -> None:
-        """Takes no new requests, and gives those in flight so many seconds."""
+        """Accepts no new requests, and gives those in flight `grace` seconds."""
         _on_loop(self._stop(grace))
 
     async def _stop(self, grace: float) -> None:
         self.health.cancel()
+        # Early enough for these answers to arrive.
+        last = asyncio.get_running_loop().call_later(0.9 * grace, self.guard.give_up)
         await self.server.stop(grace)
+        last.cancel()
 
 
 def start(
     service: StudyService,
-    door: grpc.GenericRpcHandler,
+    guard: Guard,
     address: str,
     limits: Limits,
     tls: Certificates | None,
 ) -> Listener:
-    """Listens for requests to the door, and for health checks.
+    """Starts a gRPC server with this service and health checks.
 
     Raises:
       ConfigError: it cannot listen on the address.
     """
-    return _on_loop(_listen(service, door, address, limits, tls))
+    return _on_loop(_listen(service, guard, address, limits, tls))
 
 
 async def _listen(
     service: StudyService,
-    door: grpc.GenericRpcHandler,
+    guard: Guard,
     address: str,
     limits: Limits,
     tls: Certificates | None,
@@ -80,7 +84,7 @@ async def _listen(
             ("grpc.so_reuseport", 0),
         ]
     )
-    server.add_generic_rpc_handlers((door,))
+    server.add_generic_rpc_handlers((guard,))
     checks = health.aio.HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(checks, server)
     try:
@@ -96,11 +100,11 @@ async def _listen(
     await _set_health(checks, True)
     await server.start()
     task = asyncio.get_running_loop().create_task(_keep_health(service, checks))
-    return Listener(server=server, port=port, health=task)
+    return Listener(guard=guard, server=server, port=port, health=task)
 
 
 async def _keep_health(service: StudyService, checks: health.aio.HealthServicer) -> None:
-    """Tells health checks whether the database can be written."""
+    """Sets the health status: whether the database can be written."""
     log = logging.getLogger("optformer.server")
     healthy = True
     while True:

@@ -1,5 +1,4 @@
-"""What people and machines see of a running service: a log as text or JSON lines, and numbers for
-Prometheus."""
+"""Observability: a log as text or JSON lines, and metrics for Prometheus."""
 
 import json
 import logging
@@ -16,10 +15,10 @@ _PLAIN = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "ta
 
 
 class Metrics:
-    """The numbers of one service, by Prometheus' types."""
+    """The metrics of one service."""
 
     def __init__(self) -> None:
-        # Of its own: a process may run several services.
+        # Not the global registry: a process may run several services.
         self.registry = prometheus_client.CollectorRegistry()
         prometheus_client.ProcessCollector(registry=self.registry)
         self.requests = prometheus_client.Counter(
@@ -44,7 +43,7 @@ class Metrics:
 
 
 class JsonLines(logging.Formatter):
-    """One JSON object a line: time (UTC), level, logger, message, and what else the record has."""
+    """One JSON object a line: time (UTC), level, logger, message, and the record's extra fields."""
 
     def format(self, record: logging.LogRecord) -> str:
         """The line."""
@@ -56,7 +55,7 @@ class JsonLines(logging.Formatter):
             "logger": record.name,
         }
         extra = {key: value for key, value in vars(record).items() if key not in _PLAIN}
-        # A request is told by its fields; the same as words would only be longer.
+        # A request's message only repeats its fields.
         line |= extra if extra.get("event") else {"message": record.getMessage()} | extra
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
@@ -64,7 +63,7 @@ class JsonLines(logging.Formatter):
 
 
 def start_log(format: LogFormat, level: LogLevel = "info") -> None:
-    """Sends the process's log to standard error, in this form.
+    """Writes the process's log to standard error in this format.
 
     At "debug" it has a line for every request; at "info" for those that failed, and for what the
     service itself does.
@@ -76,11 +75,5 @@ def start_log(format: LogFormat, level: LogLevel = "info") -> None:
         else logging.Formatter("%(asctime)s %(levelname)s %(message)s")
     )
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
-    for name in (
-        "absl",
-        "asyncio",
-        "grpc",
-        "jax",
-        "sqlalchemy",
-    ):  # nothing in there is for who runs a service
+    for name in ("absl", "asyncio", "grpc", "jax", "sqlalchemy"):  # of no use to an operator
         logging.getLogger(name).setLevel(logging.CRITICAL)

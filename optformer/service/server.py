@@ -5,6 +5,7 @@ import dataclasses
 import logging
 import os
 import signal
+import sys
 import threading
 import time
 import types
@@ -26,7 +27,10 @@ if TYPE_CHECKING:
 
 MEMORY = "sqlite:///:memory:"
 GRACE_SECONDS = 25.0
-"""How long requests in flight may take when the service stops. Most clusters kill after 30."""
+"""How long requests in flight may take when the service stops. Most clusters kill after 30 s."""
+
+SWITCH_SECONDS = 0.001
+"""How long a thread may hold Python's lock while others wait; Python's own default is 0.005."""
 
 _LOCAL = ("localhost", "127.0.0.1", "[::1]")
 
@@ -45,40 +49,39 @@ def running(
 ) -> Iterator[str]:
     """A Vizier service in this process while the block runs; yields its `host:port`.
 
-    It also answers gRPC's standard health checks: SERVING while the database can be written. At the
-    end it takes no new requests, and those in flight have `GRACE_SECONDS`.
+    It also answers gRPC's standard health checks: SERVING while the database can be written. When
+    the block ends, it accepts no new requests, and those in flight have `GRACE_SECONDS`.
 
     Args:
       port: None for a free one.
       database_url: SQLAlchemy's; studies in it are there again after a restart.
-      policy_factory: whose algorithms it offers; None for Vizier's own.
-      tls: its certificate; None for plain text.
-      access: who may use whose studies; None for everybody all.
+      policy_factory: provides the algorithms; None for Vizier's own.
+      tls: the server's certificate; None for plain text.
+      access: which clients may use which owners' studies; None if all may use all.
       metrics: where requests are counted.
 
     Raises:
       ConfigError: the port is taken, or the database cannot be opened or written.
     """
     from optformer.policies.vizier import VizierPolicyFactory
-    from optformer.service import guard, listening, observe
+    from optformer.service import listening, observe
+    from optformer.service.guard import Guard
 
     limits = limits or Limits()
     service = _open(database_url, policy_factory or VizierPolicyFactory(), limits)
     with contextlib.closing(service):
-        door = guard.Guard(
-            service, limits, metrics or observe.Metrics(), cores=_cores(), access=access
-        )
+        guard = Guard(service, limits, metrics or observe.Metrics(), cores=_cores(), access=access)
         try:
-            listener = listening.start(service, door, f"{host}:{port or 0}", limits, tls)
+            listener = listening.start(service, guard, f"{host}:{port or 0}", limits, tls)
         except BaseException:
-            door.close(0.0)
+            guard.close(0.0)
             raise
         try:
             yield f"{host}:{listener.port}"
         finally:
             until = time.monotonic() + GRACE_SECONDS
             listener.stop(GRACE_SECONDS)
-            door.close(max(0.0, until - time.monotonic()))
+            guard.close(max(0.0, until - time.monotonic()))
 
 
 def _open(
@@ -158,16 +161,16 @@ class Serving:
     """How a model is served.
 
     Attributes:
-      tls: the service's certificate; None for plain text.
-      access: who may use whose studies; None for everybody all.
-      open: whether everybody who reaches the service may use it. Without this or `access`, it only
-        listens on this machine.
-      metrics_port: where Prometheus reads: over HTTPS at the same host if there is a certificate,
-        otherwise over HTTP on this machine, or at the same host if the service is open; None for
-        nowhere.
-      warm_up: numbers of parameters; what studies with so many take is compiled before the service
-        listens, and so before it is healthy.
-      compiled: where that is kept for the next start; None for nowhere.
+      tls: the server's certificate; None for plain text.
+      access: which clients may use which owners' studies; None if all may use all.
+      open: whether every client that can reach the service may use it. Without this or `access`,
+        the service listens on this machine only.
+      metrics_port: the port for Prometheus; None for no metrics. With a certificate, metrics are
+        served over HTTPS at `host`; without one, over HTTP on this machine, or at `host` if the
+        service is open.
+      warm_up: numbers of parameters. Programs for studies of these sizes are compiled before the
+        service listens.
+      compiled: a folder that keeps compiled programs for the next start; None to keep none.
     """
 
     host: str = "localhost"
@@ -192,14 +195,14 @@ class Serving:
 
     @property
     def metrics_host(self) -> str:
-        """Where Prometheus reads."""
+        """The host at which metrics are served."""
         return self.host if self.tls is not None or self.open else _LOCAL[0]
 
 
 def serve(checkpoint: Path, serving: Serving) -> None:
     """Serves a model until the process is told to stop (SIGINT or SIGTERM).
 
-    Told so, it finishes the requests in flight; told so again, it ends at once.
+    The first signal lets requests in flight finish; the second ends the process at once.
 
     Raises:
       CheckpointError: the model cannot be loaded.
@@ -218,6 +221,8 @@ def serve(checkpoint: Path, serving: Serving) -> None:
     factory = OptFormerPolicyFactory(model)
     _open(serving.database_url, factory, serving.limits).close()  # fails before the long part
     _warm_up(model, serving)
+    # Suggestions hold Python's lock for long; health checks take it from them after this time.
+    sys.setswitchinterval(SWITCH_SECONDS)
     stop = threading.Event()
 
     def told(number: int, frame: types.FrameType | None) -> None:
@@ -251,13 +256,13 @@ def serve(checkpoint: Path, serving: Serving) -> None:
         log.info("stopping: no new requests; those in flight have %.0f s", GRACE_SECONDS)
     log.info("stopped")
     if any(thread.name.startswith("suggest") for thread in threading.enumerate()):
-        # One that computes is not waited for; its request was told to try again.
+        # Its request was told to try again: no reason to wait for what it computes.
         logging.shutdown()
         os._exit(0)
 
 
 def _warm_up(model: "OptFormer", serving: Serving) -> None:
-    """Compiles ahead what suggestions take, and says so."""
+    """Compiles the programs for suggestions, and logs it."""
     if not serving.warm_up:
         return
     numbers = ", ".join(map(str, serving.warm_up))
@@ -270,7 +275,7 @@ def _warm_up(model: "OptFormer", serving: Serving) -> None:
 
 @contextlib.contextmanager
 def _exported(metrics: "Metrics", serving: Serving) -> Iterator[None]:
-    """The numbers on a port of their own while the block runs, if there is one."""
+    """Serves the metrics for Prometheus while the block runs, if there is a port for them."""
     import prometheus_client
 
     host, port, tls = serving.metrics_host, serving.metrics_port, serving.tls

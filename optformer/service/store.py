@@ -22,6 +22,7 @@ from vizier._src.service import custom_errors, resources, study_pb2
 from optformer.service.limits import FullError, Limits
 
 _WAIT_SECONDS = 20  # for another transaction to end
+_CLOSE_SECONDS = 2  # for transactions that are under way when the store is closed
 _SCHEMA_LOCK = 0x6F7074666F726D  # one server at a time creates the tables
 
 _TABLES = sqlalchemy.MetaData()
@@ -79,14 +80,14 @@ class Store:
         self._write_turn = threading.Semaphore() if self._is_sqlite else None
         # A database in memory is one connection, which one thread may use at a time.
         self._read_turn = self._write_turn if in_memory else None
-        self._closed = False
-        with self._transaction(write=True, turn=self._write_turn) as connection:
-            if self._engine.dialect.name == "postgresql":
-                connection.execute(select(func.pg_advisory_xact_lock(_SCHEMA_LOCK)))
-            _TABLES.create_all(connection)
-            for index in _INDEXES:
-                index.create(connection, checkfirst=True)
-        self.probe()
+        self._closed, self._under_way = False, 0
+        self._changed = threading.Condition()
+        try:
+            self._create_tables()
+            self.probe()
+        except BaseException:
+            self._engine.dispose()
+            raise
 
     @contextlib.contextmanager
     def reading(self) -> Iterator["Records"]:
@@ -113,7 +114,9 @@ class Store:
 
     def close(self) -> None:
         """Closes all connections, and removes SQLite's log beside its file."""
-        self._closed = True
+        with self._changed:
+            self._closed = True
+            self._changed.wait_for(lambda: not self._under_way, timeout=_CLOSE_SECONDS)
         with _turn(self._write_turn):
             self._engine.dispose()
             if self._is_sqlite and self._read_turn is None:
@@ -128,19 +131,33 @@ class Store:
                     driver.execute("PRAGMA journal_mode = DELETE")
             self._engine.dispose()
 
+    def _create_tables(self) -> None:
+        with self._transaction(write=True, turn=self._write_turn) as connection:
+            if self._engine.dialect.name == "postgresql":
+                connection.execute(select(func.pg_advisory_xact_lock(_SCHEMA_LOCK)))
+            _TABLES.create_all(connection)
+            for index in _INDEXES:
+                index.create(connection, checkfirst=True)
+
     @contextlib.contextmanager
     def _transaction(
         self, *, write: bool, turn: threading.Semaphore | None
     ) -> Iterator[sqlalchemy.Connection]:
-        with _turn(turn):
+        with self._changed:
             if self._closed:
                 raise BusyError("the database is closed.")
-            with self._engine.connect() as connection:
+            self._under_way += 1
+        try:
+            with _turn(turn), self._engine.connect() as connection:
                 connection = connection.execution_options(write=write)
                 with connection.begin() as transaction:
                     yield connection
                     if not write:
                         transaction.rollback()
+        finally:
+            with self._changed:
+                self._under_way -= 1
+                self._changed.notify_all()
 
 
 @dataclasses.dataclass(kw_only=False)

@@ -1,4 +1,4 @@
-"""Certificates of a service and of its clients, as PEM files."""
+"""TLS certificates of a service and of its clients, as PEM files."""
 
 import dataclasses
 from pathlib import Path
@@ -12,12 +12,13 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Certificates:
-    """Who one is, and whom one trusts.
+    """The certificates of one side of a connection.
 
     Attributes:
-      certificate, key: one's own: a service always has them, a client if the service asks.
-      authority: whose signature the other side must have. A service that has none takes any
-        client; a client that has none trusts whom its machine trusts.
+      certificate, key: this side's own. A service needs them; a client only if the service asks.
+      authority: the certificate authority that must have signed the other side's certificate. A
+        service without one accepts any client; a client without one trusts the authorities of its
+        machine.
 
     Raises:
       ConfigError: a certificate without its key, or a file that cannot be read.
@@ -35,7 +36,7 @@ class Certificates:
                 _read(path)
 
     def of_server(self) -> "grpc.ServerCredentials":
-        """For a service; with an authority, clients must have a certificate of it.
+        """Credentials of a service. With an authority, clients need a certificate that it signed.
 
         Raises:
           ConfigError: there is no certificate.
@@ -51,7 +52,7 @@ class Certificates:
         )
 
     def of_client(self) -> "grpc.ChannelCredentials":
-        """For a client."""
+        """Credentials of a client."""
         import grpc
 
         return grpc.ssl_channel_credentials(

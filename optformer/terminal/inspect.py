@@ -26,6 +26,8 @@ from optformer.study import Goal, Metric, Parameter, State, Study
 Tokenizer = Callable[[Study], RenderableType]
 
 _STATE_STYLES = {State.COMPLETED: "green", State.INFEASIBLE: "red", State.ACTIVE: "yellow"}
+_INACTIVE = "·"
+_MOST_COLUMNS = 7  # of parameters and metrics, in a table of trials
 _MOST_ROWS = 12  # in a table of counts
 _BARS = "▏▎▍▌▋▊▉█"
 _BAR_WIDTH = 24
@@ -303,11 +305,16 @@ def _parameters(parameters: Iterable[Parameter]) -> Table:
 def _trials(study: Study, most: int) -> Table:
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1), header_style="dim")
     table.add_column("trial", justify="right", style="dim")
-    for parameter in study.problem.parameters:
+    parameters = study.problem.parameters
+    # More columns do not fit a terminal: then each trial's values are a text that wraps.
+    is_wide = len(parameters) + len(study.problem.metrics) > _MOST_COLUMNS
+    for parameter in () if is_wide else parameters:
         table.add_column(Text(parameter.name), justify="right")
     for metric in study.problem.metrics:
         table.add_column(Text(_heading(metric)), justify="right", style="bold")
     table.add_column("state")
+    if is_wide:
+        table.add_column("parameters", overflow="fold")
     objective_R = study.objective()
     best = -1 if np.isnan(objective_R).all() else int(np.nanargmax(objective_R))
     rows = list(range(len(study)))
@@ -319,17 +326,18 @@ def _trials(study: Study, most: int) -> Table:
             table.add_row("…")
         before = row
         state = State(study.states_R[row])
+        cells = {
+            parameter.name: _cell(parameter, number)
+            for parameter, number in zip(parameters, study.values_RP[row], strict=True)
+        }
+        active = ", ".join(f"{name}={cell}" for name, cell in cells.items() if cell != _INACTIVE)
         table.add_row(
             str(row + 1),
-            *(
-                Text(_cell(parameter, number))
-                for parameter, number in zip(
-                    study.problem.parameters, study.values_RP[row], strict=True
-                )
-            ),
+            *(() if is_wide else map(Text, cells.values())),
             *("" if np.isnan(number) else f"{number:.5g}" for number in study.metrics_RM[row]),
             Text(state.name.lower(), style=_STATE_STYLES[state])
             + Text("  best" if row == best else "", style="bold cyan"),
+            *((Text(active),) if is_wide else ()),
         )
     return table
 
@@ -344,6 +352,6 @@ def _heading(metric: Metric) -> str:
 
 def _cell(parameter: Parameter, number: float) -> str:
     if np.isnan(number):
-        return "·"
+        return _INACTIVE
     value = parameter.from_number(float(number))
     return f"{value:.5g}" if isinstance(value, float) else str(value)

@@ -78,6 +78,9 @@ def value_bins(parameter: Parameter, bins: int, *, centred: bool = True) -> Bool
     return legal_Q
 
 
+_LARGEST, _LARGEST_SINGLE = 1e300, 1e38
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ValueScaling:
     """A linear map from one metric of one study to [0, 1], larger better.
@@ -106,10 +109,11 @@ class ValueScaling:
 
     def to_unclipped_units(self, values_R: Float64[np.ndarray, "*R"]) -> Float64[np.ndarray, "*R"]:
         """Metric values mapped like `to_units`, without clipping to [0, 1]."""
+        signed_R = _within_range(self.sign * values_R, self.single)
         if self.single:
             offset = self.unit_low - self.slope * self.low
-            return _to_single(self.sign * values_R) * self.slope + offset
-        return self.unit_low + (self.sign * values_R - self.low) * self.slope
+            return _to_single(signed_R) * self.slope + offset
+        return self.unit_low + (signed_R - self.low) * self.slope
 
     def from_units(self, units_R: Float64[np.ndarray, "*R"]) -> Float64[np.ndarray, "*R"]:
         """Numbers in [0, 1] in the metric's own units."""
@@ -131,7 +135,7 @@ def fit_scaling(
     inference. If all values equal c, the range is [c-1, c+1]; with `imputed`, where trials without
     a value count as c-1, it is [c-1, c]. Without any value, the range is [-1, 1].
     """
-    finite_R = sign * values_R[np.isfinite(values_R)]
+    finite_R = _within_range(sign * values_R[np.isfinite(values_R)], single)
     if single:
         finite_R = _to_single(finite_R)
     low, high = (finite_R.min(), finite_R.max()) if len(finite_R) else (0.0, 0.0)
@@ -150,6 +154,12 @@ def fit_scaling(
         unit_high=unit_high,
         single=single,
     )
+
+
+def _within_range(values_R: Float64[np.ndarray, "*R"], single: bool) -> Float64[np.ndarray, "*R"]:
+    """The values, moved to where the difference of any two is a finite number."""
+    most = _LARGEST_SINGLE if single else _LARGEST
+    return np.clip(values_R, -most, most)
 
 
 def _to_single(values_R: Float64[np.ndarray, "*R"]) -> Float64[np.ndarray, "*R"]:

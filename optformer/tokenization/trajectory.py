@@ -20,7 +20,7 @@ import enum
 import numpy as np
 from jaxtyping import Bool, Int, Int8, Int32, Int64, Shaped
 
-from optformer.study import Problem
+from optformer.study import Parameter, ParameterType, Problem
 from optformer.tokenization import quantize
 from optformer.tokenization.vocabulary import NO_ID, Vocabulary
 
@@ -217,10 +217,20 @@ def check_problem(problem: Problem, bins: int, *, plain: bool = False) -> str:
         return f"{len(problem.metrics)} metrics have no tokens without options.statuses; keep one"
     if len(problem.metrics) > METRIC_SLOTS:
         return f"{len(problem.metrics)} metrics are more than the {METRIC_SLOTS} that fit a trial"
-    for parameter in problem.parameters:
-        if len(parameter.values) > bins:
-            return (
-                f"parameter {parameter.name!r} has {len(parameter.values)} values, but there are "
-                f"{bins} bins; use more bins, or make it DOUBLE or INTEGER"
-            )
+    reasons = (value_error(parameter, bins, plain=plain) for parameter in problem.parameters)
+    return next(filter(None, reasons), "")
+
+
+def value_error(parameter: Parameter, bins: int, *, plain: bool = False) -> str:
+    """Why a parameter's values cannot be said in tokens, or an empty string.
+
+    Args:
+      plain: the index of a value is its bin, of numbers as of categories.
+    """
+    few = plain or parameter.type == ParameterType.CATEGORICAL
+    if few and len(parameter.values) > bins:
+        return (
+            f"parameter {parameter.name!r} has {len(parameter.values)} values, but there are "
+            f"{bins} bins; use more bins, or make it DOUBLE or INTEGER"
+        )
     return ""

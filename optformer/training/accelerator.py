@@ -55,6 +55,7 @@ def parser() -> argparse.ArgumentParser:
     running.add_argument("--out", type=Path, help="for the models best/ and last/, and the reports")
     running.add_argument("--run", type=Path, default=Path("runs/accelerator"), metavar="FOLDER")
     running.add_argument("--seconds", type=float, default=540.0, help="in all (%(default)s)")
+    running.add_argument("--steps", type=int, default=1 << 30, help="at most, for a trial run")
     running.add_argument("--first-step", type=float, default=90.0, metavar="SECONDS")
     running.add_argument("--compute", choices=("float32", "bfloat16"), default="float32")
     running.add_argument("--workers", type=int, default=max(1, (os.cpu_count() or 1) - 1))

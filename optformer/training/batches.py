@@ -1,8 +1,8 @@
-"""Studies -> arrays for one training step. Batch number i is a function of (seed, i) alone.
+"""Batches: studies as arrays for one training step. Batch i is a function of (seed, i) only.
 
-So the position of the input is one number, a resumed run sees what an unbroken one would have
-seen, and any worker can make any batch. All studies of a batch have trials of one length; short
-ones share a row, and segments keep them apart.
+Therefore the position in the data is a single number, a resumed run has the same batches as an
+uninterrupted one, and any worker can build any batch. All studies of a batch have trials of the
+same length. Short studies share a row, in which segments separate them.
 """
 
 import dataclasses
@@ -25,21 +25,21 @@ from optformer.training.augment import AugmentConfig
 
 
 class Batch(NamedTuple):
-    """Arrays of one step. Place t of the decoder reads inputs[t] and predicts targets[t].
+    """Arrays of one step. Position t of the decoder reads inputs[t] and predicts targets[t].
 
     Attributes:
-      text_BS, text_slots_BS, text_segments_BS: the encoder's tokens, their slots, and which study
-        of the row they belong to (from 1; 0 is padding).
-      inputs_BT, targets_BT, segments_BT: the decoder's.
+      text_BS, text_slots_BS, text_segments_BS: the encoder's tokens, their slots, and the study of
+        the row that they belong to (from 1; 0 is padding).
+      inputs_BT, targets_BT, segments_BT: the decoder's inputs, targets and segments.
       input_slots_BT, target_slots_BT: the slots of the input and the target token.
-      roles_BT: what the target says (`trajectory.Role`).
-      weights_BT: how much the target counts in the loss.
-      smooth_BT: whether the bins beside the target's mean nearly the same.
-      predictive_BT2: mean and standard deviation of the target on the bins' axis, where known.
-      trials_T: the number of the input's trial along the row.
-      value_places_BR: the place of each trial's first metric along the row; -1 where a row has no
-        more trials. R is half of T, as a trial has two tokens or more; 0 if experts are not asked.
-      expert_logs_BRE, expert_below_BRE, evidence_BRE: what `experts.Followed` says of it.
+      roles_BT: the role of the target (`trajectory.Role`).
+      weights_BT: the weight of the target in the loss.
+      smooth_BT: whether nearby bins of the target have nearly the same meaning.
+      predictive_BT2: mean and standard deviation of the target on [0, 1], if known.
+      trials_T: the index of the input's trial in the row.
+      value_places_BR: the position of each trial's first metric in the row; -1 after the last
+        trial. R is half of T, because a trial has at least two tokens; 0 without experts.
+      expert_logs_BRE, expert_below_BRE, evidence_BRE: the fields of `experts.Followed` for it.
     """
 
     text_BS: Int32[np.ndarray, "B S"]
@@ -66,12 +66,13 @@ class BatchConfig:
     """The size of a batch.
 
     Attributes:
-      rows, tokens: rows of at most so many tokens. Where all studies of a batch are short, its
-        rows are too, and more: attention within a row costs the square of its length.
-      text_tokens: at most so many tokens of text a row.
-      sizes: how many lengths rows may have, evenly up to `tokens`. Texts have 1 + log2(sizes),
-        each half of the next up to `text_tokens`. Each pair that occurs is compiled once: a short
-        run wants few.
+      rows, tokens: the number of rows, and their largest length. If all studies of a batch are
+        short, there are more and shorter rows, because the time for attention grows with the
+        square of the length.
+      text_tokens: the largest number of text tokens in a row.
+      sizes: the number of lengths of rows, evenly spaced up to `tokens`. Texts have
+        1 + log2(sizes) lengths, each half of the next up to `text_tokens`. Each pair that occurs is
+        compiled once, so short runs should have few.
     """
 
     rows: int = 8
@@ -88,30 +89,30 @@ class BatchConfig:
 
 @runtime_checkable
 class Source(Protocol):
-    """Where training studies come from."""
+    """A source of training studies."""
 
     def draw(self, seed: int, step: int) -> Sequence[Study]:
         """Studies for one batch, all with the same numbers of parameters and metrics."""
 
 
-def is_held(study: Study, share: float) -> bool:
-    """Whether a study is kept for validation, by a hash of its title or name.
+def is_held_out(study: Study, share: float) -> bool:
+    """Whether a study is held out for validation, by a hash of its title or name.
 
-    So it is on the same side in every run, and all studies of one problem are on one side.
+    It is on the same side in every run, and all studies of a problem are on the same side.
     """
     digest = hashlib.sha256((study.problem.title or study.name).encode()).digest()
     return int.from_bytes(digest[:4]) / 2**32 < share
 
 
 class StudySource:
-    """Studies in memory, drawn at random with replacement, those of one layout together.
+    """Studies in memory, drawn at random with replacement, all of the same layout.
 
     Args:
       studies: at least one.
-      draw: how many to draw for a batch.
+      draw: the number of studies for a batch.
 
     Raises:
-      SourceError: when there are none.
+      SourceError: there are no studies.
     """
 
     def __init__(self, studies: Sequence[Study], draw: int = 64) -> None:
@@ -132,7 +133,7 @@ class StudySource:
         self._share = tokens / tokens.sum()
 
     def draw(self, seed: int, step: int) -> Sequence[Study]:
-        """Studies of one layout, each layout as often as it has tokens."""
+        """Studies of one layout, chosen in proportion to its number of tokens."""
         rng = np.random.default_rng((seed, step))
         group = self._groups[rng.choice(len(self._groups), p=self._share)]
         return [group[index] for index in rng.integers(len(group), size=self._draw)]
@@ -142,8 +143,8 @@ class Batches:
     """The batches of a run: `batches[i]` is batch i.
 
     Args:
-      sources: where studies come from, each with its share of the batches.
-      ask_experts: whether batches say what Gaussian processes predict (`Batch.expert_logs_BRE`).
+      sources: sources of studies, each with its share of the batches.
+      ask_experts: whether batches include the experts' predictions (`Batch.expert_logs_BRE`).
     """
 
     def __init__(
@@ -308,7 +309,7 @@ def fill_rows(
 def follow(
     problem: EncodedProblem, trials: EncodedTrials, tokenizer: StudyTokenizer
 ) -> experts.Followed:
-    """What the experts said about the first metric of each trial."""
+    """The experts' predictions of the first metric of each trial."""
     return experts.follow(
         *experts.read_trials(problem, trials.ids_T, tokenizer), tokenizer.vocabulary.bins
     )

@@ -1,6 +1,6 @@
-"""Finds the temperature at which a finished checkpoint's predictions are calibrated.
+"""Fits the temperature at which a finished checkpoint's predictions are calibrated.
 
-Training does the same at its validations (`training/validation.py`).
+Training also does this at its validations (`training/validation.py`).
 
 Array dimensions: N predictions, Q bins.
 """
@@ -19,7 +19,7 @@ from optformer.training.batches import BatchConfig
 from optformer.training.config import RunConfig, TrainConfig
 from optformer.training.train import sort_out
 from optformer.training.validation import (
-    Foreseen,
+    BinPredictions,
     make_evaluate,
     temperature_of,
     validation_batches,
@@ -34,7 +34,7 @@ TEXT_TOKENS = 1024
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Quality:
-    """What predictions at a temperature are worth (`model/predictive.py`).
+    """Scores of predictions at a temperature (`model/predictive.py`).
 
     Attributes:
       log_density: mean, per unit of the scaled value; uniform predictions score 0.
@@ -95,23 +95,23 @@ def calibrate(folder: Path, studies: Sequence[Study]) -> Calibrated:
         Ids.of(saved.tokenizer.vocabulary),
         mesh=sharding.make_mesh(config.train, saved.config),
     )
-    found, foreseen = evaluate(saved.weights, held)
-    made = Calibrated(
-        predictions=len(foreseen.bin_N),
-        before=quality(foreseen, saved.value_temperature),
-        after=quality(foreseen, temperature_of(found, saved.value_temperature)),
+    measures, predictions = evaluate(saved.weights, held)
+    calibrated = Calibrated(
+        predictions=len(predictions.bin_N),
+        before=quality(predictions, saved.value_temperature),
+        after=quality(predictions, temperature_of(measures, saved.value_temperature)),
         skipped=skipped,
     )
-    checkpoint.set_value_temperature(folder, made.after.temperature)
-    return made
+    checkpoint.set_value_temperature(folder, calibrated.after.temperature)
+    return calibrated
 
 
-def quality(foreseen: Foreseen, temperature: Temperature) -> Quality:
-    """What these predictions are worth at a temperature."""
+def quality(predictions: BinPredictions, temperature: Temperature) -> Quality:
+    """The scores of these predictions at a temperature."""
     probabilities_NQ = predictive.tempered(
-        foreseen.log_odds_NQ, temperature.after(foreseen.trials_N)
+        predictions.logits_NQ, temperature.after(predictions.trials_N)
     )
-    truth_N = (foreseen.bin_N + 0.5) / probabilities_NQ.shape[1]
+    truth_N = (predictions.bin_N + 0.5) / probabilities_NQ.shape[1]
     return Quality(
         temperature=temperature,
         log_density=float(predictive.log_density(probabilities_NQ, truth_N).mean()),

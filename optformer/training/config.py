@@ -18,18 +18,18 @@ CONFIG = "config.toml"  # in a run's folder
 Compute = Literal["auto", "float32", "bfloat16"]
 
 FINE_TUNING_RATE = 2e-4
-"""A tenth of the default: what was learned before should not be lost in the first steps."""
+"""A tenth of the default, so that the first steps do not destroy the pretrained weights."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class LossConfig:
-    """What is minimized.
+    """The training loss.
 
     Attributes:
-      value_weight: weight of metric tokens; parameter tokens weigh 1.
-      exact: where a generator knows a metric's distribution given the trials before it, learn that
-        instead of the one value that was drawn from it. It has less noise, and unlike the drawn
-        value it does not know the range that metrics are scaled by.
+      value_weight: the weight of metric tokens; parameter tokens have weight 1.
+      exact: whether the target of a metric is its exact distribution given the earlier trials, if
+        the generator provides it, instead of the value drawn from it. It has less noise, and unlike
+        the drawn value it is independent of the range by which metrics are scaled.
       z_loss: weight of the squared log-normalizer, as in T5X.
     """
 
@@ -40,15 +40,15 @@ class LossConfig:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class OptimizerConfig:
-    """How weights change.
+    """The optimizer and its schedule.
 
     Attributes:
       name: `adamw`, T5X's `adafactor`, or `muon`: orthogonalized momentum for the matrices of
         layers, with updates of Adam's size, and Adam at half the rate for the rest
         [Jordan et al., 2024].
-      learning_rate: the highest; warmed up over `warmup` steps, held, and brought down linearly
-        over the last `cooldown` of the run. A run that starts from a checkpoint and says nothing
-        else has `FINE_TUNING_RATE` (`run_config`).
+      learning_rate: the highest rate, reached after `warmup` steps, and lowered linearly over the
+        last share `cooldown` of the run. Runs that start from a checkpoint have the default
+        `FINE_TUNING_RATE` (`run_config`).
       clip: the largest norm of a gradient.
       ema: decay of the moving average of weights that is saved; 0 saves the weights themselves.
     """
@@ -67,29 +67,30 @@ class OptimizerConfig:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TrainConfig:
-    """How long to learn, and what is noted on the way.
+    """The length of a run, its checks, and its hardware.
 
     Attributes:
-      steps: changes of the weights in all.
-      seconds: stop after about so long, with the learning rate on its way down by then; 0 means
-        no limit. A run under a limit depends on the machine's speed.
+      steps: the total number of optimizer steps.
+      seconds: a time limit, on which the learning rate's schedule then also depends; 0 means no
+        limit. The result of a run with a limit depends on the machine's speed.
       soft_bins: standard deviation, in bins, of a continuous target at the start; it shrinks in
-        proportion to the rest of the run, down to `soft_bins_end`.
+        proportion to the remaining run, down to `soft_bins_end`.
       evaluate_every, checkpoint_every: in steps.
-      checkpoint_seconds: evaluate and save at least so often, too; 0 goes by steps alone.
-      validation: share of the studies that are never trained on.
-      accumulate: how many batches' gradients make one step.
-      compute: the precision of the arithmetic; weights and their changes are in single precision
-        always. `auto` is bfloat16 on an accelerator and float32 on a CPU.
-      workers: how many processes make the batches; 0 makes them in a thread of the trainer.
-      rematerialize: compute each layer again for its gradient rather than keep it in memory.
-      devices: how many to use; 0 means all.
-      tensor_parallel: how many devices share one copy of the model, by heads and feed-forward
-        size. Each group of so many has its own rows of a batch.
+      checkpoint_seconds: evaluate and save at least this often, too; 0 means by steps only.
+      validation: the share of studies that are held out for validation.
+      accumulate: the number of batches whose gradients are accumulated for a step.
+      compute: the precision of arithmetic; weights and updates are always in single precision.
+        `auto` is bfloat16 on an accelerator and float32 on a CPU.
+      workers: the number of processes that build batches; with 0, a thread of the trainer does.
+      rematerialize: whether the gradient recomputes each layer instead of storing activations.
+      devices: the number of devices; 0 means all.
+      tensor_parallel: the number of devices that share a copy of the model, divided by heads and
+        feed-forward size. Each group of devices has different rows of a batch.
       distributed: whether several processes train together, each started with this command. They
         find each other by the cluster's variables (Slurm, Open MPI, Kubernetes, TPU), or by
-        JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID. All see the run's folder.
-      tensorboard: whether to write TensorBoard's events too.
+        JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID. All need access to the run's
+        folder.
+      tensorboard: whether to also write TensorBoard events.
     """
 
     steps: int = 20_000
@@ -129,13 +130,13 @@ class TrainConfig:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DataConfig:
-    """Where training studies come from.
+    """The sources of training studies.
 
     Attributes:
       shards: folders of study shards.
-      shards_weight: the share of batches from them, if there are any.
-      generated_weight: the share of batches from studies that are made while training.
-      generate: what those are.
+      shards_weight: the share of batches from shards, if there are any.
+      generated_weight: the share of batches from synthetic studies, generated during training.
+      generate: the mixture of synthetic studies.
     """
 
     shards: tuple[str, ...] = ()
@@ -149,15 +150,15 @@ class DataConfig:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RunConfig:
-    """All that a training run depends on besides its studies.
+    """The complete configuration of a training run.
 
     Attributes:
-      init: the folder of a checkpoint to start from (fine-tuning), whose shape and tokenizer are
-        then kept, but that it may get what adds to it: experts where its format allows them, and
-        learned rows of bins where a bin's vector is only computed (`model.number_embedding` and
-        `model.number_output`); empty to start from nothing. With `data.generated_weight`, batches
-        of generated studies are mixed in, so that a model of few logs does not forget what it knew
-        of others.
+      init: the checkpoint folder to start from (fine-tuning); empty for random weights. Shape and
+        tokenizer are those of the checkpoint. Only extensions are possible: experts, if the token
+        format allows them, and learned rows of bins in addition to computed ones
+        (`model.number_embedding`, `model.number_output`). With `data.generated_weight`, batches of
+        synthetic studies are mixed in, so that a model fine-tuned on few logs does not forget other
+        problems.
     """
 
     init: str = ""
@@ -173,23 +174,23 @@ class RunConfig:
         if self.model.experts and not self.init and not can_ask_experts(self.tokenizer):
             raise ConfigError(
                 "model.experts needs tokenizer.centred=true and tokenizer.separators=false: in "
-                "the released format, tokens do not say how far values are apart. Set "
+                "the released format, tokens do not determine distances between values. Set "
                 "model.experts=false."
             )
 
 
 def can_ask_experts(options: TokenizerOptions) -> bool:
-    """Whether tokens of this format say where a trial is in the unit cube."""
+    """Whether tokens of this format determine the location of a trial in the unit cube."""
     return options.centred and not options.separators
 
 
 def load_config(path: Path | None = None, overrides: Iterable[str] = ()) -> RunConfig:
-    """The run that a TOML file describes, changed by overrides like `train.steps=100`.
+    """The configuration in a TOML file, with overrides like `train.steps=100`.
 
-    `model = "tiny"` stands for a named shape (`optformer.model.config.MODELS`).
+    `model = "tiny"` selects a named shape (`optformer.model.config.MODELS`).
 
     Raises:
-      ConfigError: a file that is no TOML, an unknown key, or a value of a wrong kind.
+      ConfigError: the file is not TOML, a key is unknown, or a value has the wrong type.
     """
     return read_config(RunConfig, path, overrides)
 

@@ -1,4 +1,4 @@
-"""Weighted token loss and its metrics.
+"""The weighted loss of tokens, and its metrics.
 
 Array dimensions: see `optformer.model`.
 """
@@ -18,16 +18,16 @@ from optformer.training.batches import Batch
 from optformer.training.config import LossConfig
 
 SPREAD = 8
-"""Soft targets reach this many bins to either side."""
+"""The range of soft targets to either side, in bins."""
 
 
 class Outputs(NamedTuple):
-    """What a model says of each target of a batch.
+    """The model's outputs for the targets of a batch.
 
     Attributes:
-      logits_BTO: log-odds, from the output layer of the target's kind.
-      weights_BRG: of each trial's first metric, log weights of the transformer's own prediction and
-        of the experts' (`model/mixture.py`); R is 0 where there are no experts.
+      logits_BTO: logits, from the output layer of the target's role.
+      weights_BRG: for each trial's first metric, log weights of the transformer's own prediction
+        and of the experts' (`model/mixture.py`); R is 0 without experts.
     """
 
     logits_BTO: Float[Array, "B T O"]
@@ -59,16 +59,16 @@ def of_outputs(
 ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
     """The mean loss of a batch in nats per token, and sums for its metrics.
 
-    Where experts are mixed in, both the transformer's own prediction and the mixture learn: the
-    loss is their sum.
+    With experts, the loss is the sum of the losses of the transformer's own prediction and of the
+    mixture, so that both are trained.
 
     Args:
-      soft_bins: standard deviation, in bins, of the target of a continuous quantity; 0 puts all
-        of the target into one bin.
+      soft_bins: standard deviation, in bins, of the target of a continuous quantity; with 0, the
+        target is a single bin.
 
     Returns:
       The loss, and for `parameter` and `value` tokens the summed one-hot cross entropy in nats
-      (`*_nats`) and the number of tokens (`*_tokens`); `weight` is what the mean divides by.
+      (`*_nats`) and the number of tokens (`*_tokens`); `weight` is the divisor of the mean.
     """
     logits_BTO = outputs.logits_BTO
     is_value_BT = batch.roles_BT == Role.VALUE
@@ -107,15 +107,14 @@ def of_outputs(
 
 
 def asked_experts(batch: Batch, ids: Ids) -> tuple[Int[Array, "B R"], Bool[AnyArray, "B R"]]:
-    """The place of each trial's first metric, 0 where there is no trial, and whether it is a bin,
-    which experts predict."""
+    """The position of each trial's first metric, 0 without a trial, and whether it is a bin."""
     places_BR = jnp.maximum(batch.value_places_BR, 0)
     bin_BR = jnp.take_along_axis(jnp.asarray(batch.targets_BT), places_BR, axis=1) - ids.text
     return places_BR, (batch.value_places_BR >= 0) & (bin_BR >= 0) & (bin_BR < ids.bins)
 
 
 def first_metric_bins(batch: Batch, ids: Ids) -> Bool[AnyArray, "B T"]:
-    """Where the target is the bin of a first metric."""
+    """Which targets are bins of a first metric."""
     bin_BT = batch.targets_BT - ids.text
     is_bin_BT = (bin_BT >= 0) & (bin_BT < ids.bins)
     return is_bin_BT & (batch.roles_BT == Role.VALUE) & (batch.target_slots_BT == 1)
@@ -130,7 +129,7 @@ def compute(
     *,
     rematerialize: bool = False,
 ) -> Outputs:
-    """What the model says of each target."""
+    """The model's outputs for each target."""
     hidden_BTD = hidden_states(weights, config, ids, batch, dropout, rematerialize=rematerialize)
     is_value_BT = batch.roles_BT == Role.VALUE
     logits_BTO = jnp.where(
@@ -141,7 +140,7 @@ def compute(
     weights_BRG = jnp.zeros((len(is_value_BT), 0, 1), jnp.float32)
     if config.experts:
         places_BR = jnp.maximum(batch.value_places_BR, 0)
-        # In single precision, whose sums in the gradient an accelerator makes without locks.
+        # In single precision, in which an accelerator sums the gradient without locks.
         wide_BTD = hidden_BTD.astype(jnp.float32)
         hidden_BRD = jnp.take_along_axis(wide_BTD, places_BR[..., None], axis=1)
         weights_BRG = mixture.log_weights(
@@ -153,11 +152,11 @@ def compute(
 def bin_measures(
     outputs: Outputs, batch: Batch, ids: Ids
 ) -> tuple[Float[Array, "B T"], Float[Array, "B T"]]:
-    """What a predicted distribution over the bins is worth at its target, where that is a bin.
+    """Scores of predicted distributions over bins, at targets that are bins.
 
     Returns:
-      The log density per unit of the bins' axis, for which uniform predictions score 0, and the
-      probability integral transform at the middle of the target's bin (`model.predictive`).
+      The log density per unit of [0, 1], for which uniform predictions score 0, and the probability
+      integral transform at the centre of the target's bin (`model.predictive`).
     """
     bins = slice(ids.first_bin, ids.first_bin + ids.bins)
     bins_BTQ = jax.nn.log_softmax(outputs.logits_BTO[..., bins])
@@ -173,7 +172,7 @@ def bin_measures(
         mixed_BR = mixture.log_chance(outputs.weights_BRG, own_BR, batch.expert_logs_BRE)
         below_BRG = jnp.concatenate([pit_BR[..., None], batch.expert_below_BRE], axis=-1)
         mixed_pit_BR = (jnp.exp(outputs.weights_BRG) * below_BRG).sum(-1)
-        # Places beyond the row are dropped.
+        # Positions beyond the row are dropped.
         row_B1 = np.arange(len(places_BR))[:, None]
         at_BR = row_B1, jnp.where(asked_BR, places_BR, log_shares_BT.shape[1])
         log_shares_BT = log_shares_BT.at[at_BR].set(mixed_BR, mode="drop")
@@ -190,7 +189,7 @@ def hidden_states(
     *,
     rematerialize: bool = False,
 ) -> Float[Array, "B T D"]:
-    """The hidden state that predicts each target of a batch."""
+    """The hidden states that predict the targets of a batch."""
     return transformer.forward(
         weights,
         config,
@@ -214,10 +213,10 @@ def soft_logits(
     ids: Ids,
     soft_bins: Float[Array, ""] | float,
 ) -> Float[Array, "B T"]:
-    """The expected logit under a target that spreads over the bins beside it, as a Gaussian."""
+    """The expected logit under a Gaussian target over the nearby bins."""
     offsets = np.arange(-SPREAD, SPREAD + 1)
     share = jnp.exp(-0.5 * (offsets / jnp.maximum(soft_bins, 0.05)) ** 2)
-    # What would fall outside the bins falls on the last one.
+    # Probability outside the range of bins is on the last bin.
     last_bin = ids.first_bin + ids.bins - 1
     near_BTW = jnp.clip(target_BT[..., None] + offsets, ids.first_bin, last_bin)
     near_logits_BTW = jnp.take_along_axis(logits_BTO, near_BTW, axis=-1)
@@ -227,14 +226,14 @@ def soft_logits(
 def exact_logits(
     logits_BTO: Float[Array, "B T O"], predictive_BT2: Float[AnyArray, "B T 2"], ids: Ids
 ) -> Float[Array, "B T"]:
-    """The expected logit under a Gaussian on the bins' axis, tails folded onto the last bins."""
+    """The expected logit under a Gaussian on [0, 1], with its tails on the last bins."""
     mean_BT1, deviation_BT1 = predictive_BT2[..., :1], predictive_BT2[..., 1:]
     inner_E = np.arange(1, ids.bins, dtype=np.float32) / ids.bins
-    # Narrower than a bin would only move mass between two of them.
+    # A narrower Gaussian would only move probability between two bins.
     spread_BT1 = jnp.maximum(deviation_BT1, 0.5 / ids.bins)
-    # Not norm.cdf, which is exact far out too: that took a tenth of a small model's step.
+    # Not norm.cdf, which is exact in the tails, and took a tenth of a small model's step time.
     below_BTE = 0.5 + 0.5 * jax.lax.erf((inner_E - mean_BT1) / (np.sqrt(2) * spread_BT1))
-    # sum_q (F_q+1 - F_q) l_q, by parts: only differences of neighbouring logits are weighed.
+    # sum_q (F_q+1 - F_q) l_q, summed by parts: a weighted sum of differences of adjacent logits.
     logits_BTQ = logits_BTO[..., ids.first_bin : ids.first_bin + ids.bins]
     steps_BTE = logits_BTQ[..., 1:] - logits_BTQ[..., :-1]
     return logits_BTQ[..., -1] - (below_BTE * steps_BTE).sum(-1)

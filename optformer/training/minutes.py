@@ -3,8 +3,10 @@
 What a training leaves in its folder OUT is at most eight files:
 
     last/, best/    checkpoints: the latest, and the one with the best validation so far
-    report.json     the device, the first steps, the table, the last report; only of trajectories,
-    metrics.jsonl   as these: a checkpoint with a prior network has a file more
+    report.json     the device, the first steps, the table, the last report
+    metrics.jsonl   one line for each report
+
+A checkpoint with a prior network has a file more: then the last two stay in the run's folder.
 """
 
 import argparse
@@ -139,7 +141,7 @@ class Run:
         settings = dataclasses.replace(
             task.config.train,
             workers=self._options.workers,
-            steps=1 << 30,
+            steps=self._options.steps,
             seconds=self._seconds(),
             checkpoint_every=1 << 30,
             evaluate_every=1 << 30,
@@ -157,7 +159,7 @@ class Run:
 
         def saved(name: str, model: Checkpoint) -> None:
             self._save(model, best=name == "best")
-            for file in (REPORT, METRICS):
+            for file in (REPORT, METRICS) if model.prior is None else ():
                 shutil.copyfile(self._folder / file, self._out / file)
 
         train(
@@ -197,6 +199,7 @@ class Run:
             self._prepared.validation(),
             say,
             workers=self._options.workers,
+            steps=self._options.steps,
             saved=saved,
         )
 

@@ -17,7 +17,7 @@ import json
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, Protocol, get_args
+from typing import Any, Literal, get_args
 
 import jax
 import numpy as np
@@ -33,7 +33,6 @@ from optformer.tokenization.tokenizer import StudyTokenizer
 from optformer.training import prior, sharding
 from optformer.training.batches import Batches
 from optformer.training.config import CONFIG, Compute, RunConfig, load_config, run_config
-from optformer.training.feed import Numbered
 from optformer.training.prior import PriorRun
 from optformer.training.step import start, step_of
 from optformer.training.train import sort_out, sources_of, split, with_shape_of_init
@@ -48,35 +47,11 @@ MEBIBYTE = 1 << 20
 TaskName = Literal["trajectories", "prior"]
 
 
-class Task(Protocol):
-    """What is trained: what a prepared folder needs to know of it."""
-
-    @property
-    def name(self) -> TaskName: ...
-
-    def select(self, studies: Sequence[Study]) -> tuple[Sequence[Study], Mapping[str, int]]:
-        """The studies that it can learn from, and how many others by reason."""
-        ...
-
-    def batches(self, studies: Sequence[Study]) -> Numbered[Any]:
-        """Its batches on these studies."""
-        ...
-
-    def losses(self, batches: Sequence[Any]) -> list[float]:
-        """The losses of the first steps, with the compiled step that training uses."""
-        ...
-
-    def to_toml(self) -> str:
-        """Its configuration, without paths."""
-        ...
-
-
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Trajectories:
     """The transformer, on trajectories."""
 
     config: RunConfig
-    name: TaskName = "trajectories"
 
     def __post_init__(self) -> None:
         if self.config.batch.sizes > 1:
@@ -86,9 +61,11 @@ class Trajectories:
             )
 
     def select(self, studies: Sequence[Study]) -> tuple[Sequence[Study], Mapping[str, int]]:
+        """The studies that it can learn from, and how many others by reason."""
         return sort_out(studies, StudyTokenizer(self.config.tokenizer), self.config)
 
     def batches(self, studies: Sequence[Study]) -> Batches:
+        """Its batches on these studies."""
         run = self.config
         kept, _ = split(studies, run.train.validation)
         return Batches(
@@ -100,6 +77,7 @@ class Trajectories:
         )
 
     def losses(self, batches: Sequence[Any]) -> list[float]:
+        """The losses of the first steps, with the compiled step that training uses."""
         run, init = with_shape_of_init(self.config)
         ids = Ids.of(StudyTokenizer(run.tokenizer).vocabulary)
         mesh = sharding.make_mesh(run.train, run.model)
@@ -113,6 +91,7 @@ class Trajectories:
         return losses
 
     def to_toml(self) -> str:
+        """Its configuration, without paths."""
         data = dataclasses.replace(self.config.data, shards=())
         return to_toml(dataclasses.replace(self.config, init="", data=data))
 
@@ -122,15 +101,17 @@ class Prior:
     """The prior network of a checkpoint, on whole studies whose names mean something."""
 
     config: PriorRun
-    name: TaskName = "prior"
 
     def select(self, studies: Sequence[Study]) -> tuple[Sequence[Study], Mapping[str, int]]:
+        """The studies that it can learn from, and how many others by reason."""
         return prior.select(studies, self.config)
 
     def batches(self, studies: Sequence[Study]) -> prior.Views:
+        """Its batches on these studies."""
         return prior.Views(studies, self.config)
 
     def losses(self, batches: Sequence[Any]) -> list[float]:
+        """The losses of the first steps, with the compiled step that training uses."""
         step, state = prior.step_of(self.config), prior.start(self.config)
         losses = []
         for batch in batches:
@@ -140,7 +121,11 @@ class Prior:
         return losses
 
     def to_toml(self) -> str:
+        """Its configuration, without paths."""
         return to_toml(self.config)
+
+
+Task = Trajectories | Prior
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -154,7 +139,7 @@ class Prepared:
     """
 
     folder: Path
-    task: Trajectories | Prior
+    task: Task
     init: Path | None
     skipped: Mapping[str, int]
     losses: tuple[float, ...]
@@ -212,7 +197,7 @@ def prepare(
     make_folder(folder)
     if init is not None:
         shutil.copytree(checkpoint.find(init), folder / INIT)
-    work: Trajectories | Prior
+    work: Task
     if task == "trajectories":
         run = run_config(folder, config, overrides, init=folder / INIT if init else None)
         shards = [*map(Path, run.data.shards), *shards]
@@ -261,7 +246,7 @@ def open_prepared(folder: Path, compute: Compute = "float32") -> Prepared:
         ) from error
     init = folder / INIT if (folder / INIT).is_dir() else None
     assert manifest["task"] in get_args(TaskName)
-    task: Trajectories | Prior
+    task: Task
     if manifest["task"] == "trajectories":
         run = load_config(folder / CONFIG)
         task = Trajectories(

@@ -45,9 +45,6 @@ LEAST_NOISE = 2e-3
 OPTIMUM_SCALE = 4.0
 """Log-odds of being the optimum for one unit of score."""
 
-MOST_STEPS = 1 << 30
-"""A run ends by the clock."""
-
 STATE = "state.safetensors"
 
 State = dict
@@ -99,12 +96,14 @@ def train(
     say: Callable[[str], None] = print,
     *,
     workers: int = 0,
+    steps: int = 1 << 30,
     saved: Callable[[SavedPrior], None] = lambda prior: None,
 ) -> SavedPrior:
     """The network with averaged weights, after training in `folder`, where a stopped run resumes.
 
     Args:
       workers: how many processes make the batches; 0 makes them in a thread.
+      steps: at most; otherwise the run ends by the clock.
       saved: is given the network after the first step, and whenever the state is saved.
 
     Raises:
@@ -130,7 +129,7 @@ def train(
         }
         return SavedPrior(config=run.model, weights=weights, about=about)
 
-    with feed(views_of, first, first + MOST_STEPS, workers) as batches:
+    with feed(views_of, first, max(first, steps), workers) as batches:
         for number, batch in enumerate(batches, start=first):
             seconds = time.monotonic() - began
             if seconds >= run.seconds:

@@ -32,7 +32,7 @@ from optformer.errors import SourceError
 from optformer.tokenization.tokenizer import EncodedProblem, EncodedTrials, StudyTokenizer
 from optformer.training import augment
 from optformer.training.augment import AugmentConfig
-from optformer.training.batches import is_held
+from optformer.training.batches import is_held_out
 
 SPLITS = ("train", "validation")
 
@@ -128,7 +128,7 @@ def examples(
         paths = [paths[index] for index in rng.permutation(len(paths))]
     for path in paths:
         for study in store.read_shard(path):
-            if not len(study) or is_held(study, validation) != (split == "validation"):
+            if not len(study) or is_held_out(study, validation) != (split == "validation"):
                 continue
             if split == "train":
                 yield example(*augment.augment(study, tokenizer, config, tokens, rng))

@@ -1,15 +1,15 @@
 """Training, top to bottom. A run is a folder:
 
     config.toml     the resolved configuration
-    metrics.jsonl   one line a report
-    state/          weights, optimizer and step, from which a run goes on (`states`)
+    metrics.jsonl   one line for each report
+    state/          weights, optimizer and step, from which a run resumes (`states`)
     checkpoint/     the latest weights, for `optformer.load`
     best/           the weights with the lowest validation loss so far
-    programs/       what was compiled, so that a run that goes on starts at once
+    programs/       the cache of compiled programs, for a fast start of a resumed run
 
-and, where asked for, `events/` for TensorBoard and `profile/`. Started again on the same folder, a
-run continues where its last state was saved. Several processes may train as one: then each runs
-all of this, and the first one writes.
+and optionally `events/` for TensorBoard and `profile/`. Started again with the same folder, a run
+resumes from its last saved state. If several processes train together, each runs this code, and the
+first one writes the files.
 """
 
 import contextlib
@@ -38,7 +38,7 @@ from optformer.settings import flat_tree
 from optformer.study import Study
 from optformer.tokenization.tokenizer import StudyTokenizer
 from optformer.training import running, sharding
-from optformer.training.batches import Batch, Batches, Source, StudySource, is_held
+from optformer.training.batches import Batch, Batches, Source, StudySource, is_held_out
 from optformer.training.config import (
     RunConfig,
     TrainConfig,
@@ -66,7 +66,7 @@ MAY_CHANGE = (
     "train.distributed",
     "train.tensorboard",
 )
-"""Settings that a run may go on with other values of."""
+"""Settings that may change when a run resumes."""
 
 
 class TrainingError(OptFormerError):
@@ -75,7 +75,7 @@ class TrainingError(OptFormerError):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TrainResult:
-    """A finished run: where its model is, its reports, its size, and what it could not use."""
+    """A finished run: the folder of its model, its reports, its size, and skipped studies."""
 
     checkpoint: Path
     reports: tuple[Report, ...]
@@ -100,17 +100,17 @@ def train(
     The first Ctrl-C or SIGTERM saves the state before it ends the run.
 
     Args:
-      studies: to train on; a share of them, chosen by name, is kept for validation. Those that
-        such a model cannot learn from are left out and counted.
-      generated: studies made beforehand, in place of `config.data.generate`.
+      studies: training studies, of which a share, chosen by name, is held out for validation.
+        Studies that do not fit the model are left out and counted.
+      generated: synthetic studies that replace `config.data.generate`.
       report: called about every `report_seconds`, and after each evaluation.
-      say: is told, in a line, where the run resumes or stops.
-      saved: is given each model that was saved in the folder, after its name: `checkpoint`, `best`.
-      profile: how many steps to trace.
+      say: called with a line of text when the run resumes or stops.
+      saved: called with the name, `checkpoint` or `best`, and each model saved under it.
+      profile: the number of steps to trace.
 
     Raises:
-      ConfigError: the folder holds another run, there is nothing to train on, or there are not the
-        devices that the settings ask for.
+      ConfigError: the folder has another run, there is nothing to train on, or there are fewer
+        devices than the settings require.
       CheckpointError: `config.init` cannot be loaded, no saved state can be read, or one cannot be
         written.
       TrainingError: the loss became NaN or infinite; the batch is kept in the folder.
@@ -328,7 +328,7 @@ def _writer(folder: Path, first: int, settings: TrainConfig) -> Iterator[Callabl
 
 
 def _no_number(folder: Path, step: int, loss: float, batches: Sequence[Batch]) -> TrainingError:
-    """Keeps the batches, and says what to do."""
+    """Saves the batches, and raises an error with a way out."""
     path = folder / "bad_batch.npz"
     if sharding.is_first():
         many = len(batches) > 1
@@ -467,9 +467,9 @@ def algorithms_of(
 
 
 def split(studies: Sequence[Study], share: float) -> tuple[list[Study], list[Study]]:
-    """Studies to train on, and studies to validate on (`batches.is_held`)."""
-    held = [study for study in studies if is_held(study, share)]
-    return [study for study in studies if not is_held(study, share)], held
+    """Studies to train on, and studies to validate on (`batches.is_held_out`)."""
+    held = [study for study in studies if is_held_out(study, share)]
+    return [study for study in studies if not is_held_out(study, share)], held
 
 
 def progress(settings: TrainConfig, step: int, seconds: float) -> float:

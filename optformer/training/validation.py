@@ -28,17 +28,17 @@ from optformer.training.config import LossConfig, RunConfig
 MOST_BATCHES = 16
 
 TARGETS = 128
-"""Of so many metrics of a batch, the whole predicted distribution is looked at."""
+"""The number of metrics of a batch whose whole predicted distributions are evaluated."""
 
 
 class Targets(NamedTuple):
-    """Places of a batch whose targets are bins of a first metric, from all of its studies.
+    """Positions in a batch whose targets are bins of a first metric, from all of its studies.
 
     Attributes:
-      row_N, place_N: where they are; N is `TARGETS`, the first `known` of which count.
-      column_N: where they are along `Batch.value_places_BR`.
-      trials_N: how many measured trials the study has before.
-      mean_NE, scale_NE, freedom_N: what experts predict there (`experts.foretell`).
+      row_N, place_N: the positions; N is `TARGETS`, of which the first `known` are used.
+      column_N: the same positions as columns of `Batch.value_places_BR`.
+      trials_N: the number of earlier measured trials of the study.
+      mean_NE, scale_NE, freedom_N: the experts' predictions there (`experts.foretell`).
     """
 
     known: int
@@ -51,39 +51,44 @@ class Targets(NamedTuple):
     freedom_N: Float32[np.ndarray, " N"]
 
 
-class Held(NamedTuple):
-    """A batch of held studies."""
+class HeldOutBatch(NamedTuple):
+    """A batch of held-out studies."""
 
     batch: Batch
     targets: Targets
 
 
-class Foreseen(NamedTuple):
-    """Whole predictions of some first metrics: log-odds of the bins, the bin that came, and after
-    how many measured trials of the study."""
+class BinPredictions(NamedTuple):
+    """Predicted distributions of some first metrics.
 
-    log_odds_NQ: Float32[np.ndarray, "N Q"]
+    Attributes:
+      logits_NQ: logits of the bins.
+      bin_N: the true bins.
+      trials_N: the numbers of earlier measured trials of their studies.
+    """
+
+    logits_NQ: Float32[np.ndarray, "N Q"]
     bin_N: Int64[np.ndarray, " N"]
     trials_N: Int64[np.ndarray, " N"]
 
 
-Evaluate = Callable[[Weights, Sequence[Held]], tuple[dict[str, float], Foreseen]]
+Evaluate = Callable[[Weights, Sequence[HeldOutBatch]], tuple[dict[str, float], BinPredictions]]
 
 
 def validation_batches(
     studies: Sequence[Study], tokenizer: StudyTokenizer, config: RunConfig
-) -> list[Held]:
-    """The held studies as batches; each layout has its turn before any has two.
+) -> list[HeldOutBatch]:
+    """The held-out studies as batches, alternating between layouts.
 
-    A metric's range is all of [0, 1]: with room beyond it, where no value of a whole study lies, a
-    model that is surer than it should be would seem better.
+    A metric's range is mapped to all of [0, 1]. With room beyond the range, where no value of the
+    whole study lies, an overconfident model would score better.
     """
     groups: dict[int, list] = {}
     for study in studies:
         example = augment.plain(study, tokenizer, config.batch.tokens, 0.0, 1.0)
         if len(example[0].ids_S) <= config.batch.text_tokens:
             groups.setdefault(example[0].layout.length, []).append(example)
-    # A row takes at least one study, so that none of a batch's is left out.
+    # A row has at least one study, so no study of a batch is left out.
     rows = config.batch.rows
     rounds = itertools.zip_longest(
         *(
@@ -95,7 +100,7 @@ def validation_batches(
     held = []
     for part in parts[:MOST_BATCHES]:
         batch = pack(part, tokenizer, config.batch, ask_experts=config.model.experts)
-        held.append(Held(batch, _targets(batch, part, tokenizer, config.model)))
+        held.append(HeldOutBatch(batch, _targets(batch, part, tokenizer, config.model)))
     return held
 
 
@@ -105,7 +110,7 @@ def _targets(
     tokenizer: StudyTokenizer,
     model: ModelConfig,
 ) -> Targets:
-    """Metrics evenly spread over a batch that was packed of these."""
+    """Positions evenly spread over a batch, which was packed from these examples."""
     counts_BT = loss.first_metric_bins(batch, Ids.of(tokenizer.vocabulary)) & (batch.weights_BT > 0)
     row_N, place_N = np.nonzero(counts_BT)
     count = min(len(row_N), TARGETS)
@@ -131,8 +136,8 @@ def _targets(
         trials_N[at_n] = np.cumsum(np.isfinite(values_R))[trial_n] - 1
         if not size:
             continue
-        said = experts.foretell(*read)
-        mean_NE[at_n], scale_NE[at_n], freedom_N[at_n] = (array[trial_n] for array in said)
+        predicted = experts.foretell(*read)
+        mean_NE[at_n], scale_NE[at_n], freedom_N[at_n] = (array[trial_n] for array in predicted)
     column_N = np.zeros(count, np.int64)
     if size:
         column_N = np.argmax(batch.value_places_BR[row_N] == place_N[:, None], axis=1)
@@ -153,14 +158,13 @@ def _targets(
 def make_evaluate(
     model: ModelConfig, loss_config: LossConfig, ids: Ids, *, mesh: Mesh, half: bool = False
 ) -> Evaluate:
-    """(weights, held) -> what was found, and the predictions by which the temperature was.
+    """A function from weights and held-out batches to measures and predictions.
 
-    `parameter` and `value` are mean nats a token of these roles, `loss` is their mean as training
-    weighs them. For metrics that are bins, `log_density` is the mean log predictive density, for
-    which uniform predictions score 0, and `quantile_error` how far predicted quantiles are from
-    where they should be (`predictive.quantile_error`). Both are of predictions as they are; at the
-    temperature of `temperature_start` and `temperature_power`, first metrics would have most
-    probability (`temperature_of`).
+    The measures `parameter` and `value` are the mean nats per token of these roles, and `loss` is
+    their mean with the weights of training. For metrics that are bins, `log_density` is the mean
+    log predictive density (uniform predictions score 0), and `quantile_error` is
+    `predictive.quantile_error`, both at temperature 1. `temperature_start` and `temperature_power`
+    are the temperature at which first metrics are most likely (`temperature_of`).
     """
     everywhere = NamedSharding(mesh, sharding.spec())
 
@@ -178,12 +182,14 @@ def make_evaluate(
             weights_NG = jnp.zeros((len(row_N), 1))
         return metrics, *loss.bin_measures(outputs, batch, ids), logits_NO, weights_NG
 
-    # Each target has experts of its own.
+    # Each target has different experts.
     mix = jax.jit(jax.vmap(functools.partial(mixture.mix, ids=ids)))
 
-    def evaluate(weights: Weights, held: Sequence[Held]) -> tuple[dict[str, float], Foreseen]:
+    def evaluate(
+        weights: Weights, held: Sequence[HeldOutBatch]
+    ) -> tuple[dict[str, float], BinPredictions]:
         sums: dict[str, float] = {}
-        densities, pits, log_odds, bins, trials = [], [], [], [], []
+        densities, pits, logits, bins, trials = [], [], [], [], []
         for batch, targets in held:
             row_N, place_N = targets.row_N, targets.place_N
             placed = sharding.place_batch(batch, mesh)
@@ -195,39 +201,39 @@ def make_evaluate(
             bin_BT = batch.targets_BT - ids.text
             counts_BT = (batch.roles_BT == Role.VALUE) & (batch.weights_BT > 0)
             counts_BT &= (bin_BT >= 0) & (bin_BT < ids.bins)
-            # Empty rows may have been added for the devices.
+            # Rows of padding may have been added for the devices.
             densities.append(density_BT[: len(counts_BT)][counts_BT])
             pits.append(pit_BT[: len(counts_BT)][counts_BT])
             if model.experts:
                 logits_NO = _with_experts(mix, logits_NO, weights_NG, targets)
-            log_odds.append(logits_NO[: targets.known, ids.first_bin :][:, : ids.bins])
+            logits.append(logits_NO[: targets.known, ids.first_bin :][:, : ids.bins])
             bins.append(bin_BT[row_N, place_N][: targets.known])
             trials.append(targets.trials_N[: targets.known])
-        found = {
+        measures = {
             name: sums[f"{name}_nats"] / max(sums[f"{name}_tokens"], 1.0)
             for name in ("parameter", "value")
         }
         weight = loss_config.value_weight
-        found["loss"] = (found["parameter"] + weight * found["value"]) / (1 + weight)
+        measures["loss"] = (measures["parameter"] + weight * measures["value"]) / (1 + weight)
         if any(map(len, pits)):
-            found["log_density"] = float(np.concatenate(densities).mean())
-            found["quantile_error"] = predictive.quantile_error(np.concatenate(pits))
-        foreseen = Foreseen(
-            np.concatenate(log_odds), np.concatenate(bins).astype(np.int64), np.concatenate(trials)
+            measures["log_density"] = float(np.concatenate(densities).mean())
+            measures["quantile_error"] = predictive.quantile_error(np.concatenate(pits))
+        predictions = BinPredictions(
+            np.concatenate(logits), np.concatenate(bins).astype(np.int64), np.concatenate(trials)
         )
-        if len(foreseen.bin_N):
-            best = predictive.fit_temperature(*foreseen)
-            found |= {"temperature_start": best.start, "temperature_power": best.power}
-        return found, foreseen
+        if len(predictions.bin_N):
+            best = predictive.fit_temperature(*predictions)
+            measures |= {"temperature_start": best.start, "temperature_power": best.power}
+        return measures, predictions
 
     return evaluate
 
 
-def temperature_of(found: Mapping[str, float], otherwise: Temperature) -> Temperature:
-    """What `evaluate` found; if there was nothing to find it by, the other one."""
-    if "temperature_start" not in found:
+def temperature_of(measures: Mapping[str, float], otherwise: Temperature) -> Temperature:
+    """The temperature in the measures, or `otherwise` if there were no values to fit it to."""
+    if "temperature_start" not in measures:
         return otherwise
-    return Temperature(start=found["temperature_start"], power=found["temperature_power"])
+    return Temperature(start=measures["temperature_start"], power=measures["temperature_power"])
 
 
 def _with_experts(
@@ -236,7 +242,7 @@ def _with_experts(
     log_weights_NG: Float32[np.ndarray, "N G"],
     targets: Targets,
 ) -> Float32[np.ndarray, "N O"]:
-    """The targets' log-odds with those of each one's weightiest experts, as suggestions have them.
+    """The targets' logits, mixed with each one's most weighted experts, as in suggestions.
 
     Args:
       mix: `mixture.mix` of each target by itself.

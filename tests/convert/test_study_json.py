@@ -2,7 +2,16 @@
 
 import json
 
-from optformer.convert.study_json import problem_from_json, problem_to_json, trials_from_json
+import pytest
+
+from optformer.convert.study_json import (
+    problem_from_json,
+    problem_to_json,
+    trial_to_json,
+    trials_from_json,
+)
+from optformer.errors import StudyError
+from optformer.study import Measurement, Trial
 from tests.data.test_store import odd, plain
 
 
@@ -27,3 +36,17 @@ def test_notes_of_other_types_are_dropped() -> None:
     ):
         assert trials_from_json(problem, [{**trial, "notes": notes}])[0].notes == kept
     assert trials_from_json(problem, [{**trial, "note": "a word like it"}])[0].notes == {}
+
+
+def test_trials_with_curves_survive_json() -> None:
+    problem = plain("x").problem
+    curve = (Measurement(step=1, metrics={"y": 0.25}), Measurement(step=10, metrics={}))
+    trials = [Trial(parameters={"x": 0.5}, metrics={"y": 1.0}, curve=curve)]
+    written = json.loads(json.dumps([trial_to_json(trial) for trial in trials]))
+    assert trials_from_json(problem, written) == trials
+
+
+def test_a_measurement_without_its_step_is_refused() -> None:
+    trial = {"parameters": {"x": 0.5}, "metrics": {"y": 1.0}, "curve": [{"metrics": {"y": 1.0}}]}
+    with pytest.raises(StudyError, match="trial 1: a measurement's step: None is not a number"):
+        trials_from_json(plain("x").problem, [trial])

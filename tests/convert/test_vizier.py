@@ -12,6 +12,7 @@ from optformer.errors import StudyError
 from optformer.study import (
     Condition,
     Goal,
+    Measurement,
     Metric,
     Parameter,
     ParameterType,
@@ -177,6 +178,10 @@ TRIALS = (
             "model": "mlp", "depth": 3, "layers": 0,
         },
         metrics={"accuracy": 0.5, "latency": 30.0},
+        curve=(
+            Measurement(step=1, metrics={"accuracy": 0.25}),
+            Measurement(step=2, metrics={"accuracy": 0.375, "latency": 31.0}),
+        ),
     ),
     Trial(
         parameters={

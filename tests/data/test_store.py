@@ -1,5 +1,6 @@
 """Shards read back equal, survive interruptions, and damaged ones give clear errors."""
 
+import dataclasses
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -24,6 +25,7 @@ from optformer.study import (
     Scale,
     Study,
 )
+from tests.studies import assert_same_curves, random_curves
 
 NAN = float("nan")
 
@@ -32,6 +34,8 @@ def assert_same(ours: Study, theirs: Study) -> None:
     assert ours.problem == theirs.problem
     assert ours.algorithm == theirs.algorithm
     assert ours.notes == theirs.notes
+    assert ours.data_set == theirs.data_set
+    assert_same_curves(ours.curves, theirs.curves)
     np.testing.assert_array_equal(ours.values_RP, theirs.values_RP)
     np.testing.assert_array_equal(ours.metrics_RM, theirs.metrics_RM)
     np.testing.assert_array_equal(ours.states_R, theirs.states_R)
@@ -146,11 +150,23 @@ def test_any_numbers_read_back_equal(
         metrics_RM=matrix(metrics),
         states_R=data.draw(hnp.arrays(np.int8, trials, elements=st.integers(0, 2))),
         predictive_R2=data.draw(st.none() | st.builds(lambda: matrix(2))),
+        curves=random_curves(trials, metrics, np.random.default_rng(data.draw(st.integers(0, 99)))),
+        data_set=data.draw(st.text(max_size=3)),
     )
     folder = tmp_path_factory.mktemp("shards")
     store.write([study, study], folder, source="test")
     for back in store.scan(folder):
         assert_same(study, back)
+
+
+def test_shards_of_before_there_were_curves_and_data_sets_are_read(tmp_path: Path) -> None:
+    studies = [plain("a"), odd()]
+    (path,) = store.write(studies, tmp_path, source="test")
+    table = pq.read_table(path)
+    new = ["notes", "data_set", "curve_trials", "curve_steps", "curve_metrics"]
+    pq.write_table(table.drop_columns(new), path)
+    for ours, theirs in zip(studies, store.scan(tmp_path), strict=True):
+        assert_same(dataclasses.replace(ours, notes=None), theirs)
 
 
 def test_shards_are_limited_by_studies_and_by_trials(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""A tiny model that has learned nothing, for what does not depend on how good it is."""
+"""A tiny untrained model, for tests that do not depend on its quality."""
 
 import dataclasses
 from collections.abc import Callable

@@ -63,7 +63,7 @@ def task(name="quadratic", trials=6, **fields):
 
 
 class Recorder:
-    """Uniform points; remembers what it was told."""
+    """Uniform points; records its updates."""
 
     told: list
 
@@ -85,7 +85,7 @@ class Recorder:
 
 
 class Corner(Recorder):
-    """Always the same point."""
+    """Always suggests the same point."""
 
     def suggest(self, count):
         return np.tile([0.01, 2.0, 64.0, 1.0], (count, 1))
@@ -101,7 +101,7 @@ class Breaks(Recorder):
 
 
 class Kills(Recorder):
-    """Ends its process."""
+    """Kills its process."""
 
     def suggest(self, count):
         os._exit(3)
@@ -109,7 +109,7 @@ class Kills(Recorder):
 
 @dataclasses.dataclass(frozen=True)
 class Counting:
-    """Leaves a file for every run that it starts."""
+    """Writes a file for every run that it starts."""
 
     folder: Path
     setting: int = 0
@@ -121,7 +121,7 @@ class Counting:
 
 @dataclasses.dataclass(frozen=True)
 class Processes:
-    """Leaves a file with the number of the process of every run."""
+    """Writes a file with the process id of every run."""
 
     folder: Path
     fresh_process: bool = False

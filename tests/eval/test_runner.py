@@ -39,7 +39,7 @@ def test_same_seeds_give_same_rows(tmp_path):
     assert untimed(tmp_path / "a") == untimed(tmp_path / "b")
 
 
-def test_every_trial_is_a_row_with_what_the_optimizer_was_told(tmp_path):
+def test_every_trial_is_a_row_with_the_optimizers_update(tmp_path):
     run({"r": Recorder}, [task(trials=20)], [3], tmp_path, protocol="test")
     table = rows(tmp_path).to_pylist()
     assert [row["trial"] for row in table] == list(range(1, 21))
@@ -55,7 +55,7 @@ def test_every_trial_is_a_row_with_what_the_optimizer_was_told(tmp_path):
     assert all(row["exact"] <= 0 or np.isnan(row["exact"]) for row in table)
 
 
-def test_optimizers_meet_the_same_noise_at_the_same_trial(tmp_path):
+def test_optimizers_have_the_same_noise_at_the_same_trial(tmp_path):
     run({"a": Corner, "b": Corner}, [task()], [0, 1], tmp_path, protocol="test")
     table = rows(tmp_path).to_pylist()
     metric = {(row["optimizer"], row["seed"], row["trial"]): row["metric"] for row in table}
@@ -66,7 +66,7 @@ def test_optimizers_meet_the_same_noise_at_the_same_trial(tmp_path):
     assert metric["a", 0, 1] != metric["a", 1, 1]
 
 
-def test_starting_points_are_told_first_and_end_at_trial_zero(tmp_path):
+def test_starting_points_come_first_and_end_at_trial_zero(tmp_path):
     plain = task(block=Quadratic(goal=Goal.MAXIMIZE))
     start = random_start(plain, 3, seed=5)
     started = task(block=plain.block, starts={5: start})
@@ -78,7 +78,7 @@ def test_starting_points_are_told_first_and_end_at_trial_zero(tmp_path):
     assert np.isnan(results.seconds_OKST[..., 0]).all()
 
 
-def test_a_killed_run_resumes_with_what_is_missing(tmp_path):
+def test_a_killed_run_resumes_with_the_missing_runs(tmp_path):
     starts = tmp_path / "starts"
     starts.mkdir()
     factory = Counting(starts)
@@ -87,7 +87,7 @@ def test_a_killed_run_resumes_with_what_is_missing(tmp_path):
     parts = sorted(out.glob("parts/*/*.parquet"))
     before = untimed(out)
     parts[1].unlink()
-    # A process that was killed while writing leaves this; it is not a result.
+    # The temporary file of a killed process, which is not a result.
     parts[1].with_suffix(".123.tmp").write_bytes(b"PAR1")
     assert read(out).missing == 1
     resumed = run({"c": factory}, [task()], [0, 1, 2], out, protocol="test")
@@ -172,7 +172,7 @@ def test_workers_give_the_rows_of_one_process_and_survive_a_killed_one(tmp_path)
     np.testing.assert_array_equal(results.of(["r"]).best_OKST, alone.best_OKST)
 
 
-def test_a_folder_refuses_what_does_not_belong(tmp_path):
+def test_a_folder_rejects_other_protocols_tasks_and_optimizers(tmp_path):
     out = tmp_path / "out"
     starts = tmp_path / "starts"
     starts.mkdir()
@@ -217,7 +217,7 @@ def test_merged_results_are_those_of_common_tasks_and_seeds(tmp_path):
     np.testing.assert_array_equal(both.best_OKST[0], both.best_OKST[1])
 
 
-def test_results_of_different_things_are_not_merged(tmp_path):
+def test_results_of_different_protocols_or_tasks_are_not_merged(tmp_path):
     a = run({"r": Recorder}, [task()], [0], tmp_path / "a", protocol="test")
     b = run({"r": Recorder}, [task()], [0], tmp_path / "b", protocol="other")
     c = run({"r": Recorder}, [task(trials=3)], [0], tmp_path / "c", protocol="test")
@@ -254,7 +254,7 @@ def test_a_start_of_infeasible_points_leaves_no_best(tmp_path):
     assert Recorder.last.told[0][2] == State.INFEASIBLE
 
 
-def test_groups_have_as_many_trials_and_rows_like_those_alone(tmp_path):
+def test_groups_have_equal_lengths_and_the_rows_of_single_runs(tmp_path):
     tasks = [task("a"), task("b"), task("c"), task("longer", trials=7)]
     chorus = Chorus(together=4)
     run({"r": chorus}, tasks, [0, 1], tmp_path / "many", protocol="test")
@@ -265,14 +265,14 @@ def test_groups_have_as_many_trials_and_rows_like_those_alone(tmp_path):
     assert [together["a", 0], together["a", 1], together["c", 1]] == [4, 4, 2]
     run({"r": Recorder}, tasks, [0, 1], tmp_path / "one", protocol="test")
     assert untimed(tmp_path / "many") == untimed(tmp_path / "one")
-    # What is there is not run again.
+    # Finished runs are not repeated.
     next((tmp_path / "many").glob("parts/*/b*.seed1.parquet")).unlink()
     run({"r": chorus}, tasks, [0, 1], tmp_path / "many", protocol="test")
     assert chorus.groups[3:] == [1]
     assert untimed(tmp_path / "many") == untimed(tmp_path / "one")
 
 
-def test_an_error_in_a_group_is_that_of_the_run_that_has_it_alone(tmp_path):
+def test_an_error_in_a_group_belongs_to_its_run(tmp_path):
     tasks = [task("a"), task("b")]
     chorus = Chorus(together=4, broken=[optimizer_seed(each, 1) for each in tasks])
     results = run({"r": chorus}, tasks, [0, 1], tmp_path, protocol="test")

@@ -6,7 +6,7 @@ from optformer.eval import statistics
 RNG = np.random.default_rng
 
 
-def test_means_are_over_seeds_then_tasks_and_leave_nan_out():
+def test_means_are_over_seeds_then_tasks_without_nan():
     scores_OKST = np.array([[[[0.0], [1.0]], [[0.2], [np.nan]]]])
     band = statistics.mean_band(scores_OKST, RNG(0))
     assert band.mean_OT[0, 0] == pytest.approx((0.5 + 0.2) / 2)
@@ -21,7 +21,7 @@ def test_trials_without_any_score_have_no_band():
     np.testing.assert_allclose([band.low_OT[:, 1], band.high_OT[:, 1]], 0.5)
 
 
-def test_nothing_known_gives_no_interval_and_neither_does_a_single_task():
+def test_neither_missing_scores_nor_a_single_task_have_an_interval():
     nothing = statistics.mean_band(np.full((2, 3, 1, 2), np.nan), RNG(0))
     for part_OT in (nothing.mean_OT, nothing.low_OT, nothing.high_OT):
         np.testing.assert_array_equal(part_OT, np.full((2, 2), np.nan))
@@ -37,7 +37,7 @@ def test_nothing_known_gives_no_interval_and_neither_does_a_single_task():
     assert gap.mean == pytest.approx(0.3) and np.isnan(gap.low) and gap.wins == 1
 
 
-def test_intervals_hold_the_true_mean_as_often_as_they_say():
+def test_intervals_have_their_nominal_coverage():
     rng = RNG(0)
     inside = 0
     for _ in range(300):
@@ -59,7 +59,7 @@ def test_ranks_need_every_optimizer():
     np.testing.assert_array_equal(ranks_OT, [[1.0, np.nan], [2.0, np.nan]])
 
 
-def test_a_paired_difference_sees_what_an_unpaired_one_cannot():
+def test_a_paired_difference_detects_small_effects():
     rng = RNG(0)
     hard_N = rng.normal(size=30) * 10
     gap = statistics.paired_difference(hard_N + 0.1 + 0.01 * rng.normal(size=30), hard_N, rng)
@@ -87,7 +87,7 @@ def test_signed_ranks_count_tied_tasks_everywhere():
     assert gap.p_value == p_OO[0, 1] == p_value
 
 
-def test_fewer_than_six_tasks_can_never_tell_two_apart():
+def test_fewer_than_six_tasks_are_never_significant():
     for tasks in (4, 5, 6, 9):
         least = statistics.signed_rank(np.arange(1.0, tasks + 1))
         assert statistics.least_p_value(tasks, 1) == pytest.approx(least)
@@ -96,11 +96,11 @@ def test_fewer_than_six_tasks_can_never_tell_two_apart():
 
 
 def test_holm_by_hand():
-    # Sorted: .01*3, .02*2, .04*1 -> never below the one before.
+    # Sorted: .01*3, .02*2, .04*1, and never below the previous one.
     assert statistics.holm([0.04, 0.01, 0.02]) == pytest.approx([0.04, 0.03, 0.04])
 
 
-def test_friedman_sees_an_order_and_nothing_in_equal_scores():
+def test_friedman_detects_an_order_and_nothing_in_equal_scores():
     ordered_OK = np.arange(3.0)[:, None] + 0.1 * RNG(0).random((3, 12))
     assert statistics.friedman(ordered_OK) < 1e-4
     assert statistics.friedman(np.ones((3, 12))) == 1.0
@@ -117,7 +117,7 @@ def test_pairwise_p_values_are_symmetric_and_corrected():
     np.testing.assert_array_equal(statistics.pairwise_p_values(np.ones((2, 6))), 1.0)
 
 
-def test_alike_are_neighbours_in_rank_of_which_no_pair_differs():
+def test_alike_are_adjacent_ranks_without_significant_differences():
     ranks_O = np.array([3.0, 1.0, 2.0, 4.0])  # the order is 1, 2, 0, 3
     p_OO = np.ones((4, 4))
     assert statistics.alike(ranks_O, p_OO) == [(1, 2, 0, 3)]
@@ -127,14 +127,14 @@ def test_alike_are_neighbours_in_rank_of_which_no_pair_differs():
     assert statistics.alike(ranks_O, np.eye(4)) == []
 
 
-def test_distance_of_seeds_is_how_far_values_must_move():
+def test_the_distance_of_seeds_is_wasserstein():
     first_KST = np.array([[[0.0], [1.0]]])
     assert statistics.seed_distance(first_KST, first_KST[:, ::-1]) == pytest.approx(0.0)
     assert statistics.seed_distance(first_KST, first_KST + 0.3) == pytest.approx(0.3)
     assert statistics.seed_distance(first_KST, np.array([[[0.5], [0.5]]])) == pytest.approx(0.5)
 
 
-def test_two_sample_test_holds_its_level_and_finds_a_shift():
+def test_the_two_sample_test_has_its_level_and_detects_a_shift():
     rng = RNG(0)
     hard_K11 = 5 * rng.normal(size=(8, 1, 1))  # tasks differ much more than algorithms
     p_values = []

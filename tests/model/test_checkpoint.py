@@ -1,5 +1,6 @@
 """A checkpoint loads back equal, or an error names the damage."""
 
+import dataclasses
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -11,9 +12,10 @@ import safetensors.numpy
 
 import optformer
 from optformer.errors import CheckpointError
-from optformer.model import checkpoint, experts, transformer
+from optformer.model import checkpoint, experts, prior, transformer
 from optformer.model.config import MICRO, Temperature
-from optformer.model.saved import Checkpoint
+from optformer.model.prior import PriorConfig
+from optformer.model.saved import Checkpoint, SavedPrior
 from optformer.model.transformer import Ids
 from optformer.tokenization.tokenizer import StudyTokenizer
 from optformer.tokenization.vocabulary import train_text_model
@@ -55,6 +57,18 @@ def test_the_temperature_of_values_can_be_changed_in_place(folder: Path) -> None
     assert (after.about, after.tokens, after.config) == (before.about, before.tokens, before.config)
     jax.tree.map(np.testing.assert_array_equal, after.weights, before.weights)
     assert len(list(folder.iterdir())) == 3
+    # The one that it had is kept.
+    config = json.loads((folder / "config.json").read_text("utf-8"))
+    assert config["value_temperature_before"] == {"start": 1.0, "power": 0.0}
+
+
+def test_the_folder_of_a_training_run_is_its_last_checkpoint(folder: Path) -> None:
+    run = folder.with_name("run")
+    run.mkdir()
+    folder.rename(run / "checkpoint")
+    (run / "config.toml").touch()
+    assert checkpoint.find(run) == run / "checkpoint"
+    assert checkpoint.load(run).about == {"step": 3}
 
 
 @pytest.mark.parametrize(
@@ -214,3 +228,25 @@ def test_a_shipped_model_loads_by_its_name(
         checkpoint.load(Path("model"))
     with pytest.raises(CheckpointError, match=r"no model in this package has that name \(model\)"):
         checkpoint.load(Path("another"))
+
+
+def test_a_prior_is_saved_beside_the_model_in_half_precision(folder: Path) -> None:
+    saved, shape = checkpoint.load(folder), PriorConfig(width=8, heads=2, inner=4, hidden=6)
+    weights = prior.init(shape, np.random.default_rng(0))
+    alone = checkpoint.fingerprint(folder)
+    with_prior = dataclasses.replace(
+        saved, prior=SavedPrior(config=shape, weights=weights, about={"steps": 7})
+    )
+    checkpoint.save(with_prior, folder)
+    loaded = checkpoint.load(folder).prior
+    assert loaded is not None
+    assert (loaded.config, loaded.about) == (shape, {"steps": 7})
+    jax.tree.map(
+        lambda one, other: np.testing.assert_array_equal(one, other.astype(np.float16)),
+        loaded.weights,
+        weights,
+    )
+    assert checkpoint.fingerprint(folder) != alone
+    (folder / checkpoint.PRIOR_WEIGHTS).unlink()
+    with pytest.raises(CheckpointError, match=checkpoint.PRIOR_WEIGHTS):
+        checkpoint.load(folder)

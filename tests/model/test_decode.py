@@ -29,7 +29,7 @@ CONFIGS = {
     "default": (TINY, TOKENIZER),
     "values": (VALUES, TOKENIZER),
     "t5": (T5, TOKENIZER),
-    # Separators are steps, a token comes before the first trial, the decoder writes every id.
+    # Separators are steps, a token precedes the first trial, and the decoder outputs every id.
     "released": (T5, released_tokenizer()),
     "released tokens, our model": (TINY, released_tokenizer()),
 }
@@ -44,7 +44,7 @@ def model(config: ModelConfig, tokenizer: StudyTokenizer = TOKENIZER) -> tuple[d
 def uncached(
     weights: dict, config: ModelConfig, tokenizer: StudyTokenizer, study: Study
 ) -> np.ndarray:
-    """The value head's log-odds at every trial, computed as in training."""
+    """The value head's logits at every trial, computed as in training."""
     ids = Ids.of(tokenizer.vocabulary)
     problem = tokenizer.encode_problem(study.problem, study.algorithm)
     trials = tokenizer.encode_trials(study, problem)
@@ -59,13 +59,13 @@ def uncached(
 
 @pytest.mark.parametrize("name", CONFIGS)
 def test_cached_equals_uncached(name: str) -> None:
-    """Candidates scored against a cached history get what the whole sequence would give."""
+    """Candidates have the same scores with a cached history and in the whole sequence."""
     (config, tokenizer), rng = CONFIGS[name], np.random.default_rng(0)
     weights, engine = model(config, tokenizer)
     # Two studies of different shapes and lengths, one history extended in two steps.
     studies = [random_study(MIXED, 9, rng), random_study(plane(2), 14, rng)]
     problems = [tokenizer.encode_problem(s.problem, s.algorithm) for s in studies]
-    # All trials under the scaling of the whole study, as the uncached pass has them.
+    # All trials with the scaling of the whole study, as in the uncached pass.
     scalings = [tokenizer.fit_scalings(s) for s in studies]
 
     def rows(of: Callable[[Study], range]) -> list:
@@ -93,8 +93,8 @@ def test_cached_equals_uncached(name: str) -> None:
             np.testing.assert_allclose(got_O, want_O, atol=2e-4)
 
 
-def test_a_history_grows_past_its_room() -> None:
-    """Extending trial by trial beyond the first capacity changes nothing."""
+def test_a_history_can_exceed_its_first_capacity() -> None:
+    """Extending it trial by trial gives the same predictions."""
     _, engine = model(TINY)
     study = random_study(plane(9), 31, np.random.default_rng(1))
     problem = TOKENIZER.encode_problem(study.problem, study.algorithm)
@@ -115,7 +115,7 @@ def test_a_history_grows_past_its_room() -> None:
 
 @pytest.mark.parametrize("name", ["default", "released"])
 def test_samples_are_legal_and_conditions_hold(name: str) -> None:
-    """Every sampled trial decodes to a valid one, whatever the weights say."""
+    """Every sampled trial decodes to a valid trial, for any weights."""
     config, tokenizer = CONFIGS[name]
     _, engine = model(config, tokenizer)
     for problem in (MIXED, CONDITIONAL) if tokenizer.options.statuses else (MIXED,):
@@ -137,7 +137,7 @@ def test_samples_are_legal_and_conditions_hold(name: str) -> None:
 
 
 def test_sampling_frequencies_equal_the_models_probabilities() -> None:
-    """A chi-square test of the first parameter's tokens; wrong once in 10,000 correct runs."""
+    """A chi-square test of the first parameter's tokens that fails once in 10,000 correct runs."""
     import scipy.stats
 
     weights, engine = model(TINY)
@@ -157,7 +157,7 @@ def test_sampling_frequencies_equal_the_models_probabilities() -> None:
 
 
 def test_a_pending_trial_is_part_of_the_history() -> None:
-    """What is suggested next depends on what is pending."""
+    """The next suggestion depends on pending trials."""
     _, engine = model(TINY)
     study = random_study(plane(2), 5, np.random.default_rng(2))
     problem = TOKENIZER.encode_problem(study.problem, study.algorithm)

@@ -1,4 +1,4 @@
-"""Experts are Gaussian processes: their predictions are those of the textbook."""
+"""Experts are Gaussian processes: their predictions equal the textbook formulas."""
 
 import numpy as np
 import pytest
@@ -21,7 +21,7 @@ def trials(count: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
 
 
 def points(units_NP: np.ndarray) -> Points:
-    """Points that experts see like this."""
+    """Points for the experts."""
     ids_NK = np.zeros(units_NP.shape, np.int64)
     return Points(values_NP=units_NP, units_NP=units_NP, ids_NK=ids_NK, inputs_NK=units_NP)
 
@@ -63,7 +63,7 @@ def textbook(
 
 
 @pytest.mark.parametrize("expert", [0, 5, 13, 20, 30, 45, 90, 130, 199])
-def test_predictions_are_those_of_the_textbook(expert: int) -> None:
+def test_predictions_equal_the_textbook_formula(expert: int) -> None:
     units_RP, values_R = trials(12)
     nothing_R = np.zeros(11, bool)
     posterior = experts.condition(units_RP[:11], values_R[:11], nothing_R, ORDERED, BINS)
@@ -80,7 +80,7 @@ def test_predictions_are_those_of_the_textbook(expert: int) -> None:
     np.testing.assert_allclose(np.exp(followed.log_RE[11, expert]), share, rtol=0.03)
 
 
-def test_evidence_adds_up_and_is_what_conditioning_finds() -> None:
+def test_evidence_is_the_sum_of_sequential_log_probabilities() -> None:
     units_RP, values_R = trials(15)
     followed = experts.follow(units_RP, values_R, ORDERED, BINS)
     np.testing.assert_allclose(
@@ -135,7 +135,7 @@ def test_levels_are_of_one_draw_of_the_process(kernel: int) -> None:
     assert abs(found - together) < 4 * np.sqrt(together * (1 - together) / draws)
 
 
-def test_what_comes_later_changes_nothing() -> None:
+def test_later_trials_change_nothing() -> None:
     units_RP, values_R = trials(15)
     short = experts.follow(units_RP[:9], values_R[:9], ORDERED, BINS)
     whole = experts.follow(units_RP, values_R, ORDERED, BINS)
@@ -143,7 +143,7 @@ def test_what_comes_later_changes_nothing() -> None:
     np.testing.assert_allclose(whole.below_RE[:9], short.below_RE, rtol=1e-5, atol=1e-6)
 
 
-def test_a_trial_without_a_value_says_nothing() -> None:
+def test_a_trial_without_a_value_changes_nothing() -> None:
     units_RP, values_R = trials(10)
     gone_R = values_R.copy()
     gone_R[4] = np.nan
@@ -153,7 +153,7 @@ def test_a_trial_without_a_value_says_nothing() -> None:
     assert (followed.log_RE[4] == 0).all()
 
 
-def test_pending_trials_narrow_predictions_and_leave_their_mean() -> None:
+def test_pending_trials_reduce_the_variance_and_keep_the_mean() -> None:
     units_RP, values_R = trials(10)
     waiting_R = values_R.copy()
     waiting_R[[2, 9]] = np.nan
@@ -169,9 +169,39 @@ def test_pending_trials_narrow_predictions_and_leave_their_mean() -> None:
     assert (after.scale_NM < before.scale_NM).all()
 
 
+@pytest.mark.parametrize("expert", [0, 7, 45, 130])
+def test_a_surprise_is_how_far_a_value_is_above_its_prediction(expert: int) -> None:
+    units_RP, values_R = trials(12)
+    nothing_R = np.zeros(12, bool)
+    before = experts.condition(units_RP[:11], values_R[:11], nothing_R[:11], ORDERED, BINS)
+    after = experts.condition(units_RP, values_R, nothing_R, ORDERED, BINS)
+    said = before.predict(points(units_RP[11:]), np.array([expert]))
+    warp, kernel = divmod(expert, len(KERNELS))
+    above = experts.warp(values_R[11:])[warp, 0] - said.mean_NM[0, 0]
+    scale = said.scale_NM[0, 0] * after.scale_WK[warp, kernel] / before.scale_WK[warp, kernel]
+    np.testing.assert_allclose(after.surprises(expert)[-1], above / scale, rtol=1e-5)
+
+
+@pytest.mark.parametrize("kernel", [1, 9, 20, 33])
+def test_fantasies_are_predictions_given_the_drawn_values(kernel: int) -> None:
+    """Under the first warp, which only moves values."""
+    units_RP, values_R = trials(10)
+    values_R[8:] = np.nan
+    waits_R = np.isnan(values_R)
+    posterior = experts.condition(units_RP, values_R, waits_R, ORDERED, BINS)
+    elsewhere = points(trials(5, seed=1)[0])
+    normal_SJ = 0.1 * np.random.default_rng(2).normal(size=(3, 2))
+    mean_SN, _, drawn_SJ = posterior.fantasize(elsewhere, kernel, normal_SJ)
+    for mean_N, drawn_J in zip(mean_SN, drawn_SJ, strict=True):
+        told_R = np.append(values_R[:8], drawn_J + 0.5)
+        told = experts.condition(units_RP, told_R, np.zeros(10, bool), ORDERED, BINS)
+        said = told.predict(elsewhere, np.array([kernel]))
+        np.testing.assert_allclose(mean_N, said.mean_NM[:, 0], atol=1e-6)
+
+
 @pytest.mark.parametrize("seed", range(3))
 def test_any_trials_give_probabilities(seed: int) -> None:
-    """Repeats, inactive parameters, values at the ends, none at all."""
+    """Repeated points, inactive parameters, values at the ends, or no values."""
     rng = np.random.default_rng(seed)
     units_RP = (rng.integers(4, size=(60, 4)) + 0.5) / 4
     units_RP[rng.random(units_RP.shape) < 0.2] = INACTIVE

@@ -1,4 +1,4 @@
-"""The mixture's probabilities are those of its parts."""
+"""The mixture's probabilities are those of its components."""
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +18,7 @@ def gates() -> dict:
     return transformer.init(MICRO, IDS, jax.random.key(0))["experts"]
 
 
-def test_untrained_weights_are_bayes_rule(gates: dict) -> None:
+def test_initial_weights_follow_bayes_rule(gates: dict) -> None:
     rng = np.random.default_rng(0)
     evidence_TE = rng.normal(0, 3, (4, experts.EXPERTS)).astype(np.float32)
     hidden_TD = jnp.asarray(rng.normal(size=(4, MICRO.width)), jnp.float32)
@@ -51,7 +51,7 @@ def test_mixed_bins_are_the_parts_probabilities(freedom: float, centre: float) -
         ids=IDS,
     )
     mixed_NO = np.asarray(mixed_NO)
-    # The chance of a status stays what it was.
+    # The probability of a status does not change.
     before_NO, after_NO = (scipy.special.log_softmax(x, axis=1) for x in (logits_NO, mixed_NO))
     np.testing.assert_allclose(after_NO[:, IDS.bins :], before_NO[:, IDS.bins :], atol=1e-4)
     edges_MF = experts.warp(np.linspace(0, 1, IDS.bins + 1))[warp_M]
@@ -77,7 +77,7 @@ def test_experts_without_weight_are_left_out() -> None:
     np.testing.assert_allclose(np.exp(left_NG).sum(1), 1.0, rtol=1e-4)
 
 
-def test_the_transformers_own_weight_does_not_depend_on_how_many_experts_are_kept() -> None:
+def test_the_transformers_own_weight_does_not_depend_on_the_number_of_experts() -> None:
     weights_NG = np.full((3, 1 + experts.EXPERTS), 0.6 / experts.EXPERTS)
     weights_NG[:, 0] = 0.4
     chosen_M, left_NG = mixture.choose_experts(np.log(weights_NG).astype(np.float32))
@@ -86,8 +86,8 @@ def test_the_transformers_own_weight_does_not_depend_on_how_many_experts_are_kep
     np.testing.assert_allclose(np.exp(left_NG).sum(1), 1.0, rtol=1e-5)
 
 
-def test_a_mixture_has_its_whole_mass_where_an_expert_sees_nothing_in_the_range() -> None:
-    """Else the chance of a status would grow."""
+def test_an_expert_outside_the_range_does_not_change_a_statuss_probability() -> None:
+    """The probability of all bins together stays the same."""
     mixed_NO = mixture.mix(
         jnp.zeros((1, IDS.outputs)),
         jnp.log(jnp.array([[0.01, 0.99]])),

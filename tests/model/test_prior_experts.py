@@ -42,6 +42,7 @@ def networks() -> tuple[Known, Misled]:
 
 def trials(count: int) -> tuple[np.ndarray, np.ndarray]:
     values_RP = np.random.default_rng(3).random((count, 2))
+    values_RP = values_RP[np.argsort(values_RP[:, 0])]  # the best comes last
     metric_R = 0.2 + 0.6 * values_RP[:, 0]
     return values_RP, metric_R
 

@@ -1,4 +1,4 @@
-"""What the forward pass must and must not let through."""
+"""Which inputs the forward pass depends on, and its losses."""
 
 import dataclasses
 
@@ -49,8 +49,8 @@ def test_a_future_token_cannot_change_a_past_prediction() -> None:
     assert np.abs(same[100:135] - other[100:135]).max() > 1e-3
 
 
-def test_packing_keeps_studies_apart() -> None:
-    """A study's predictions are the same alone, behind another, and behind yet another."""
+def test_packed_studies_are_independent() -> None:
+    """A study's predictions are the same alone and after different other studies."""
     rng = np.random.default_rng(0)
     first, other, second = (random_study(plane(2), trials, rng) for trials in (20, 20, 10))
     alone = hidden(batch_of(second))[:30]
@@ -68,14 +68,14 @@ def test_another_text_gives_another_prediction() -> None:
 
 IDS_OF_DECODERS = [
     Ids(text=6, bins=50, statuses=4),
-    # It writes text too: bins come after it.
+    # The decoder also outputs text, so bins come after it.
     Ids(text=6, bins=50, statuses=4, text_output=True),
 ]
 
 
 @pytest.mark.parametrize("ids", IDS_OF_DECODERS)
-def test_soft_targets_agree_with_the_written_out_distribution(ids: Ids) -> None:
-    """Cross entropy against a Gaussian over bins, its tails folded onto the last bins."""
+def test_soft_targets_agree_with_the_explicit_distribution(ids: Ids) -> None:
+    """Cross entropy against a Gaussian over bins, with its tails on the last bins."""
     logits_BTO = jax.random.normal(jax.random.key(0), (1, 3, ids.outputs))
     bins_BT = jnp.array([[0, 20, 49]])
     got = loss.soft_logits(logits_BTO, bins_BT + ids.first_bin, ids, 2.0)
@@ -90,8 +90,8 @@ def test_soft_targets_agree_with_the_written_out_distribution(ids: Ids) -> None:
 
 
 @pytest.mark.parametrize("ids", IDS_OF_DECODERS)
-def test_exact_targets_agree_with_the_written_out_distribution(ids: Ids) -> None:
-    """Cross entropy against a Gaussian's mass in each bin, its tails on the last bins."""
+def test_exact_targets_agree_with_the_explicit_distribution(ids: Ids) -> None:
+    """Cross entropy against a Gaussian's mass in each bin, with its tails on the last bins."""
     logits_BTO = jax.random.normal(jax.random.key(0), (1, 3, ids.outputs))
     predictive_BT2 = np.array([[[0.5, 0.1], [0.02, 0.2], [1.3, 0.5]]], dtype=np.float32)
     got = loss.exact_logits(logits_BTO, predictive_BT2, ids)
@@ -103,7 +103,7 @@ def test_exact_targets_agree_with_the_written_out_distribution(ids: Ids) -> None
 
 
 def test_padding_does_not_count() -> None:
-    """The loss of a row is the same whatever room is left in it."""
+    """The loss of a row does not depend on the padding."""
     study = random_study(plane(2), 10, np.random.default_rng(0))
     losses = [
         loss.loss_and_metrics(

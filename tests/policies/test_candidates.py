@@ -10,6 +10,7 @@ from scipy.integrate import trapezoid
 from optformer.model import experts
 from optformer.model.points import Coordinates, Points
 from optformer.policies import candidates
+from optformer.policies.feasibility import Feasibility
 from optformer.policies.trust import everywhere
 from optformer.policies.view import View
 from optformer.space import to_natural, to_units
@@ -32,6 +33,9 @@ def view() -> View:
     """Of a parabola with its maximum at 0.6 of both parameters."""
     points = coordinates(plane(2)).of_units(np.random.default_rng(0).random((15, 2)))
     values_R = 0.8 - ((points.units_NP - 0.6) ** 2).sum(1)
+    posterior = experts.condition(
+        points.inputs_NK, values_R, np.zeros(15, dtype=bool), np.ones(2, dtype=bool), 1000
+    )
     return View(
         study=dataclasses.replace(
             random_study(plane(2), 15, np.random.default_rng(0)),
@@ -41,10 +45,12 @@ def view() -> View:
         coordinates=coordinates(plane(2)),
         trials=points,
         values_R=values_R,
+        kept_R=np.ones(15, dtype=bool),
         region=everywhere(plane(2)),
-        posterior=experts.condition(
-            points.inputs_NK, values_R, np.zeros(15, dtype=bool), np.ones(2, dtype=bool), 1000
-        ),
+        feasibility=Feasibility(),
+        posterior=posterior,
+        log_weights_E=posterior.evidence_E - posterior.evidence_E.max(),
+        pending=None,
     )
 
 
@@ -87,13 +93,14 @@ def test_expected_improvement_is_that_of_truncated_predictions(
 def test_what_is_sifted_is_expected_to_be_better_and_found_near_the_maximum(view: View) -> None:
     rng = np.random.default_rng(1)
     points = view.coordinates.of_units(rng.random((200, 2)))
-    assert view.posterior is not None
-    log_weights_E = view.posterior.evidence_E - view.posterior.evidence_E.max()
-    sifted = candidates.sift(points, 10, view, log_weights_E, rng)
+    assert view.posterior is not None and view.log_weights_E is not None
+    sifted = candidates.sift(points, 10, view, rng)
     assert len(sifted) == 10
 
     def gain(points: Points) -> np.ndarray:
-        return candidates.expected_improvement(view.posterior, log_weights_E, points, view.best)
+        return candidates.expected_improvement(
+            view.posterior, view.log_weights_E, points, view.best
+        )
 
     assert gain(sifted).min() >= np.sort(gain(points))[-10]
     assert np.abs(sifted.units_NP - 0.6).max() < 0.25
@@ -107,7 +114,9 @@ def test_local_points_lie_around_the_best_trials(view: View) -> None:
     distance_NK = np.abs(units_NP[:, None] - best_KP).max(axis=2)
     assert np.median(distance_NK.min(axis=1)) < 0.1
     assert (distance_NK.min(axis=1) > 0).all()
-    nothing = dataclasses.replace(view, study=view.study.rows([]))
+    nothing = dataclasses.replace(
+        view, study=view.study.rows([]), kept_R=view.kept_R[:0], values_R=view.values_R[:0]
+    )
     assert np.ptp(candidates.near_best(nothing, 200, rng), axis=0).min() > 0.9
 
 

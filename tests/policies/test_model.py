@@ -1,7 +1,9 @@
 """The contract of every policy: legal, reproducible, aware of what is pending."""
 
 import concurrent.futures
+import copy
 import dataclasses
+import pickle
 from pathlib import Path
 
 import jax
@@ -20,9 +22,9 @@ from optformer.policies.config import DOUBT, PolicyConfig
 from optformer.policies.model import OptFormer, load
 from optformer.policies.ranking import bin_probabilities
 from optformer.policies.session import Session
-from optformer.policies.view import measured, shorten, with_pending
+from optformer.policies.view import View, measured, shorten, with_pending
 from optformer.space import to_natural
-from optformer.study import Metric, ParameterType, Problem, State, Study, to_trials
+from optformer.study import Goal, Metric, ParameterType, Problem, State, Study, to_trials
 from optformer.tokenization.tokenizer import StudyTokenizer
 from optformer.training.sharding import to_numpy
 from tests.studies import CONDITIONAL, MIXED, plane, random_study
@@ -114,6 +116,13 @@ def test_a_batch_equals_suggestions_one_by_one_with_the_others_pending(model: Op
     assert study.states_R[-3:].tolist() == [State.ACTIVE] * 3
 
 
+@pytest.mark.parametrize("count", [0, -1])
+def test_a_batch_has_at_least_one_suggestion(model: OptFormer, count: int) -> None:
+    problem = convert.problem_to_vizier(plane(2))
+    with pytest.raises(ConfigError, match=f"count={count} suggestions: ask for at least one"):
+        model.suggest(problem, count=count)
+
+
 def test_only_completed_trials_are_measured() -> None:
     """Not what an infeasible one happened to measure."""
     study = random_study(plane(1), 3, np.random.default_rng(0))
@@ -127,20 +136,27 @@ def test_only_completed_trials_are_measured() -> None:
     assert measured(study.rows([]), scaling).shape == (0,)
 
 
-def test_a_search_that_has_stalled_doubts_its_predictions(checkpoint: Path) -> None:
+def test_a_search_has_stalled_when_the_latest_trials_did_not_improve() -> None:
     values_R = np.array([0.2, 0.5, 0.3, 0.5, 0.502, 0.1])
-    doubts = [policy("ei", patience=3).doubt(values_R[:count]) for count in range(7)]
-    assert doubts == [1.0] * 5 + [DOUBT] * 2
-    assert policy("ei", patience=0).doubt(values_R) == 1.0
+    stalls = [policy("ei", patience=3).stalled(values_R[:count]) for count in range(7)]
+    assert stalls == [False] * 5 + [True] * 2
+    assert not policy("ei", patience=0).stalled(values_R)
     # Each is the best so far, however little of the whole range that is.
-    assert policy("ei", patience=3).doubt(np.array([-1e3, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6])) == 1.0
+    assert not policy("ei", patience=3).stalled(np.array([-1e3, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6]))
     with pytest.raises(ConfigError, match="patience=-1"):
         PolicyConfig(patience=-1)
+
+
+@pytest.mark.parametrize("surprise", [-1.0, 0.0])
+def test_a_stalled_search_doubts_predictions_that_were_too_high(
+    checkpoint: Path, surprise: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And believes those that were right."""
+    monkeypatch.setattr(View, "surprise", lambda self, trials: surprise)
     model = OptFormer(optformer.model.checkpoint.load(checkpoint))
     study = random_study(plane(2), 12, np.random.default_rng(0))
     study = study.rows(np.argsort(-study.objective()))  # nothing after the first is better
-    low, high = study.problem.parameters[0].bounds
-    points_NP = low + (high - low) * np.random.default_rng(1).random((6, 2))
+    points_NP = np.random.default_rng(1).random((6, 2))
     stalled_N, warm_N, plain_N = (
         Session(model, [(study.problem, "random_search")]).score(
             study, points_NP, policy("ucb", **fields), np.random.default_rng(2)
@@ -151,8 +167,8 @@ def test_a_search_that_has_stalled_doubts_its_predictions(checkpoint: Path) -> N
             {"patience": 0, "value_temperature": 1.5},
         )
     )
-    np.testing.assert_array_equal(stalled_N, warm_N)
-    assert (stalled_N != plain_N).all()
+    np.testing.assert_array_equal(stalled_N, warm_N if surprise < 0 else plain_N)
+    assert (warm_N != plain_N).all()
 
 
 @pytest.mark.parametrize("space", SPACES)
@@ -166,6 +182,44 @@ def test_an_empty_study_begins_in_the_middle(model: OptFormer, space: str) -> No
     for column, parameter in enumerate(problem.parameters):
         if parameter.type != ParameterType.CATEGORICAL and not np.isnan(values_NP[0, column]):
             assert values_NP[0, column] == middle_1P[0, column]
+
+
+def test_a_study_begins_at_its_defaults(model: OptFormer) -> None:
+    parameters = tuple(
+        dataclasses.replace(parameter, default=default)
+        for parameter, default in zip(MIXED.parameters, (0.5, 2, None, "poly"), strict=True)
+    )
+    empty = random_study(
+        dataclasses.replace(MIXED, parameters=parameters), 0, np.random.default_rng(0)
+    )
+    [values_P] = model.propose(empty, policy=policy("ei"), seed=0)
+    assert values_P.tolist() == [0.5, 2.0, 32.0, 1.0]
+
+
+def test_a_constraint_may_stand_before_the_objective(model: OptFormer) -> None:
+    limit = Metric(name="a", goal=Goal.MINIMIZE, safety_threshold=0.0)
+    study = random_study(
+        dataclasses.replace(plane(2), metrics=(limit, Metric(name="y"))),
+        8,
+        np.random.default_rng(0),
+    )
+    values_NP = model.propose(study, 2, policy=policy("ei"), seed=0)
+    other = dataclasses.replace(
+        study,
+        problem=dataclasses.replace(study.problem, metrics=study.problem.metrics[::-1]),
+        metrics_RM=study.metrics_RM[:, ::-1],
+    )
+    np.testing.assert_array_equal(values_NP, model.propose(other, 2, policy=policy("ei"), seed=0))
+
+
+def test_a_model_goes_to_another_process_and_copies_share_it(model: OptFormer) -> None:
+    study = random_study(plane(2), 5, np.random.default_rng(0))
+    again = pickle.loads(pickle.dumps(model))
+    np.testing.assert_array_equal(
+        again.propose(study, policy=policy("ei"), seed=3),
+        model.propose(study, policy=policy("ei"), seed=3),
+    )
+    assert copy.deepcopy(model) is model
 
 
 def test_a_long_study_is_shortened_to_its_best_newest_and_a_spread(model: OptFormer) -> None:
@@ -273,7 +327,8 @@ def test_joint_draws_agree_where_points_are_near_and_with_predictions_everywhere
     low, high = study.problem.parameters[0].bounds
     points_NP = low + (high - low) * np.array([[0.3, 0.6], [0.301, 0.6], [0.85, 0.1]])
     session = Session(model, [(study.problem, "random_search")])
-    candidates, _ = session._candidates(study, points_NP, policy("ts", trust_region=False))
+    everywhere = policy("ts", trust_region=False)
+    candidates, _ = session._candidates(study, points_NP, everywhere, np.random.default_rng(0))
     probabilities_NQ = candidates.probabilities(temperature)
     rng, draws = np.random.default_rng(1), 300
     drawn_DN, alone_DN = (
@@ -329,9 +384,9 @@ def test_viziers_types_go_in_and_out(model: OptFormer) -> None:
         (plane(36), "36 parameters; this model takes 35"),
         (
             dataclasses.replace(
-                plane(1, "late"), metrics=(Metric(name="a", safety_threshold=0.0), Metric(name="b"))
+                plane(1, "none"), metrics=(Metric(name="a", safety_threshold=0.0),)
             ),
-            r"'late' has the objectives \['b'\]",
+            r"'none' has the objectives \[\], but a session takes one",
         ),
     ],
 )

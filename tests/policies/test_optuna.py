@@ -1,6 +1,8 @@
 """The model as an Optuna sampler: Optuna's own contract, and what ours adds to it."""
 
+import copy
 import math
+import pickle
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,6 +11,7 @@ import optuna
 import pytest
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.testing import pytest_samplers
+from optuna.trial import TrialState
 
 from optformer.errors import ConfigError, StudyError
 from optformer.policies.config import PolicyConfig
@@ -219,12 +222,94 @@ def test_choices_that_look_the_same_are_left_to_chance(model: OptFormer, watched
     assert watched.names() == [["x"], ["x"]]
 
 
-def test_more_parameters_than_the_model_takes_are_refused(model: OptFormer) -> None:
+def test_more_parameters_than_the_model_takes_are_left_to_chance_with_a_warning(
+    model: OptFormer, watched: Watched
+) -> None:
     study = new_study(model)
     space = {f"x{index}": FloatDistribution(0.0, 1.0) for index in range(36)}
     study.tell(study.ask(space), 1.0)
-    with pytest.raises(StudyError, match="36 parameters; this model takes 35"):
-        study.ask(space)
+    with pytest.warns(UserWarning, match="36 parameters, but this model takes 35: x9 are left"):
+        trial = study.ask(dict(sorted(space.items())))
+    assert len(trial.params) == 36
+    assert [len(names) for names in watched.names()] == [35]
+
+
+def test_a_space_that_is_given_is_searched_from_the_first_trial_on(
+    model: OptFormer, watched: Watched
+) -> None:
+    sampler = OptFormerSampler(model, policy=FEW, seed=0, space=PLANE)
+    study = optuna.create_study(sampler=sampler)
+    trial = study.ask()
+    assert trial.suggest_float("x", 0.0, 1.0) == 0.5
+    assert trial.suggest_float("y", 1e-3, 1.0, log=True) == pytest.approx(10**-1.5)
+    assert watched.names() == [["x", "y"]]
+    study.tell(trial, 1.0)
+    study.ask(PLANE)
+    assert [len(each) for each in watched.studies] == [0, 1]
+
+
+@pytest.mark.parametrize(
+    ("space", "says"),
+    [
+        ({f"x{k}": FloatDistribution(0.0, 1.0) for k in range(36)}, "36 parameters; this model"),
+        ({"x": CategoricalDistribution(list(range(1001)))}, "'x' has 1001 values"),
+    ],
+)
+def test_a_space_that_is_too_large_is_refused_before_the_first_trial(
+    model: OptFormer, space: dict, says: str
+) -> None:
+    with pytest.raises(StudyError, match=says):
+        OptFormerSampler(model, space=space)
+
+
+def test_too_many_choices_are_left_to_chance(model: OptFormer, watched: Watched) -> None:
+    study = new_study(model)
+    space = LINE | {"many": CategoricalDistribution(list(range(1001)))}
+    for _ in range(2):
+        study.tell(study.ask(space), 1.0)
+    assert watched.names() == [["x"]]
+
+
+@pytest.mark.parametrize("given", ["set_constraint", "constraints_func"])
+def test_constraints_are_metrics_with_a_threshold(
+    model: OptFormer, watched: Watched, given: str
+) -> None:
+    by_function = given == "constraints_func"
+    sampler = OptFormerSampler(
+        model,
+        policy=FEW,
+        seed=0,
+        constraints_func=(lambda trial: [trial.params["x"] - 0.5]) if by_function else None,
+    )
+    study = optuna.create_study(sampler=sampler)
+    for _ in range(4):
+        trial = study.ask(LINE)
+        if not by_function:
+            trial.set_constraint("0", trial.params["x"] - 0.5)
+        study.tell(trial, trial.params["x"])
+    last = watched.studies[-1]
+    assert [metric.safety_threshold for metric in last.problem.metrics] == [None, 0.0]
+    np.testing.assert_allclose(last.metrics_RM[:, 1], last.values_RP[:, 0] - 0.5)
+
+
+def test_a_search_in_which_everything_fails_still_knows_its_space(
+    model: OptFormer, watched: Watched
+) -> None:
+    study = new_study(model)
+    for _ in range(3):
+        study.tell(study.ask(PLANE), state=TrialState.FAIL)
+    assert watched.names() == [["x", "y"]] * 2
+    assert (watched.studies[-1].states_R == State.INFEASIBLE).all()
+
+
+def test_a_sampler_goes_to_another_process(model: OptFormer) -> None:
+    sampler = OptFormerSampler(model, policy=FEW, seed=0, space=PLANE)
+    for again in (pickle.loads(pickle.dumps(sampler)), copy.deepcopy(sampler)):
+        drawn = [
+            optuna.create_study(sampler=each, study_name="one").ask(PLANE).params
+            for each in (sampler, again)
+        ]
+        assert drawn[0] == drawn[1]
 
 
 def test_a_checkpoint_is_loaded_by_its_folder(checkpoint: Path) -> None:

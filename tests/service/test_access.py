@@ -6,15 +6,18 @@ from pathlib import Path
 import grpc
 import pytest
 
-from optformer.errors import ConfigError
-from optformer.service.access import read_access
+from optformer.errors import ConfigError, SourceError
+from optformer.service import client
+from optformer.service.access import read_access, with_token
 from optformer.service.server import Serving, running
 from tests.service.test_guard import Stub, create, pb, refused, suggest
 from tests.service.test_tls import of, pem
+from tests.studies import plane
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:vizier")
 
 Code = grpc.StatusCode
+LINE = plane(1, "line")
 A, B = "a" * 32, "b" * 32
 OWNERS = f"""
 [owners.alice]
@@ -34,18 +37,8 @@ def owners(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-class Sender(grpc.UnaryUnaryClientInterceptor):
-    """Sends a token with each request."""
-
-    def __init__(self, value: str) -> None:
-        self._value = value
-
-    def intercept_unary_unary(self, continuation: object, details: object, request: object):
-        return continuation(details._replace(metadata=[("authorization", self._value)]), request)
-
-
-def stub_with(channel: grpc.Channel, value: str) -> Stub:
-    return Stub(grpc.intercept_channel(channel, Sender(value)))
+def stub_with(channel: grpc.Channel, token: str) -> Stub:
+    return Stub(with_token(channel, token))
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +51,7 @@ def channel(owners: Path) -> Iterator[grpc.Channel]:
 
 
 def test_an_owners_studies_are_its_own(channel: grpc.Channel) -> None:
-    alice, bob = (stub_with(channel, f"Bearer {token}") for token in (A, B))
+    alice, bob = (stub_with(channel, token) for token in (A, B))
     study = create(alice, "mine", owner="alice").name
     [trial] = suggest(alice, study)
     for call in (
@@ -77,11 +70,22 @@ def test_an_owners_studies_are_its_own(channel: grpc.Channel) -> None:
     create(bob, "his", owner="bob")
 
 
-@pytest.mark.parametrize("value", ["", "Bearer", f"Bearer {A[:-1]}", f"Basic {A}", A])
-def test_whoever_is_not_known_may_do_nothing(channel: grpc.Channel, value: str) -> None:
-    code, details = refused(lambda: create(stub_with(channel, value), "x", owner="alice"))
+@pytest.mark.parametrize("token", ["", A[:-1], A.upper(), "owners", f"{A},{B}"])
+def test_whoever_is_not_known_may_do_nothing(channel: grpc.Channel, token: str) -> None:
+    code, details = refused(lambda: create(stub_with(channel, token), "x", owner="alice"))
     assert code == Code.UNAUTHENTICATED
     assert "authorization: Bearer" in details
+
+
+def test_our_client_sends_the_token_of_its_environment(
+    owners: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with running(access=read_access(owners)) as endpoint:
+        words = {"algorithm": "RANDOM_SEARCH", "name": "s", "owner": "alice"}
+        with pytest.raises(SourceError, match="wants to know its clients"):
+            client.open_study(endpoint, LINE, **words)
+        monkeypatch.setenv(client.TOKEN, A)
+        assert client.open_study(endpoint, LINE, **words).suggest(count=1)
 
 
 def test_a_certificate_stands_for_an_owner(owners: Path, pem: Path) -> None:

@@ -151,6 +151,25 @@ def test_a_reader_that_does_not_read_is_refused_more(
         assert len(next(lists(request))) > 8_000_000
 
 
+def test_a_service_that_stops_tells_those_who_still_wait(
+    held: Held, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(server, "GRACE_SECONDS", 1.0)
+    with running(policy_factory=held) as endpoint:
+        channel = grpc.insecure_channel(endpoint)
+        stub = Stub(channel)
+        study = create(stub, "long", owner="slow").name
+        calls = [stub.SuggestTrials.future(ask(study, f"client-{n}")) for n in range(3)]
+        assert held.asked.acquire(timeout=20)
+        start = time.monotonic()
+    assert time.monotonic() - start < 5.0
+    assert [call.code() for call in calls] == [Code.UNAVAILABLE] * 3
+    channel.close()
+    held.go.set()  # what was being computed finds the database closed, and says nothing
+    time.sleep(0.2)
+    assert not [record for record in caplog.records if record.levelname == "ERROR"]
+
+
 def test_what_cannot_be_parsed_is_the_clients_fault(endpoint: str) -> None:
     deep = spec()
     with grpc.insecure_channel(endpoint) as channel:

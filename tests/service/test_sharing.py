@@ -15,7 +15,7 @@ from vizier import pyvizier as vz
 from vizier._src.service import study_pb2, vizier_service_pb2
 
 from optformer.service import listening
-from optformer.service.client import open_study, tune
+from optformer.service.client import Measured, open_study, tune
 from optformer.service.server import running
 from tests.service.conftest import Postgres
 from tests.service.test_guard import Stub
@@ -198,9 +198,9 @@ def test_a_database_that_is_away_for_seconds_costs_nothing(
         name = f"away-{uuid.uuid4()}"
         opened = open_study(endpoint, LINE, algorithm="QUASI_RANDOM_SEARCH", name=name)
 
-        def evaluate(values: object) -> float:
+        def evaluate(values: object) -> Measured:
             time.sleep(0.05)
-            return 1.0
+            return Measured(metrics={"y": 1.0})
 
         tuned = threads.submit(tune, opened, LINE, evaluate, trials=30)
         time.sleep(0.5)

@@ -1,4 +1,4 @@
-"""What inspect shows is in the data, and what is not there is said."""
+"""The output of `optformer inspect`."""
 
 import json
 from pathlib import Path
@@ -47,7 +47,28 @@ def test_log_and_its_shards_show_the_same_study(tmp_path: Path) -> None:
     assert raw[raw.index("study 'b'") :] == shards[shards.index("study 'b'") :]
 
 
-def test_a_checkpoint_says_what_it_is(tmp_path: Path) -> None:
+def test_a_study_of_many_parameters_fits_a_terminal(tmp_path: Path) -> None:
+    names = [f"parameter_number_{k}" for k in range(12)]
+    study = {
+        "name": "wide",
+        "metrics": [{"name": "accuracy", "goal": "MAXIMIZE"}],
+        "parameters": [{"name": name, "type": "DOUBLE", "bounds": [0, 1]} for name in names],
+        "trials": [
+            {"parameters": dict.fromkeys(names, k / 4), "metrics": {"accuracy": k}}
+            for k in range(4)
+        ],
+    }
+    (tmp_path / "log.jsonl").write_text(json.dumps(study) + "\n")
+    console = Console(width=80)
+    with console.capture() as capture:
+        console.print(describe(str(tmp_path / "log.jsonl")))
+    shown = capture.get()
+    assert all(len(line) <= 80 for line in shown.splitlines())
+    words = " ".join(shown.replace("│", " ").split())
+    assert all(f"{name}=0.25" in words for name in names)
+
+
+def test_a_checkpoint_is_described(tmp_path: Path) -> None:
     tokenizer = StudyTokenizer()
     weights = to_numpy(transformer.init(MICRO, Ids.of(tokenizer.vocabulary), jax.random.key(0)))
     checkpoint.save(
@@ -66,7 +87,7 @@ def test_a_checkpoint_says_what_it_is(tmp_path: Path) -> None:
         assert part in text
 
 
-def test_a_training_run_says_how_far_it_is(tmp_path: Path) -> None:
+def test_a_training_run_shows_its_progress(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
     path.touch()
     assert "none yet" in printed(describe(str(tmp_path)))
@@ -77,7 +98,7 @@ def test_a_training_run_says_how_far_it_is(tmp_path: Path) -> None:
         assert part in text
 
 
-def test_results_say_what_is_done(tmp_path: Path) -> None:
+def test_results_show_their_progress(tmp_path: Path) -> None:
     factories = {name: optimizer(name) for name in ("random_search", "quasi_random")}
     run(factories, [task(trials=3)], [0, 1], tmp_path, protocol="test")
     text = printed(describe(str(tmp_path)))
@@ -113,7 +134,7 @@ def test_tokenizer_shows_the_chosen_study(tmp_path: Path) -> None:
     assert "tokens of b" in printed(describe(str(tmp_path), study="b", tokenizer=tokens))
 
 
-def test_names_with_markup_are_shown_as_they_are(tmp_path: Path) -> None:
+def test_markup_in_names_is_escaped(tmp_path: Path) -> None:
     store.write([plain("[bold]x[/]")], tmp_path, source="[/red]")
     text = printed(describe(str(tmp_path)))
     assert "[bold]x[/]" in text
@@ -128,7 +149,7 @@ def test_unknown_study_gets_a_suggestion(tmp_path: Path) -> None:
         describe(str(tmp_path / "gone"))
 
 
-def test_a_log_without_a_readable_study_says_why(tmp_path: Path) -> None:
+def test_a_log_without_a_readable_study_gives_the_reason(tmp_path: Path) -> None:
     (tmp_path / "log.jsonl").write_text("{}\n")
     with pytest.raises(StudyError, match=r"no study could be read\. Skipped: .*line 1"):
         describe(str(tmp_path / "log.jsonl"))

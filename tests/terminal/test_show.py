@@ -1,4 +1,4 @@
-"""What is said where nobody watches a bar."""
+"""Output of commands without a terminal."""
 
 import pytest
 
@@ -20,7 +20,7 @@ def report(step: int) -> Report:
     )
 
 
-def test_a_training_without_a_terminal_says_a_line_now_and_then(
+def test_training_without_a_terminal_prints_a_line_at_intervals(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     now = 0.0
@@ -34,7 +34,7 @@ def test_a_training_without_a_terminal_says_a_line_now_and_then(
     assert lines[0] == "Training: 10%, step 10, loss 5.000, 1,234 tokens/s, about 9 min left"
 
 
-def test_short_work_says_nothing_before_its_result(capsys: pytest.CaptureFixture[str]) -> None:
+def test_short_work_prints_only_its_result(capsys: pytest.CaptureFixture[str]) -> None:
     with show.bar("Importing", clock=lambda: 0.0) as progress:
         progress(1, 1, "all of it")
     assert capsys.readouterr().err == ""
@@ -43,7 +43,7 @@ def test_short_work_says_nothing_before_its_result(capsys: pytest.CaptureFixture
 @pytest.mark.parametrize(
     ("seconds", "says"), [(45.2, "45 s"), (754, "13 min"), (12_000, "3 h 20 min")]
 )
-def test_times_are_as_exact_as_one_wants_to_know(seconds: float, says: str) -> None:
+def test_times_are_rounded_to_useful_precision(seconds: float, says: str) -> None:
     assert show.duration(seconds) == says
 
 

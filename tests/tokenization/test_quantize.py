@@ -93,3 +93,10 @@ def test_a_random_point_of_a_bin_stays_in_the_bin() -> None:
     numbers_R = quantize.from_parameter_bins(parameter, bins_R, BINS, rng=rng)
     assert len(set(numbers_R.tolist())) == BINS
     np.testing.assert_array_equal(quantize.to_parameter_bins(parameter, numbers_R, BINS), bins_R)
+
+
+@pytest.mark.parametrize("single", [False, True])
+def test_values_near_the_largest_float_do_not_overflow(single: bool) -> None:
+    values_R = np.array([1.7e308, -1.7e308, 0.0])
+    scaling = quantize.fit_scaling(values_R, 1.0, single=single)
+    np.testing.assert_allclose(scaling.to_units(values_R), [0.8, 0.2, 0.5], atol=1e-6)

@@ -30,7 +30,7 @@ def batches(
     return Batches([(StudySource(STUDIES), 1.0)], tokenizer, config, seed)
 
 
-def test_a_batch_depends_on_seed_and_number_alone() -> None:
+def test_a_batch_depends_only_on_seed_and_number() -> None:
     one, two = batches(), batches()
     for step in (5, 3, 4):
         for got, want in zip(one[step], two[step], strict=True):
@@ -39,7 +39,7 @@ def test_a_batch_depends_on_seed_and_number_alone() -> None:
 
 
 @pytest.mark.parametrize("tokenizer", [TOKENIZER, released_tokenizer()])
-def test_inputs_are_targets_one_place_later_within_a_study(tokenizer: StudyTokenizer) -> None:
+def test_inputs_are_targets_shifted_by_one_within_a_study(tokenizer: StudyTokenizer) -> None:
     for step in range(5):
         batch = batches(tokenizer=tokenizer)[step]
         inside_BT = batch.segments_BT[:, 1:] == batch.segments_BT[:, :-1]
@@ -59,8 +59,8 @@ def test_places_count_trials() -> None:
     assert batch.trials_T[1 + length] == 2
 
 
-def test_rows_line_up_where_something_stands_before_the_first_trial() -> None:
-    """All studies of a row share the places of trials, and what comes before is not learned."""
+def test_rows_are_aligned_if_a_prefix_precedes_the_first_trial() -> None:
+    """All studies of a row share the positions of trials, and the prefix has no loss."""
     batch = batches(tokenizer=released_tokenizer())[0]
     for segments_T, roles_T, weights_T, inputs_T in zip(
         batch.segments_BT, batch.roles_BT, batch.weights_BT, batch.inputs_BT, strict=True
@@ -68,7 +68,7 @@ def test_rows_line_up_where_something_stands_before_the_first_trial() -> None:
         for segment in range(1, segments_T.max() + 1):
             start = int(np.argmax(segments_T == segment))
             value = start + int(np.argmax(roles_T[start:] == Role.VALUE))
-            # Until its value is predicted, everything that is read is of the first trial.
+            # All inputs before the prediction of its value belong to the first trial.
             np.testing.assert_array_equal(
                 batch.trials_T[start + 2 : value + 1], batch.trials_T[start] + 1
             )
@@ -90,7 +90,7 @@ def test_a_row_is_filled_with_several_studies() -> None:
     assert (batch.weights_BT > 0).mean() > 0.5
 
 
-def test_all_pending_trials_weigh_nothing() -> None:
+def test_pending_trials_have_no_weight() -> None:
     config = BatchConfig(
         rows=4, tokens=96, text_tokens=256, augment=AugmentConfig(pending=1.0, prefix=1.0)
     )
@@ -110,8 +110,8 @@ def test_texts_that_never_fit_are_an_error() -> None:
         StudySource([])
 
 
-def test_only_the_optimum_itself_is_imitated_under_its_prompt() -> None:
-    """The random trials before it are there to look at; their metrics can still be predicted."""
+def test_only_the_optimum_has_a_parameter_loss_under_its_prompt() -> None:
+    """The random trials before it are inputs only, except that their metrics are predicted."""
     study = random_study(plane(2), 6, np.random.default_rng(0), algorithm="optimum")
     for most_tokens, imitated in ((18, [15, 16]), (12, [])):
         _, trials = augment(
@@ -122,8 +122,8 @@ def test_only_the_optimum_itself_is_imitated_under_its_prompt() -> None:
         assert (trials.weights_T[trials.roles_T == Role.VALUE] == 1).all()
 
 
-def test_rows_are_as_short_as_their_studies_and_as_many_as_fill_the_batch() -> None:
-    """The longest study decides; what the batch holds stays the same."""
+def test_the_length_of_rows_follows_their_studies_at_a_constant_batch_size() -> None:
+    """The longest study decides; the number of tokens in the batch does not change."""
     short, long = (random_study(plane(2), n, np.random.default_rng(0)) for n in (7, 30))
     config = BatchConfig(rows=2, tokens=96, text_tokens=256)
 
@@ -139,7 +139,7 @@ def test_rows_are_as_short_as_their_studies_and_as_many_as_fill_the_batch() -> N
     assert shape(*[short] * 8, long) == (2, 96)
 
 
-def test_a_long_text_is_made_shorter_rather_than_its_study_left_out() -> None:
+def test_long_texts_are_shortened() -> None:
     study = random_study(MIXED, 4, np.random.default_rng(0))
     everything = AugmentConfig(names=1.0, values=1.0)
     lengths = {
@@ -151,8 +151,8 @@ def test_a_long_text_is_made_shorter_rather_than_its_study_left_out() -> None:
     assert lengths[None] > 50 >= lengths[50] >= lengths[1]
 
 
-def test_every_trial_of_a_long_random_search_is_read_sooner_or_later() -> None:
-    """Of a log of 200 trials 32 fit: a random subset in a random order, each time another."""
+def test_every_trial_of_a_long_random_search_is_in_some_batch() -> None:
+    """Of 200 trials, 32 fit: each time another random subset in random order."""
     study = random_study(plane(2), 200, np.random.default_rng(0), algorithm="random_search")
     rng = np.random.default_rng(1)
     seen = set()
@@ -165,7 +165,7 @@ def test_every_trial_of_a_long_random_search_is_read_sooner_or_later() -> None:
     assert seen == {tuple(row) for row in all_ids.tolist()}
 
 
-def test_trials_whose_order_means_something_keep_it() -> None:
+def test_trials_whose_order_matters_keep_it() -> None:
     whole = random_study(plane(2), 200, np.random.default_rng(0), algorithm="gp_ucb")
     known = dataclasses.replace(
         whole, algorithm="random_search", predictive_R2=np.ones((len(whole), 2))

@@ -1,4 +1,4 @@
-"""A temperature is found where values are predicted best, and goes where it is used."""
+"""The temperature is fitted to predictions, and used by suggestions."""
 
 import dataclasses
 import shutil
@@ -49,10 +49,10 @@ def test_whole_predictions_are_those_that_validation_measures(
         Ids.of(saved.tokenizer.vocabulary),
         mesh=sharding.make_mesh(config.train, model),
     )
-    found, foreseen = evaluate(saved.weights, held)
+    found, predictions = evaluate(saved.weights, held)
     completed = sum(int(np.isfinite(study.objective()).sum()) for study in PLANES[:4])
-    assert len(foreseen.bin_N) == completed
-    plain = quality(foreseen, Temperature())
+    assert len(predictions.bin_N) == completed
+    plain = quality(predictions, Temperature())
     assert plain.log_density == pytest.approx(found["log_density"], abs=2e-3)
     assert plain.quantile_error == pytest.approx(found["quantile_error"], abs=2e-3)
 
@@ -84,7 +84,7 @@ def test_each_prediction_is_after_the_measured_trials_before_it(trained: TrainRe
     assert sorted(counted) == sorted(wanted)
 
 
-def test_training_stores_what_its_last_validation_found(trained: TrainResult) -> None:
+def test_training_stores_the_temperature_of_its_last_validation(trained: TrainResult) -> None:
     validation = trained.reports[-1].validation
     assert validation is not None
     low, high = predictive.TEMPERATURES
@@ -94,7 +94,7 @@ def test_training_stores_what_its_last_validation_found(trained: TrainResult) ->
     assert saved.value_temperature == found
 
 
-def test_a_run_that_goes_on_knows_the_temperature_before_its_next_validation(
+def test_a_resumed_run_has_the_temperature_before_its_next_validation(
     tmp_path: Path,
 ) -> None:
     settings = "train.evaluate_every=4", "train.checkpoint_every=1"
@@ -117,7 +117,7 @@ def test_a_finished_checkpoint_is_calibrated(trained: TrainResult, tmp_path: Pat
     checkpoint.set_value_temperature(folder, Temperature(start=3.5))
     weights = checkpoint.fingerprint(folder)
     rng = np.random.default_rng(99)
-    studies = [random_study(plane(2), 12, rng) for _ in range(6)]
+    studies = [random_study(plane(2), 12, rng) for _ in range(12)]
     strange = random_study(plane(36), 3, rng)
     made = calibrate(folder, [*studies, strange])
     assert made.before.temperature == Temperature(start=3.5)
@@ -132,11 +132,11 @@ def test_a_finished_checkpoint_is_calibrated(trained: TrainResult, tmp_path: Pat
         "text.model",
         "weights.safetensors",
     ]
-    with pytest.raises(ConfigError, match=r"no value to predict.*more than 35 parameters"):
+    with pytest.raises(ConfigError, match=r"are 0 values to predict.*more than 35 parameters"):
         calibrate(folder, [strange])
 
 
-def test_the_checkpoints_temperature_is_used_where_none_is_named(trained: TrainResult) -> None:
+def test_the_checkpoints_temperature_is_the_default(trained: TrainResult) -> None:
     saved = checkpoint.load(trained.checkpoint)
     warm, cold = (
         OptFormer(dataclasses.replace(saved, value_temperature=temperature))
@@ -149,7 +149,7 @@ def test_the_checkpoints_temperature_is_used_where_none_is_named(trained: TrainR
         cold.predict(study, points_NP, value_temperature=2.0)[0],
     )
     assert not np.array_equal(warm.predict(study, points_NP)[0], cold.predict(study, points_NP)[0])
-    # A search is never made surer than the model is.
+    # A search never uses a temperature below 1.
     for model, other, used in ((warm, cold, 2.0), (cold, warm, 1.0)):
         own_NP, named_NP = (
             each.propose(study, 2, policy=policy, seed=0)
@@ -161,7 +161,7 @@ def test_the_checkpoints_temperature_is_used_where_none_is_named(trained: TrainR
         np.testing.assert_array_equal(own_NP, named_NP)
 
 
-def test_a_temperature_leaves_the_chance_of_failure_alone(trained: TrainResult) -> None:
+def test_a_temperature_does_not_change_the_probability_of_failure(trained: TrainResult) -> None:
     tokenizer = checkpoint.load(trained.checkpoint).tokenizer
     logits_NO = 3 * np.random.default_rng(0).normal(size=(3, tokenizer.vocabulary.outputs))
     plain_N, warm_N = (

@@ -1,4 +1,4 @@
-"""A run's configuration: files, overrides, and what it says of mistakes."""
+"""A run's configuration: files, overrides, and error messages."""
 
 from pathlib import Path
 
@@ -31,7 +31,7 @@ def test_a_named_model_can_be_changed() -> None:
     assert config.model.dropout == 0.1
 
 
-def test_a_run_goes_on_with_its_own_settings_and_shards_from_anywhere(
+def test_a_run_resumes_with_its_own_settings_and_shards_from_any_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = tmp_path / "run"
@@ -45,7 +45,7 @@ def test_a_run_goes_on_with_its_own_settings_and_shards_from_anywhere(
     save_config(first, out / "config.toml")
     monkeypatch.chdir(out)
     assert run_config(out) == first
-    # What is changed is changed on top of them.
+    # Overrides change them.
     longer = run_config(out, None, ["train.steps=8"])
     assert longer.train.steps == 8
     assert longer.data == first.data
@@ -64,17 +64,17 @@ def test_fine_tuning_is_slower_unless_a_rate_is_given(tmp_path: Path) -> None:
     assert rate(init=None) == default
     assert rate() == rate(file) == FINE_TUNING_RATE < default / 5
     assert rate(None, f"init={base}", init=None) == FINE_TUNING_RATE
-    # Even if what is given is the default.
+    # Even if the given rate is the default.
     assert rate(file, f"optimizer.learning_rate={default}") == default
     file.write_text("[optimizer]\nlearning_rate = 0.5\n")
     assert rate(file) == 0.5
-    # The run then knows its own.
+    # The run's own configuration then has the rate.
     out.mkdir()
     save_config(run_config(out, init=base), out / "config.toml")
     assert rate(init=None) == FINE_TUNING_RATE
 
 
-def test_a_run_stands_for_its_checkpoint(tmp_path: Path) -> None:
+def test_a_run_folder_can_be_given_for_its_checkpoint(tmp_path: Path) -> None:
     base = tmp_path / "base"
     (base / "checkpoint").mkdir(parents=True)
     assert run_config(tmp_path / "out", init=base).init == str(base)
@@ -82,7 +82,7 @@ def test_a_run_stands_for_its_checkpoint(tmp_path: Path) -> None:
     assert run_config(tmp_path / "out", init=base).init == str(base / "checkpoint")
 
 
-def test_nothing_given_is_all_defaults() -> None:
+def test_without_settings_all_are_defaults() -> None:
     assert load_config() == RunConfig()
 
 
@@ -105,7 +105,7 @@ def test_mistakes_are_named_with_the_way_out(override: str, says: str) -> None:
         load_config(None, [override])
 
 
-def test_files_that_are_no_config(tmp_path: Path) -> None:
+def test_missing_and_invalid_files_are_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"no config file .*absent\.toml"):
         load_config(tmp_path / "absent.toml")
     (tmp_path / "bad.toml").write_text("model = [")
@@ -119,7 +119,7 @@ def test_a_mixture_of_problems_is_a_list_of_sections() -> None:
 
 
 @pytest.mark.parametrize("field", ["tokenizer.centred=false", "tokenizer.separators=true"])
-def test_processes_cannot_be_asked_in_the_released_format(field: str) -> None:
+def test_the_released_format_has_no_experts(field: str) -> None:
     with pytest.raises(ConfigError, match=r"Set model\.experts=false"):
         load_config(None, [field])
     assert load_config(None, [field, "model.experts=false"]).model.experts is False

@@ -1,7 +1,8 @@
-"""Batches from other processes: the same, in order, and no process left behind."""
+"""Batches from other processes: the same batches, in order, and no process remains."""
 
 import dataclasses
 import os
+import pickle
 import time
 from collections.abc import Iterator
 
@@ -16,7 +17,7 @@ from tests.training.test_batches import CONFIG, STUDIES, TOKENIZER
 
 @dataclasses.dataclass(frozen=True)
 class Squares:
-    """Squares of numbers, and what can go wrong at one of them."""
+    """Squares of numbers, with a failure at one of them."""
 
     bad: int = -1
     dies: bool = False
@@ -35,7 +36,7 @@ def workers(request: pytest.FixtureRequest) -> int:
     return request.param
 
 
-def test_items_come_in_order_from_as_many_processes_as_asked(workers: int) -> None:
+def test_items_are_in_order_from_any_number_of_processes(workers: int) -> None:
     with feed(Squares(), 5, 12, workers) as items:
         squares, processes = zip(*items, strict=True)
     assert squares == tuple(number**2 for number in range(5, 12))
@@ -43,7 +44,7 @@ def test_items_come_in_order_from_as_many_processes_as_asked(workers: int) -> No
     assert (os.getpid() in processes) == (workers == 0)
 
 
-def test_batches_do_not_depend_on_who_makes_them(workers: int) -> None:
+def test_batches_do_not_depend_on_the_number_of_workers(workers: int) -> None:
     batches = Batches([(StudySource(STUDIES), 1.0)], TOKENIZER, CONFIG, 0)
     with feed(batches, 3, 6, workers) as items:
         for step, got in enumerate(items, start=3):
@@ -51,7 +52,7 @@ def test_batches_do_not_depend_on_who_makes_them(workers: int) -> None:
                 np.testing.assert_array_equal(one, other)
 
 
-def test_an_error_in_a_process_is_raised_here(workers: int) -> None:
+def test_an_error_in_a_worker_is_raised(workers: int) -> None:
     with feed(Squares(bad=2), 0, 4, workers) as items:
         assert next(items)[0] == 0
         assert next(items)[0] == 1
@@ -59,7 +60,7 @@ def test_an_error_in_a_process_is_raised_here(workers: int) -> None:
             next(items)
 
 
-def test_a_process_that_dies_is_named(capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_killed_worker_is_named(capfd: pytest.CaptureFixture[str]) -> None:
     with (
         feed(Squares(bad=1, dies=True), 0, 4, 2) as items,
         pytest.raises(FeedError, match="makes batch 1 ended with status 3"),
@@ -86,6 +87,17 @@ def test_no_process_outlives_its_feed() -> None:
     assert not list(left())
 
 
-def test_nothing_to_make_is_nothing(workers: int) -> None:
+def test_an_empty_feed_has_no_items(workers: int) -> None:
     with feed(Squares(), 3, 3, workers) as items:
         assert list(items) == []
+
+
+def test_an_item_source_that_cannot_be_sent_to_a_process_is_an_error() -> None:
+    class Local(Squares):
+        pass
+
+    with (
+        feed(Local(), 0, 4, 1) as items,
+        pytest.raises((AttributeError, pickle.PicklingError), match="Local"),
+    ):
+        next(items)

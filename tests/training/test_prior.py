@@ -1,4 +1,4 @@
-"""The prior network learns what names mean, resumes where it stopped, and says nothing otherwise."""
+"""The prior network learns what names mean, and its training resumes where it stopped."""
 
 import dataclasses
 from pathlib import Path
@@ -22,7 +22,7 @@ from tests.training.test_views import a_study
 SMALL = PriorRun(
     model=PriorConfig(width=16, heads=2, inner=8, hidden=16, features=2, category=4),
     optimizer=OptimizerConfig(learning_rate=5e-3, warmup=5, ema=0.9),
-    seconds=8.0,
+    seconds=5.0,
     views=4,
     trials=16,
     save_every=1e9,

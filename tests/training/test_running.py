@@ -1,4 +1,4 @@
-"""A run ends when it is told to."""
+"""Signals that stop a run."""
 
 import os
 import signal
@@ -9,7 +9,7 @@ from optformer.training import running
 
 
 def test_a_second_interrupt_ends_at_once() -> None:
-    # Tests that run in a shell's background begin with interrupts ignored.
+    # Processes in a shell's background ignore interrupts.
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         with running.signals() as stopped:

@@ -1,4 +1,4 @@
-"""Saved states: what a disk does to them is found, and an older one is gone on from."""
+"""Saved states: damage is detected, and an older state is used instead."""
 
 import shutil
 from pathlib import Path
@@ -59,32 +59,32 @@ def flip(path: Path) -> None:
     path.write_bytes(content)
 
 
-def test_the_last_state_comes_back_to_the_bit(folder: Path) -> None:
+def test_the_last_state_is_restored_to_the_bit(folder: Path) -> None:
     found, said = restored(folder)
     assert fingerprint(found) == fingerprint(state(3))
     assert said == []
 
 
-def test_without_a_state_a_run_starts(tmp_path: Path) -> None:
+def test_without_a_state_the_start_is_returned(tmp_path: Path) -> None:
     assert fingerprint(restored(tmp_path)[0]) == fingerprint(state(0))
 
 
 @pytest.mark.parametrize("damage", [cut, flip, Path.unlink])
-def test_a_damaged_state_is_said_and_set_aside(damage: object, folder: Path) -> None:
+def test_a_damaged_state_is_reported_and_moved(damage: object, folder: Path) -> None:
     damage(largest_file(folder / "state" / "3"))
     found, said = restored(folder)
     assert fingerprint(found) == fingerprint(state(2))
     assert len(said) == 1
     assert "state of step 3 is damaged" in said[0]
     assert (folder / "damaged-3").is_dir()
-    # The step can be saved again, and the older state stays.
+    # The step can be saved again, and the older state is kept.
     with States(folder) as states:
         states.save(3, state(3))
     assert fingerprint(restored(folder)[0]) == fingerprint(state(3))
 
 
 @pytest.mark.parametrize("damage", [cut, flip])
-def test_no_file_of_a_state_can_be_damaged_unseen(damage: object, folder: Path) -> None:
+def test_damage_of_any_file_of_a_state_is_detected(damage: object, folder: Path) -> None:
     files = [path for path in sorted((folder / "state" / "3").rglob("*")) if path.is_file()]
     right = {fingerprint(state(3)), fingerprint(state(2))}
     for path in files:
@@ -103,7 +103,7 @@ def copy(folder: Path) -> None:
     shutil.copytree(folder, folder.parent / "copy")
 
 
-def test_where_all_states_are_damaged_the_run_says_so_and_leaves_them(folder: Path) -> None:
+def test_if_all_states_are_damaged_there_is_an_error_and_they_are_kept(folder: Path) -> None:
     for step in ("2", "3"):
         cut(largest_file(folder / "state" / step))
     with pytest.raises(CheckpointError, match=r"no state .* can be read. Step 3: .* Step 2: "):
@@ -116,7 +116,7 @@ def test_states_saved_without_fingerprints_can_be_read(folder: Path) -> None:
     assert fingerprint(restored(folder)[0]) == fingerprint(state(3))
 
 
-def test_a_fingerprint_sees_any_bit_and_any_order() -> None:
+def test_a_fingerprint_depends_on_every_bit_and_the_order() -> None:
     array = np.random.default_rng(0).normal(size=(3, 5)).astype(np.float32)
     seen = {fingerprint({"a": jnp.asarray(array)}), fingerprint({"a": jnp.asarray(array[::-1])})}
     for bit in (0, 7, 31):

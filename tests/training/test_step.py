@@ -1,14 +1,14 @@
 """One step: batches add up, and neither precision nor memory changes what is learned."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from optformer.model import predictive
-from optformer.model.transformer import Ids
+from optformer.model import predictive, transformer
+from optformer.model.transformer import Ids, Weights
 from optformer.tokenization.tokenizer import StudyTokenizer
 from optformer.tokenization.trajectory import Role
 from optformer.training import loss, sharding
@@ -123,3 +123,26 @@ def test_measures_of_bins_are_those_of_the_probabilities() -> None:
         np.testing.assert_allclose(np.ravel(density_BT), want_N, atol=1e-4)
         want_N = predictive.pit(shares_NQ, truth_N)
         np.testing.assert_allclose(np.ravel(pit_BT), want_N, atol=1e-4)
+
+
+def test_no_gradient_adds_up_rows_in_half_precision() -> None:
+    """Accelerators do that one after the other: it made a step thirty times slower."""
+    weights = start(CONFIG, IDS)["weights"]
+
+    def objective(weights: Weights) -> jax.Array:
+        half = transformer.half(weights)
+        return loss.loss_and_metrics(half, CONFIG.model, IDS, BATCHES[0], CONFIG.loss)[0]
+
+    scatters = list(equations(jax.make_jaxpr(jax.grad(objective))(weights).jaxpr, "scatter-add"))
+    assert scatters
+    assert not [each for each in scatters if each.outvars[0].aval.dtype == jnp.bfloat16]
+
+
+def equations(jaxpr: object, name: str) -> Iterator:
+    for equation in jaxpr.eqns:
+        if equation.primitive.name == name:
+            yield equation
+        for value in equation.params.values():
+            for inside in value if isinstance(value, tuple | list) else (value,):
+                if hasattr(inside, "jaxpr") or hasattr(inside, "eqns"):
+                    yield from equations(getattr(inside, "jaxpr", inside), name)

@@ -72,8 +72,9 @@ def test_a_trial_without_a_value_is_among_the_worst() -> None:
 
 
 def test_what_a_view_says_of_a_trial_is_true() -> None:
-    """Whatever is renamed, narrowed or permuted: natural values and their scores belong together."""
-    config = ViewConfig(**NEVER | {"rename": 1.0, "narrow": 1.0, "permute": 1.0, "changed": 1.0})
+    """Whatever is renamed, narrowed or permuted: values and their scores belong together."""
+    changes = dict.fromkeys(("changed", "rename", "narrow", "permute"), 1.0)
+    config = ViewConfig(**NEVER | changes)
     for seed in range(20):
         view = views.view(a_study(), 60, 6, config, np.random.default_rng(seed))
         worth_N = np.log(view.values_NP[:, 1]) + 0.5 * np.log(

@@ -64,7 +64,8 @@ class Plan:
         tasks = sorted(LEARNERS[learner].variants)
         task = tasks[int(_generator(self.seed, learner, "task", turn).integers(len(tasks)))]
         name = f"synthetic/{task}-{number}"
-        return Assignment(number=number, learner=learner, table=name, task=task, twins=name)
+        twins = f"synthetic/{task}-{self.seed}-{number}"  # runs with other seeds have other tables
+        return Assignment(number=number, learner=learner, table=name, task=task, twins=twins)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

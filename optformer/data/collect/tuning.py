@@ -4,7 +4,6 @@ Array dimensions: R trials, P parameters, M metrics.
 """
 
 import dataclasses
-import itertools
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -12,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float64
+from scipy.stats import chi2
 
 from optformer.data.collect.config import CollectConfig
 from optformer.data.collect.evaluate import Answer, Data, Question, answer, prepare
@@ -53,8 +53,9 @@ class Made:
     Attributes:
       refused: "" if it counts.
       failures: reason -> trials.
-      fits: how many models were trained and scored, and in how many seconds of fitting.
-      seconds: of everything.
+      fits: how many models were trained.
+      fit_seconds: what those of completed trials took.
+      seconds: what everything took.
     """
 
     assignment: Assignment
@@ -85,21 +86,25 @@ def make_study(config: CollectConfig, seed: int, assignment: Assignment) -> Made
     )
     values_RP = np.array([space.draw(rng) for _ in range(config.configurations)])
     answers: list[Answer] = []
-    for few_KP in _chunks(values_RP, config.configurations // 3, variant.at_once):
+    for start in range(0, config.configurations, variant.at_once):
         question = Question(
             data=data,
             learner=learner.name,
-            keywords=tuple(space.keyword_values(values_P) for values_P in few_KP),
+            keywords=tuple(
+                space.keyword_values(values_P)
+                for values_P in values_RP[start : start + variant.at_once]
+            ),
             scores=names,
             seconds=config.seconds,
         )
         answers += _asked(question, config)
-        if len(answers) == config.configurations // 3:
-            effects_S = _effects(assignment.task, names, answers)
+        # A look after a third of them: would it hardly count in the end?
+        if start * 3 < config.configurations <= len(answers) * 3:
+            effects_S = effects(assignment.task, names, answers)
             if not (effects_S > config.least_effect / 2).any():
-                break  # it would hardly count in the end
+                break
     done = [each for each in answers if each.scores_FS is not None]
-    effects_S = _effects(assignment.task, names, answers)
+    effects_S = effects(assignment.task, names, answers)
     counts = len(answers) == config.configurations and effects_S > config.least_effect
     study, refused = None, ""
     if len(done) < len(answers) / 2:
@@ -113,18 +118,10 @@ def make_study(config: CollectConfig, seed: int, assignment: Assignment) -> Made
         study=study,
         refused=refused,
         failures=Counter(each.failure for each in answers if each.failure),
-        fits=config.folds * len(done),
-        fit_seconds=float(sum(config.folds * each.seconds for each in done)),
+        fits=sum(each.fits for each in answers),
+        fit_seconds=float(sum(each.fits * each.seconds for each in done)),
         seconds=time.monotonic() - began,
     )
-
-
-def _chunks(
-    values_RP: Float64[np.ndarray, "R P"], first: int, size: int
-) -> list[Float64[np.ndarray, "K P"]]:
-    """Configurations to train in one call, with a boundary after the `first`."""
-    starts = [*range(0, first, size), *range(first, len(values_RP), size), len(values_RP)]
-    return [values_RP[low:high] for low, high in itertools.pairwise(starts)]
 
 
 def _asked(question: Question, config: CollectConfig) -> Sequence[Answer]:
@@ -148,7 +145,7 @@ def _scores(variant: Variant, task: Task, rng: np.random.Generator) -> tuple[str
     return tuple(map(str, rng.permutation(known)))
 
 
-def _effects(
+def effects(
     task: Task, names: Sequence[str], answers: Sequence[Answer]
 ) -> Float64[np.ndarray, " S"]:
     """How far the best of each score is above the median, in standard errors of a score."""
@@ -161,7 +158,10 @@ def _effects(
     gap_S = mean_RS.max(axis=0) - np.median(mean_RS, axis=0)
     # What makes one part of the rows harder than another is the same for all trials.
     left_RFS = scores_RFS - scores_RFS.mean(axis=0)
-    error_S = np.median(left_RFS.std(axis=1, ddof=1), axis=0) / np.sqrt(scores_RFS.shape[1])
+    parts = scores_RFS.shape[1]
+    # The median is robust against trials that went wild, but lies below the mean.
+    usual = np.sqrt(chi2.median(parts - 1) / (parts - 1))
+    error_S = np.median(left_RFS.std(axis=1, ddof=1), axis=0) / usual / np.sqrt(parts)
     return gap_S / np.where(error_S > 0, error_S, np.inf)
 
 

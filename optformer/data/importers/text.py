@@ -42,16 +42,16 @@ class Line:
     fault: str = ""
 
 
-def lines(path: Path, *, limit: int = LONGEST_LINE) -> Iterator[Line]:
+def lines(path: Path) -> Iterator[Line]:
     """The lines of a text file, plain or packed, without a byte-order mark.
 
-    A line longer than `limit` bytes is passed over in small pieces; it and a line that is not
+    A line longer than `LONGEST_LINE` is passed over in small pieces; it and a line that is not
     UTF-8 come with their `fault`.
 
     Raises:
       SourceError: the file cannot be read, or is UTF-16.
     """
-    size = max(path.stat().st_size, 1)
+    size, limit = max(path.stat().st_size, 1), LONGEST_LINE
     number = 0
     try:
         with path.open("rb") as raw, _unpacked(raw) as file:
@@ -97,7 +97,7 @@ def document(path: Path) -> object:
     """What a whole JSON file says, plain or packed.
 
     Raises:
-      SourceError: it cannot be read, is too large, or is no JSON.
+      SourceError: it cannot be read, is too large, or is not JSON.
     """
     try:
         with path.open("rb") as raw, _unpacked(raw) as file:
@@ -116,7 +116,7 @@ def document(path: Path) -> object:
 
 
 def _unpacked(raw: io.BufferedReader) -> io.BufferedIOBase:
-    """The file as it is, or what is in it: of gzip, or of a zip archive with one file."""
+    """The file itself, or the contents of gzip or of a zip archive with one file."""
     magic = raw.peek(4)[:4]
     if magic.startswith(_GZIP):
         return gzip.GzipFile(fileobj=raw)

@@ -23,7 +23,7 @@ MOST_LAYERS = 3
 MOST_BATCH = 64
 STEPS = 256
 POINTS = 8  # of the learning curve
-_ROWS = 64  # training rows are padded to a multiple, so that fewer shapes are compiled
+_ROWS = 64  # rows are padded to a multiple, so that all parts of a table are one compilation
 
 OPTIMIZERS = ("adam", "sgd", "nesterov")
 SCHEDULES = ("constant", "cosine", "linear", "exponential")
@@ -61,10 +61,8 @@ def fit_many(keywords: Sequence[Keywords], split: Split, seed: int) -> list[Pred
         for name, default in DEFAULTS.items()
     }
     rows = len(split.train_NC)
-    padded = -(-rows // _ROWS) * _ROWS
-    train_NC = np.zeros((padded, split.train_NC.shape[1]), dtype=np.float32)
-    train_NC[:rows] = split.train_NC
-    target_NK = np.zeros((padded, max(split.classes, 1)), dtype=np.float32)
+    train_NC = _padded(split.train_NC)
+    target_NK = np.zeros((len(train_NC), max(split.classes, 1)), dtype=np.float32)
     if split.classes:
         target_NK[np.arange(rows), split.target_N.astype(np.int64)] = 1.0
     else:
@@ -74,13 +72,13 @@ def fit_many(keywords: Sequence[Keywords], split: Split, seed: int) -> list[Pred
             settings,
             train_NC,
             target_NK,
-            split.test_TC.astype(np.float32),
+            _padded(split.test_TC),
             rows,
             seed,
             classes=split.classes,
         ),
         dtype=np.float64,
-    )
+    )[:, :, : len(split.test_TC)]
     steps = np.linspace(0, STEPS, POINTS + 1)[1:]
     return [
         Prediction(
@@ -93,6 +91,12 @@ def fit_many(keywords: Sequence[Keywords], split: Split, seed: int) -> list[Pred
         )
         for outputs_ETK in outputs_HETK
     ]
+
+
+def _padded(inputs_NC: Float[np.ndarray, "N C"]) -> Float[np.ndarray, "M C"]:
+    """With rows of zeros at the end."""
+    missing = -len(inputs_NC) % _ROWS
+    return np.pad(inputs_NC, ((0, missing), (0, 0))).astype(np.float32)
 
 
 def _number(name: str, value: object) -> float:

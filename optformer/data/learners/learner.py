@@ -1,6 +1,6 @@
-"""What a learner is: settings that people search, and a fit that predicts a table's test rows.
+"""Learners: settings to tune, and a fit that predicts a table's test rows.
 
-Array dimensions: N training rows, T test rows, C columns, K classes (1 for a number).
+Array dimensions: N training rows, T test rows, C columns, K classes (1 for regression).
 """
 
 import contextlib
@@ -18,12 +18,12 @@ from optformer.data.learners.settings import Object, Setting
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Prediction:
-    """What a fitted learner says of the test rows.
+    """A fitted learner's predictions of the test rows.
 
     Attributes:
-      outputs_TK: for each class its probability, or a score that orders rows and classes; for a
-        number one column.
-      curve: the same after fewer rounds or epochs, where the learner has it for nothing.
+      outputs_TK: the probability of each class, or a score that orders rows and classes; for
+        regression, one column with the predicted number.
+      curve: the same after fewer rounds or epochs, if the learner provides it without further fits.
     """
 
     outputs_TK: Float64[np.ndarray, "T K"]
@@ -35,7 +35,7 @@ Keywords = Mapping[str, Object]
 
 @runtime_checkable
 class Estimator(Protocol):
-    """What scikit-learn's estimators and those that follow it have in common."""
+    """The interface of scikit-learn's estimators."""
 
     def fit(self, inputs: np.ndarray, target: np.ndarray) -> object: ...
 
@@ -51,11 +51,11 @@ class Variant:
     """A learner for one kind of target.
 
     Attributes:
-      settings: what searches choose from, parents before their children.
-      words: what people call it in the titles of their studies.
-      fit: trains with these keywords and this seed. Raises ValueError or ArithmeticError where a
-        configuration cannot be trained: the trial is infeasible then.
-      fit_many: in its place, trains many configurations at the same time.
+      settings: the settings for search spaces, parents before their children.
+      words: usual names of the learner in titles of studies.
+      fit: trains with these keywords and this seed. Raises ValueError or ArithmeticError if the
+        configuration cannot be trained; the trial is then infeasible.
+      fit_many: replaces `fit`, and trains many configurations at once.
       probabilities: whether its outputs for classes are probabilities.
     """
 
@@ -67,20 +67,20 @@ class Variant:
 
     @property
     def at_once(self) -> int:
-        """How many configurations to train in one call."""
-        return 1 if self.fit_many is None else 50
+        """The number of configurations to train in one call."""
+        return 1 if self.fit_many is None else 25
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Learner:
-    """A kind of model that people tune.
+    """A kind of model to tune.
 
     Attributes:
-      families: learners that share one are twins: what is known of one tells much of the other.
-      package: what must be installed, as `import` names it.
-      inputs: how it wants its columns.
-      prefixes: what pipelines put before its names.
-      most_rows: rows beyond these would take too long.
+      families: groups of similar learners; studies of one contain information on the others.
+      package: the required package, as named in `import`.
+      inputs: the form of its input columns.
+      prefixes: prefixes of its names in pipelines.
+      most_rows: the largest number of training rows; more would take too long.
     """
 
     name: str
@@ -93,7 +93,7 @@ class Learner:
 
 
 def fit_estimator(build: Callable[[Keywords, Split, int], Estimator]) -> Fit:
-    """The fit of a scikit-learn estimator, which `build` makes."""
+    """The fit of a scikit-learn estimator, created by `build`."""
 
     def fit(keywords: Keywords, split: Split, seed: int) -> Prediction:
         estimator = build(keywords, split, seed)
@@ -157,7 +157,7 @@ def columns(values: np.ndarray, split: Split) -> Float64[np.ndarray, "T K"]:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Without the warnings of fits that stop early or diverge: scores say what came of them."""
+    """Suppresses warnings of fits that stop early or diverge, which their scores reflect."""
     with warnings.catch_warnings(), np.errstate(all="ignore"):
         warnings.simplefilter("ignore")
         yield

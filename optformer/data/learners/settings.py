@@ -1,8 +1,8 @@
-"""The settings of a learner, and search spaces over them as different people would write them.
+"""The settings of a learner, and random search spaces over them, similar to those of users.
 
-No two people search the same space: one bounds C by 1e-3 and 1e3, another by 2^-5 and 2^15; one
-leaves the kernel at its default; one writes `clf__C`. A `Setting` says what they choose from, and
-`draw_space` makes one person's choice.
+Users define different spaces for the same learner: one bounds C by 1e-3 and 1e3, another by 2^-5
+and 2^15; one leaves the kernel at its default; one names a parameter `clf__C`. A `Setting` lists
+the alternatives, and `draw_space` draws one space.
 
 Array dimensions: P parameters.
 """
@@ -18,25 +18,25 @@ from optformer.space import column_from_units
 from optformer.study import Condition, Metric, Parameter, ParameterType, Problem, Scale, Value
 
 Object = bool | int | float | str | tuple[int, ...] | None
-"""What a learner's keyword can be."""
+"""The values of a learner's keywords."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Setting:
-    """One keyword of a learner, and what searches choose from.
+    """One keyword of a learner, and the alternatives for search spaces.
 
     Attributes:
       name: the keyword, as in the learner's documentation.
       type, scale: those of the parameter. CATEGORICAL and DISCRETE have no bounds.
       lows, highs: usual lower and upper bounds; a space has one of each.
       choices: usual lists of values; a space has one of them.
-      default: what the learner's documentation says; also decides whether children are active
-        in spaces that leave this setting out.
-      when: a keyword listed before and its values with which this one has a meaning.
-      often: the share of spaces that have it.
-      also: other names of it, from the library's wrappers.
-      effort: whether larger values only cost more time, as with the number of trees: then
-        `most_effort` bounds it.
+      default: the documented default; in spaces without this setting, it also decides whether
+        children are active.
+      when: an earlier keyword and its values for which this setting has an effect.
+      often: the share of spaces with this setting.
+      also: its other names, in wrappers of the library.
+      effort: whether larger values mostly take more time, as with the number of trees;
+        `most_effort` then bounds it.
     """
 
     name: str
@@ -104,11 +104,11 @@ def _numeric(
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SearchSpace:
-    """A search space, and what its parameters and categories mean to the learner.
+    """A search space, and the learner's keywords and values for its parameters.
 
     Attributes:
       keywords: the learner's keyword of each parameter.
-      objects: for each CATEGORICAL parameter, its values as the learner takes them.
+      objects: the learner's values of each CATEGORICAL parameter.
     """
 
     parameters: tuple[Parameter, ...]
@@ -132,16 +132,16 @@ class SearchSpace:
         return Problem(parameters=self.parameters, metrics=(Metric(name="any"),))
 
     def keyword_values(self, values_P: Float64[np.ndarray, " P"]) -> dict[str, Object]:
-        """The learner's keywords for a configuration; without those that are inactive."""
-        found: dict[str, Object] = {}
+        """The learner's active keywords and their values in a configuration."""
+        keywords: dict[str, Object] = {}
         for parameter, keyword, objects, number in zip(
             self.parameters, self.keywords, self.objects, values_P, strict=True
         ):
             if not np.isnan(number):
-                found[keyword] = (
+                keywords[keyword] = (
                     objects[int(number)] if objects else parameter.from_number(float(number))
                 )
-        return found
+        return keywords
 
 
 def draw_space(
@@ -151,11 +151,11 @@ def draw_space(
     most_effort: int,
     prefixes: Sequence[str] = (),
 ) -> SearchSpace:
-    """One person's search space over a learner's settings: at least two parameters.
+    """A random search space over a learner's settings, with at least two parameters.
 
     Args:
       most_effort: the upper bound of rounds, trees or epochs.
-      prefixes: what pipelines put before every name, such as `clf__`; used in a quarter of spaces.
+      prefixes: prefixes of names in pipelines, such as `clf__`, used in a quarter of the spaces.
     """
     prefix = str(rng.choice(prefixes)) if prefixes and rng.random() < 0.25 else ""
     also = rng.random() < 0.3  # a wrapper's names, throughout

