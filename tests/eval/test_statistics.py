@@ -150,7 +150,7 @@ def test_the_two_sample_test_has_its_level_and_detects_a_shift():
 
 
 def test_tasks_of_one_group_count_as_one():
-    """Copies of a task say nothing new: with their groups, intervals and tests stay as they were."""
+    """Copies of a task add nothing: with groups, intervals and tests stay the same."""
     rng = np.random.default_rng(3)
     gaps_N = rng.normal(0.1, 0.3, 12)
     groups_N = np.repeat(np.arange(12), 5)
