@@ -126,8 +126,8 @@ class Attacker:
 
 def absurd_settings(attacker: Attacker) -> None:
     """Beyond the bounds, and then at them."""
-    for candidates in ("100000", "500"):
-        study = attacker.create(spec(candidates=candidates, uniform="5000", local="2000"))
+    for candidates in ("100000", "300"):
+        study = attacker.create(spec(candidates=candidates, uniform="2000", local="1000"))
         with contextlib.suppress(grpc.RpcError):
             attacker.suggest(study)
 

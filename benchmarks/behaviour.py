@@ -216,7 +216,10 @@ def shared_model(name: str) -> optformer.OptFormer:
 def run(task: Task, trials: int, name: str, seed: int) -> dict[str, float]:
     """One search, and what is counted of it."""
     study = optuna.create_study(direction="maximize", sampler=sampler(name, seed, task.space))
-    units, values, kept, apart = [], [], [], []
+    units: list[np.ndarray] = []
+    values: list[float] = []
+    kept: list[bool] = []
+    apart: list[float] = []
     while len(values) < trials:
         asked = [study.ask(task.space) for _ in range(min(task.batch, trials - len(values)))]
         places = [task.units(trial.params) for trial in asked]

@@ -138,7 +138,7 @@ def column_from_units(
     else:
         numbers_R = low * (1.0 - units_R) + high * units_R
     if parameter.type == ParameterType.INTEGER:
-        numbers_R = np.rint(numbers_R)
+        numbers_R = np.rint(numbers_R) + 0.0  # no negative zero
     return np.clip(numbers_R, *parameter.bounds)
 
 

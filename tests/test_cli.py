@@ -115,6 +115,10 @@ MISTAKES = {
         "leave out --checkpoint",
     ),
     "no checkpoint": (["serve", "nowhere"], "there is no checkpoint folder nowhere"),
+    "a database": (
+        ["serve", "x", "--database", "postgres://me:hunter2@db/x"],
+        "DIALECT://USER@HOST/DATABASE. Did you mean postgresql?",
+    ),
     "no log": (["import", "nowhere.db", "out"], "nowhere.db does not exist"),
     "nothing to train on": (["train", "out"], "nothing to train on"),
     "a setting": (["train", "out", "--set", "train.stpes=3"], "Did you mean train.steps?"),

@@ -103,4 +103,7 @@ def _serve(
             answer: tuple[bool, object] = (True, function(task))
         except Exception as error:  # is raised again by the caller
             answer = (False, error)
-        connection.send(answer)
+        try:
+            connection.send(answer)
+        except BrokenPipeError:  # the caller was killed meanwhile
+            return

@@ -272,7 +272,7 @@ class Posterior:
           normal_SJ: standard normal numbers.
 
         Returns:
-          Means and scale at the points, and the drawn values without noise, all warped.
+          Means and scale of the function at the points, and the drawn values, all warped.
         """
         warp, kernel = divmod(expert, len(KERNELS))
         across_NR = _covariance(

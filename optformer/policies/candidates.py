@@ -143,7 +143,8 @@ def near(
     share_N1 = np.where(rng.random((count, 1)) < 0.5, 0.5, few_N1)
     draw_NP = np.where(moves_NP, rng.random(shape), np.inf)
     moved_NP = (draw_NP < share_N1) | (draw_NP == draw_NP.min(axis=1, keepdims=True, initial=2.0))
-    size_N1 = np.exp(rng.uniform(*np.log(STEPS), (count, 1)))
+    smallest, largest = np.log(STEPS)
+    size_N1 = np.exp(rng.uniform(smallest, largest, (count, 1)))
     # Reflected, so that borders get no more than their share.
     stepped_NP = start_NP + size_N1 * rng.standard_normal(shape)
     stepped_NP = 1.0 - np.abs(1.0 - np.abs(stepped_NP) % 2.0)

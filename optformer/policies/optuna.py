@@ -169,7 +169,9 @@ class OptFormerSampler(optuna.samplers.BaseSampler):
             for name, distribution in space.items()
             if not distribution.single()
         ]
-        problem = Problem(parameters=tuple(parameters), metrics=(Metric(name="value"),))
+        problem = Problem(
+            name="space", parameters=tuple(parameters), metrics=(Metric(name="value"),)
+        )
         check_problem(problem, most_parameters(self._model.config))
         bins = self._model.tokenizer.vocabulary.bins
         if reason := next(filter(None, (value_error(each, bins) for each in parameters)), ""):

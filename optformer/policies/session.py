@@ -93,21 +93,20 @@ class Session:
         """
         check_acquisition(policy.acquisition, self._model.config)
         suggest = self._sample if policy.acquisition == "prior" else self._suggest
-        regions = [policy.region(study) for study in studies]
+        whole = list(studies)  # with trials for which the model has no room
         studies = [self._fit(row, study, count) for row, study in enumerate(studies)]
         scalings = [self._scalings(row, study) for row, study in enumerate(studies)]
         chosen: list[list[np.ndarray]] = [[] for _ in studies]
         for _ in range(count):
             self._update(studies, scalings)
             views = [
-                self._view(row, study, scaling[0], region, rng)
-                for row, (study, scaling, region, rng) in enumerate(
-                    zip(studies, scalings, regions, rngs, strict=True)
-                )
+                self._view(row, study, scalings[row][0], policy.region(whole[row]), rng)
+                for row, (study, rng) in enumerate(zip(studies, rngs, strict=True))
             ]
             for row, values_P in enumerate(suggest(views, policy, rngs)):
                 chosen[row].append(values_P)
                 studies[row] = with_pending(studies[row], values_P)
+                whole[row] = with_pending(whole[row], values_P)
         return [np.array(rows).reshape(count, -1) for rows in chosen]
 
     def _suggest(

@@ -4,7 +4,7 @@ What a model knows least of is far from all trials: in the corners, of which the
 more parameters there are. So suggestions stay near what was measured until enough trials are known,
 as those of Vizier's GP bandit do (google-vizier 0.1.24, designers/gp/acquisitions.py) and of the
 teacher `gp_ucb`. Here, unlike there, a parameter of few values always reaches their neighbours, and
-trials without a metric do not count.
+trials that failed or still run have no box of their own but let the others' grow.
 
 Array dimensions: N points, R measured trials, P parameters in the problem's order.
 """

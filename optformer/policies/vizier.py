@@ -29,10 +29,10 @@ from optformer.study import from_trials
 PREFIX = "OPTFORMER"
 
 MOST = {
-    "candidates": 500.0,
-    "uniform": 5000.0,
-    "local": 2000.0,
-    "sifted": 200.0,
+    "candidates": 300.0,
+    "uniform": 2000.0,
+    "local": 1000.0,
+    "sifted": 100.0,
     "patience": 1e6,
     "temperature": 100.0,
     "value_temperature": 100.0,

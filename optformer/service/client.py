@@ -104,7 +104,7 @@ class Tried:
 
 
 def new_name(problem: Problem) -> str:
-    """A study name that says what is tuned, and since when: `svc-wine-20261124-114500`."""
+    """A study name made of the problem and the time: `svc-wine-20261124-114500`."""
     # A slash would end the name in Vizier's resource names.
     return f"{problem.name.replace('/', '-')}-{time.strftime('%Y%m%d-%H%M%S')}"
 
@@ -155,13 +155,13 @@ def open_study(
     except grpc.FutureTimeoutError as error:
         wants = "another TLS certificate" if tls else "TLS"
         raise SourceError(
-            f"what answers at {endpoint} is no Vizier service, or one that wants {wants}."
+            f"the server at {endpoint} is not a Vizier service, or requires {wants}."
         ) from error
     except grpc.RpcError as error:
         if error.code() == grpc.StatusCode.INVALID_ARGUMENT:
             raise ConfigError(f"the service refuses the study: {error.details()}") from error
         raise SourceError(
-            f"what answers at {endpoint} is no Vizier service, or a broken one: {error}"
+            f"the server at {endpoint} is not a Vizier service, or failed: {error}"
         ) from error
     _check_same(found, config, name)
     return study
@@ -261,7 +261,7 @@ def _check_same(found: "vz.StudyConfig", asked: "vz.StudyConfig", name: str) -> 
     """
     there, here = _facts(found), _facts(type(asked).from_proto(asked.to_proto()))
     for fact in there | here:
-        # A study that was made with settings goes on with them, also if none are asked for.
+        # A study that was created with settings keeps them, also if none are given now.
         if there.get(fact) != here.get(fact) and (fact in here or not fact.startswith(_SETTING)):
             raise ConfigError(
                 f"there is a study {name!r} with another {fact}: {there.get(fact, 'none')}, not "
@@ -469,7 +469,7 @@ def _one_trial(study: "clients.Study", problem: Problem, evaluate: Evaluate, cli
     try:
         [trial] = patiently(lambda: study.suggest(count=1, client_id=client))
     except grpc.RpcError as error:
-        raise ConfigError(f"the service suggests no trial: {_reason(error)}") from error
+        raise ConfigError(f"the service did not suggest a trial: {_reason(error)}") from error
     given = trial_from_vizier(
         problem, patiently(functools.partial(trial.materialize, include_all_measurements=False))
     )
@@ -487,7 +487,9 @@ def _one_trial(study: "clients.Study", problem: Problem, evaluate: Evaluate, cli
         else:
             complete(trial, vz.Measurement(metrics=dict(outcome.metrics)))
     except grpc.RpcError as error:
-        raise ConfigError(f"the service takes no measurement: {_reason(error)}") from error
+        raise ConfigError(
+            f"the service did not accept the measurement: {_reason(error)}"
+        ) from error
     return _Done(values=values, outcome=outcome, waited=middle - start, measured=end - middle)
 
 

@@ -4,7 +4,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 
-# Followed by the end, or by what is no part of a number: not 12.3s, 85%, 1,234.5 or model-7.pt.
+# Numbers end here, but not where more follows, as in 12.3s, 85%, 1,234.5 or model-7.pt.
 _DIGITS = r"(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:e[-+]?[0-9]+)?"
 _NUMBER = rf"(?P<number>[-+]?(?:{_DIGITS}|inf(?:inity)?|nan))"
 _END = r"(?=$|[\s;)\]}\"']|,(?![0-9])|\.(?:\s|$))"
@@ -52,7 +52,7 @@ def metrics_in(
 
 
 def _members(line: str) -> Mapping[str, float]:
-    """The numbers of a JSON object; none if the line is no object."""
+    """The numbers of a JSON object; none if the line is not an object."""
     if not line.startswith("{"):
         return {}
     try:

@@ -72,7 +72,7 @@ class Program:
             return f"{_OPEN}{self._names.index(name)}{_CLOSE}"
         if _IDENTIFIER.fullmatch(name):
             raise ConfigError(
-                f"{place[0]} in the command is no parameter; those are {', '.join(self._names)}."
+                f"{place[0]} in the command is not a parameter; those are {', '.join(self._names)}."
                 f"{did_you_mean(name, self._names)} For the text itself write {{{place[0]}}}."
             )
         return place[0]

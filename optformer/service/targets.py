@@ -1,4 +1,4 @@
-"""What a client tunes: a search space with a function, or with a program that is run."""
+"""The target of a client: a search space with a function, or with a program that is run."""
 
 import dataclasses
 import json
@@ -102,7 +102,7 @@ def read_space(path: Path) -> Space:
     """The search space and metrics in a JSON file; `space_format` describes it.
 
     Raises:
-      ConfigError: the file cannot be read, is no JSON, or describes no search space.
+      ConfigError: the file cannot be read, is not JSON, or describes no search space.
     """
     from optformer.convert.json_text import parse
     from optformer.convert.study_json import problem_from_json

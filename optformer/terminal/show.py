@@ -203,7 +203,7 @@ def training_progress(progress: Progress) -> "Callable[[Report], None]":
 
 
 def training_note(text: str) -> None:
-    """A line about a run: that it goes on, or stops."""
+    """A line about a run: that it resumes, or stops."""
     err.print(f"{escape(text[:1].upper() + text[1:])}.", soft_wrap=True)
 
 

@@ -80,12 +80,16 @@ class _Thread(Generic[Made]):
 
     def _run(self, items: Numbered[Made], numbers: range) -> None:
         try:
+            self._begin(items, numbers)
             for number in numbers:
                 self._put(self._make(items, number))
                 if self._closed.is_set():
                     return
         except BaseException as error:
             self._put(error)
+
+    def _begin(self, items: Numbered[Made], numbers: range) -> None:
+        """Whatever is needed before the first item."""
 
     def _make(self, items: Numbered[Made], number: int) -> Made:
         return items[number]
@@ -115,18 +119,17 @@ class _Process(_Thread[Made]):
             [sys.executable, "-c", _PROGRAM],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            env=os.environ | _ONE_THREAD,
+            env=os.environ | _ONE_THREAD | {"JAX_PLATFORMS": "cpu"},  # the trainer's are its own
         )
         super().__init__(items, numbers)
 
-    def _run(self, items: Numbered[Made], numbers: range) -> None:
+    def _begin(self, items: Numbered[Made], numbers: range) -> None:
         assert self._process.stdin is not None
         # A worker that dies at once is noticed when nothing comes from it.
         with contextlib.suppress(BrokenPipeError):
             for sent in (sys.path, (items, numbers)):
                 pickle.dump(sent, self._process.stdin, protocol=pickle.HIGHEST_PROTOCOL)
             self._process.stdin.flush()
-        super()._run(items, numbers)
 
     def _make(self, items: Numbered[Made], number: int) -> Made:
         assert self._process.stdout is not None

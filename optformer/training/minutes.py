@@ -3,8 +3,10 @@
 What a training leaves in its folder OUT is at most eight files:
 
     last/, best/    checkpoints: the latest, and the one with the best validation so far
-    report.json     the device, the first steps, the table, the last report; only of trajectories,
-    metrics.jsonl   as these: a checkpoint with a prior network has a file more
+    report.json     the device, the first steps, the table, the last report
+    metrics.jsonl   one line for each report
+
+A checkpoint with a prior network has a file more: then the last two stay in the run's folder.
 """
 
 import argparse
@@ -157,7 +159,7 @@ class Run:
 
         def saved(name: str, model: Checkpoint) -> None:
             self._save(model, best=name == "best")
-            for file in (REPORT, METRICS):
+            for file in (REPORT, METRICS) if model.prior is None else ():
                 shutil.copyfile(self._folder / file, self._out / file)
 
         train(

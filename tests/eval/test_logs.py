@@ -12,7 +12,7 @@ from optformer.errors import SourceError
 from optformer.eval import optimizers
 from optformer.eval.benchmark import Running, evaluate
 from optformer.eval.contestants import Contestants
-from optformer.eval.logs import portfolio, predictions, sections, tasks
+from optformer.eval.logs import portfolio, predictions, summary, tasks
 from optformer.eval.logs.benchmark import LOGS, LogsOptions
 from optformer.model import checkpoint
 from optformer.study import (
@@ -142,7 +142,7 @@ def test_a_portfolio_knows_nothing_of_its_own_data_set(studies):
 
 def test_trials_saved_are_those_not_needed_for_the_target():
     scores_KT = np.array([[0.0, 0.5, 0.5, 0.9], [0.0, 0.1, 0.2, 0.3]])
-    at_K = sections.reached_at(scores_KT, np.array([0.5, 0.5]), first=1)
+    at_K = summary.reached_at(scores_KT, np.array([0.5, 0.5]), first=1)
     np.testing.assert_array_equal(at_K, [1.0, 3.0])
 
 
@@ -174,6 +174,7 @@ def page_folder(shards, studies, save_model, tmp_path_factory):
     return home, done
 
 
+@pytest.mark.slow
 def test_the_page_says_what_was_saved_and_what_is_held_out(page_folder):
     home, done = page_folder
     assert done.failed == 0
@@ -197,6 +198,7 @@ def test_the_page_says_what_was_saved_and_what_is_held_out(page_folder):
         assert (home / "out" / f"{name}.csv").read_text("utf-8").isascii()
 
 
+@pytest.mark.slow
 def test_every_model_is_judged_before_the_first_trial(page_folder):
     home, _ = page_folder
     by_model = predictions.read(home / "out")
@@ -207,6 +209,7 @@ def test_every_model_is_judged_before_the_first_trial(page_folder):
             assert -1 <= one.rank_correlation <= 1 and np.isfinite(one.log_density)
 
 
+@pytest.mark.slow
 def test_other_folders_take_a_peers_runs_from_the_cache(page_folder, shards, monkeypatch):
     home, _ = page_folder
     kept = list((home / "cache" / "runs").rglob("*.parquet"))

@@ -77,7 +77,7 @@ def test_words_are_words():
     text = render(page())
     assert "&lt;script&gt;alert(1)" in text and "<script" not in text
     assert "T &amp; T" in text and "l&lt;e&gt;ad" in text
-    assert "&quot;quoted&quot;" in text
+    assert "&#34;quoted&#34;" in text
 
 
 def test_headings_can_be_reached_from_the_top():

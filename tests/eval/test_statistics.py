@@ -147,3 +147,26 @@ def test_the_two_sample_test_has_its_level_and_detects_a_shift():
     p_T, chance_T = statistics.same_distribution(first_KST, second_KST + 2.0, rng, permutations=499)
     assert p_T[0] == pytest.approx(1 / 500)
     assert statistics.seed_distance(first_KST, second_KST + 2.0).mean() > chance_T[0]
+
+
+def test_tasks_of_one_group_count_as_one():
+    """Copies of a task add nothing: with groups, intervals and tests stay the same."""
+    rng = np.random.default_rng(3)
+    gaps_N = rng.normal(0.1, 0.3, 12)
+    groups_N = np.repeat(np.arange(12), 5)
+    once = statistics.paired_difference(gaps_N, np.zeros(12), np.random.default_rng(0))
+    copies_N = np.repeat(gaps_N, 5)
+    grouped = statistics.paired_difference(
+        copies_N, np.zeros(60), np.random.default_rng(0), groups_N=groups_N
+    )
+    alone = statistics.paired_difference(copies_N, np.zeros(60), np.random.default_rng(0))
+    assert grouped.p_value == pytest.approx(once.p_value)
+    assert grouped.high - grouped.low == pytest.approx(once.high - once.low, rel=0.1)
+    assert alone.high - alone.low < 0.6 * (grouped.high - grouped.low)
+    scores_OKST = copies_N[None, :, None, None]
+    band, bare = (
+        statistics.mean_band(scores_OKST, np.random.default_rng(0), groups_K=groups_K)
+        for groups_K in (groups_N, None)
+    )
+    assert band.mean_OT == bare.mean_OT
+    assert (bare.high_OT - bare.low_OT < 0.6 * (band.high_OT - band.low_OT)).all()

@@ -57,6 +57,18 @@ def test_the_temperature_of_values_can_be_changed_in_place(folder: Path) -> None
     assert (after.about, after.tokens, after.config) == (before.about, before.tokens, before.config)
     jax.tree.map(np.testing.assert_array_equal, after.weights, before.weights)
     assert len(list(folder.iterdir())) == 3
+    # The one that it had is kept.
+    config = json.loads((folder / "config.json").read_text("utf-8"))
+    assert config["value_temperature_before"] == {"start": 1.0, "power": 0.0}
+
+
+def test_the_folder_of_a_training_run_is_its_last_checkpoint(folder: Path) -> None:
+    run = folder.with_name("run")
+    run.mkdir()
+    folder.rename(run / "checkpoint")
+    (run / "config.toml").touch()
+    assert checkpoint.find(run) == run / "checkpoint"
+    assert checkpoint.load(run).about == {"step": 3}
 
 
 @pytest.mark.parametrize(

@@ -169,6 +169,36 @@ def test_pending_trials_reduce_the_variance_and_keep_the_mean() -> None:
     assert (after.scale_NM < before.scale_NM).all()
 
 
+@pytest.mark.parametrize("expert", [0, 7, 45, 130])
+def test_a_surprise_is_how_far_a_value_is_above_its_prediction(expert: int) -> None:
+    units_RP, values_R = trials(12)
+    nothing_R = np.zeros(12, bool)
+    before = experts.condition(units_RP[:11], values_R[:11], nothing_R[:11], ORDERED, BINS)
+    after = experts.condition(units_RP, values_R, nothing_R, ORDERED, BINS)
+    said = before.predict(points(units_RP[11:]), np.array([expert]))
+    warp, kernel = divmod(expert, len(KERNELS))
+    above = experts.warp(values_R[11:])[warp, 0] - said.mean_NM[0, 0]
+    scale = said.scale_NM[0, 0] * after.scale_WK[warp, kernel] / before.scale_WK[warp, kernel]
+    np.testing.assert_allclose(after.surprises(expert)[-1], above / scale, rtol=1e-5)
+
+
+@pytest.mark.parametrize("kernel", [1, 9, 20, 33])
+def test_fantasies_are_predictions_given_the_drawn_values(kernel: int) -> None:
+    """Under the first warp, which only moves values."""
+    units_RP, values_R = trials(10)
+    values_R[8:] = np.nan
+    waits_R = np.isnan(values_R)
+    posterior = experts.condition(units_RP, values_R, waits_R, ORDERED, BINS)
+    elsewhere = points(trials(5, seed=1)[0])
+    normal_SJ = 0.1 * np.random.default_rng(2).normal(size=(3, 2))
+    mean_SN, _, drawn_SJ = posterior.fantasize(elsewhere, kernel, normal_SJ)
+    for mean_N, drawn_J in zip(mean_SN, drawn_SJ, strict=True):
+        told_R = np.append(values_R[:8], drawn_J + 0.5)
+        told = experts.condition(units_RP, told_R, np.zeros(10, bool), ORDERED, BINS)
+        said = told.predict(elsewhere, np.array([kernel]))
+        np.testing.assert_allclose(mean_N, said.mean_NM[:, 0], atol=1e-6)
+
+
 @pytest.mark.parametrize("seed", range(3))
 def test_any_trials_give_probabilities(seed: int) -> None:
     """Repeated points, inactive parameters, values at the ends, or no values."""

@@ -116,6 +116,13 @@ def test_a_batch_equals_suggestions_one_by_one_with_the_others_pending(model: Op
     assert study.states_R[-3:].tolist() == [State.ACTIVE] * 3
 
 
+@pytest.mark.parametrize("count", [0, -1])
+def test_a_batch_has_at_least_one_suggestion(model: OptFormer, count: int) -> None:
+    problem = convert.problem_to_vizier(plane(2))
+    with pytest.raises(ConfigError, match=f"count={count} suggestions: ask for at least one"):
+        model.suggest(problem, count=count)
+
+
 def test_only_completed_trials_are_measured() -> None:
     """Not what an infeasible one happened to measure."""
     study = random_study(plane(1), 3, np.random.default_rng(0))
@@ -320,7 +327,8 @@ def test_joint_draws_agree_where_points_are_near_and_with_predictions_everywhere
     low, high = study.problem.parameters[0].bounds
     points_NP = low + (high - low) * np.array([[0.3, 0.6], [0.301, 0.6], [0.85, 0.1]])
     session = Session(model, [(study.problem, "random_search")])
-    candidates, _ = session._candidates(study, points_NP, policy("ts", trust_region=False))
+    everywhere = policy("ts", trust_region=False)
+    candidates, _ = session._candidates(study, points_NP, everywhere, np.random.default_rng(0))
     probabilities_NQ = candidates.probabilities(temperature)
     rng, draws = np.random.default_rng(1), 300
     drawn_DN, alone_DN = (

@@ -130,7 +130,7 @@ def test_the_algorithms_name_and_metadata_set_the_policy() -> None:
         ("OPTFORMER_EE", {}, "no algorithm 'OPTFORMER_EE'.*Did you mean OPTFORMER_EI"),
         ("OPTFORMER", {"candidate": "7"}, "Did you mean optformer.candidates"),
         ("OPTFORMER", {"candidates": "many"}, "optformer:candidates='many' must be of type int"),
-        ("OPTFORMER", {"candidates": "100000"}, "optformer:candidates=100000 must be at most 500"),
+        ("OPTFORMER", {"candidates": "100000"}, "optformer:candidates=100000 must be at most 300"),
         ("OPTFORMER", {"temperature": "nan"}, "optformer:temperature=nan must be at most 100"),
     ],
 )

@@ -139,13 +139,13 @@ def test_clients_wait_for_a_service_that_comes_back(tmp_path: Path) -> None:
     def restart() -> None:
         time.sleep(0.5)
         with running(database_url=url, port=port):
-            assert done.wait(60)
+            assert done.wait(200)
 
     done = threading.Event()
     again = threading.Thread(target=restart)
     again.start()
     complete(trial, vz.Measurement({"y": 0.75}), on_retry=lambda: retries.append(1))
-    assert len(tune(study, LINE, measure, trials=1)) == 1
+    assert len(tune(study, LINE, measure, trials=4)) == 1
     trials = list(patiently(lambda: study.trials().get()))
     done.set()
     again.join()
@@ -189,6 +189,21 @@ def test_numbers_are_there_for_prometheus() -> None:
     assert 'optformer_request_seconds_count{method="SuggestTrials"} 1.0' in lines
     assert "optformer_suggestions_total 3.0" in lines
     assert "optformer_requests_in_flight 0.0" in lines
+
+
+def test_a_log_has_a_line_for_every_request_only_if_asked(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    for level, lines in ((logging.INFO, 0), (logging.DEBUG, 1)):
+        caplog.clear()
+        with (
+            caplog.at_level(level),
+            running() as endpoint,
+            grpc.insecure_channel(endpoint) as channel,
+        ):
+            create(Stub(channel), "a")
+        requests = [each for each in caplog.records if each.name == "optformer.requests"]
+        assert len(requests) == lines
 
 
 def test_json_lines_have_the_fields_of_a_request(caplog: pytest.LogCaptureFixture) -> None:
@@ -264,7 +279,7 @@ def test_the_command_serves_until_told_to_stop(served: tuple[subprocess.Popen, i
     process, port = served
     with grpc.insecure_channel(f"localhost:{port}") as channel:
         checks = health_pb2_grpc.HealthStub(channel)
-        checks.Check(CHECK(), timeout=120, wait_for_ready=True)
+        checks.Check(CHECK(), timeout=300, wait_for_ready=True)
         stub = vizier_service_pb2_grpc.VizierServiceStub(channel)
         study = open_study(f"localhost:{port}", LINE, algorithm="OPTFORMER_PRIOR", name="line")
         assert len(study.suggest(count=2)) == 2
@@ -280,4 +295,4 @@ def test_the_command_serves_until_told_to_stop(served: tuple[subprocess.Popen, i
     assert starts.index("compiling") < starts.index("compiled") < starts.index("serving")
     assert told[-2:] == ["stopping: no new requests; those in flight have 25 s", "stopped"]
     codes = [line["code"] for line in lines if line.get("method") == "SuggestTrials"]
-    assert codes == ["OK", "RESOURCE_EXHAUSTED"]
+    assert codes == ["RESOURCE_EXHAUSTED"]  # at this level, only those that failed

@@ -63,8 +63,8 @@ def test_values_are_passed_as_the_space_has_them(tmp_path: Path) -> None:
 COMMANDS = [
     ("train.py {kind}", "parameter 'x' has no place"),
     ("nonexistent-program {kind} {x}", "there is no program 'nonexistent-program'"),
-    (f"{PYTHON} {{kind}} {{x}} {{knid}}", "{knid} in the command is no parameter.*Did you mean"),
-    (f"{PYTHON} {{kind}} {{x}} {{X }}", "is no parameter; those are kind, x"),
+    (f"{PYTHON} {{kind}} {{x}} {{knid}}", "{knid} in the command is not a parameter.*Did you mean"),
+    (f"{PYTHON} {{kind}} {{x}} {{X }}", "is not a parameter; those are kind, x"),
     (f"{PYTHON} '{{kind}} {{x}}", "cannot be split: No closing quotation"),
     ("", "the command is empty"),
     ("/tmp {kind} {x}", "there is no program '/tmp' that can be run"),

@@ -47,6 +47,27 @@ def test_log_and_its_shards_show_the_same_study(tmp_path: Path) -> None:
     assert raw[raw.index("study 'b'") :] == shards[shards.index("study 'b'") :]
 
 
+def test_a_study_of_many_parameters_fits_a_terminal(tmp_path: Path) -> None:
+    names = [f"parameter_number_{k}" for k in range(12)]
+    study = {
+        "name": "wide",
+        "metrics": [{"name": "accuracy", "goal": "MAXIMIZE"}],
+        "parameters": [{"name": name, "type": "DOUBLE", "bounds": [0, 1]} for name in names],
+        "trials": [
+            {"parameters": dict.fromkeys(names, k / 4), "metrics": {"accuracy": k}}
+            for k in range(4)
+        ],
+    }
+    (tmp_path / "log.jsonl").write_text(json.dumps(study) + "\n")
+    console = Console(width=80)
+    with console.capture() as capture:
+        console.print(describe(str(tmp_path / "log.jsonl")))
+    shown = capture.get()
+    assert all(len(line) <= 80 for line in shown.splitlines())
+    words = " ".join(shown.replace("│", " ").split())
+    assert all(f"{name}=0.25" in words for name in names)
+
+
 def test_a_checkpoint_is_described(tmp_path: Path) -> None:
     tokenizer = StudyTokenizer()
     weights = to_numpy(transformer.init(MICRO, Ids.of(tokenizer.vocabulary), jax.random.key(0)))

@@ -117,7 +117,7 @@ def test_a_finished_checkpoint_is_calibrated(trained: TrainResult, tmp_path: Pat
     checkpoint.set_value_temperature(folder, Temperature(start=3.5))
     weights = checkpoint.fingerprint(folder)
     rng = np.random.default_rng(99)
-    studies = [random_study(plane(2), 12, rng) for _ in range(6)]
+    studies = [random_study(plane(2), 12, rng) for _ in range(12)]
     strange = random_study(plane(36), 3, rng)
     made = calibrate(folder, [*studies, strange])
     assert made.before.temperature == Temperature(start=3.5)
@@ -132,7 +132,7 @@ def test_a_finished_checkpoint_is_calibrated(trained: TrainResult, tmp_path: Pat
         "text.model",
         "weights.safetensors",
     ]
-    with pytest.raises(ConfigError, match=r"no value to predict.*more than 35 parameters"):
+    with pytest.raises(ConfigError, match=r"are 0 values to predict.*more than 35 parameters"):
         calibrate(folder, [strange])
 
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import pickle
 import time
 from collections.abc import Iterator
 
@@ -89,3 +90,14 @@ def test_no_process_outlives_its_feed() -> None:
 def test_an_empty_feed_has_no_items(workers: int) -> None:
     with feed(Squares(), 3, 3, workers) as items:
         assert list(items) == []
+
+
+def test_an_item_source_that_cannot_be_sent_to_a_process_is_an_error() -> None:
+    class Local(Squares):
+        pass
+
+    with (
+        feed(Local(), 0, 4, 1) as items,
+        pytest.raises((AttributeError, pickle.PicklingError), match="Local"),
+    ):
+        next(items)

@@ -71,18 +71,20 @@ class Answer:
       seconds: of one fit and its predictions, in the mean: those that a core worked for it, so
         that a busy machine changes little.
       curve: mean scores after fewer rounds or epochs.
+      fits: how many models were trained for it.
       failure: why there are no scores, in a few words.
     """
 
     scores_FS: Float64[np.ndarray, "F S"] | None = None
     seconds: float = float("nan")
     curve: tuple[tuple[float, Float64[np.ndarray, " S"]], ...] = ()
+    fits: int = 0
     failure: str = ""
 
 
 def prepare() -> None:
-    """Loads scikit-learn, so that no fit's time pays for it, and spares its checks of arguments,
-    which are a fifth of a small fit."""
+    """Loads scikit-learn before any fit is timed, and turns its checks of arguments off: they
+    take a fifth of a small fit."""
     import sklearn.ensemble
     import sklearn.linear_model
     import sklearn.neural_network
@@ -143,11 +145,12 @@ class _Collected:
 
     def answer(self) -> Answer:
         if self.failure:
-            return Answer(failure=self.failure)
+            return Answer(fits=len(self.seconds), failure=self.failure)
         return Answer(
             scores_FS=np.array(self.scores_FS),
             seconds=float(np.mean(self.seconds)),
             curve=_mean_curve(self.curves),
+            fits=len(self.seconds),
         )
 
 

@@ -53,8 +53,9 @@ class Made:
     Attributes:
       refused: "" if it counts.
       failures: reason -> trials.
-      fits: how many models were trained and scored, and in how many seconds of fitting.
-      seconds: of everything.
+      fits: how many models were trained.
+      fit_seconds: what those of completed trials took.
+      seconds: what everything took.
     """
 
     assignment: Assignment
@@ -117,8 +118,8 @@ def make_study(config: CollectConfig, seed: int, assignment: Assignment) -> Made
         study=study,
         refused=refused,
         failures=Counter(each.failure for each in answers if each.failure),
-        fits=config.folds * len(done),
-        fit_seconds=float(sum(config.folds * each.seconds for each in done)),
+        fits=sum(each.fits for each in answers),
+        fit_seconds=float(sum(each.fits * each.seconds for each in done)),
         seconds=time.monotonic() - began,
     )
 

@@ -68,7 +68,7 @@ def open_sheet(path: Path) -> Sheet:
         for a quote that is never closed.
     """
     reading = text.lines(path)
-    first = next(_joined(reading, path, '"'), None)
+    first = next(_joined(reading, path), None)
     if first is None:
         raise SourceError(f"{path} is empty. Export the trials again.")
     if "\r" in first.text.rstrip("\r\n"):
@@ -112,13 +112,13 @@ def _has_decimal_commas(path: Path, separator: str) -> bool:
     )
 
 
-def _joined(reading: Iterator[text.Line], path: Path, quote: str) -> Iterator[text.Line]:
-    """The lines, those of a cell with line ends in one."""
+def _joined(reading: Iterator[text.Line], path: Path) -> Iterator[text.Line]:
+    """The lines; those that a quoted cell spans are one."""
     for line in reading:
         if line.fault:
             raise SourceError(f"{path}, line {line.number}: {line.fault}. Save it as UTF-8 text.")
         whole, done = line.text, line.done
-        while whole.count(quote) % 2:
+        while whole.count('"') % 2:
             more = next(reading, None)
             if more is None or more.fault or len(whole) > _LONGEST_ROW:
                 raise SourceError(
@@ -132,7 +132,7 @@ def _joined(reading: Iterator[text.Line], path: Path, quote: str) -> Iterator[te
 def _rows(
     reading: Iterator[text.Line], path: Path, separator: str, columns: tuple[str, ...]
 ) -> Iterator[Row]:
-    for line in _joined(reading, path, '"'):
+    for line in _joined(reading, path):
         if not line.text.strip():
             continue
         try:

@@ -33,6 +33,8 @@ named with --spec. It is a study of the format jsonl without trials, and may nam
 - A row with more or fewer cells than the header is left out. A completed trial without a finite
   metric counts as infeasible.
 - With a study column, the rows of one study follow each other.
+
+Tools without a documented file of their own (HEBO, Nevergrad, your own scripts) write this one.
 """
 
 import dataclasses

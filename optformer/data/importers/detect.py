@@ -1,4 +1,4 @@
-"""Which format a source has, by what is in it and not by what it is called."""
+"""Detects the format of a study log from its contents, not from its name."""
 
 import re
 from collections.abc import Callable, Collection

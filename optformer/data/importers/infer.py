@@ -4,7 +4,7 @@
   tried; few values that were each tried often are DISCRETE. The scale is LOG if the values span
   two powers of ten and most lie near the lower end.
 - Text is CATEGORICAL; true and false are its values "True" and "False".
-- What has the same value in all trials is no parameter but a fact about the study: metadata.
+- In a whole configuration, a value that never changes is metadata of the study, not a parameter.
 - A parameter that some trials lack is conditional (`convert.conditions`).
 - The metric's goal is guessed from its name, as in val_loss or accuracy, and the guess is reported.
 """
@@ -161,7 +161,7 @@ def _metrics(table: Table, rows: Sequence[Row], options: Options) -> tuple[tuple
             f"{did_you_mean(options.metric, measured)}"
         )
     if not names:
-        # Losses of one run have several names; what is not a number is no metric.
+        # Losses of one run have several names; only numbers are metrics.
         names = [name for name in measured if any(_is_number(r.metrics.get(name)) for r in rows)]
         if len(names) > 1:
             raise StudyError(

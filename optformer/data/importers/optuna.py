@@ -6,8 +6,8 @@
 - Distributions become parameters: float is DOUBLE (DISCRETE with a step), int is INTEGER,
   categorical is CATEGORICAL with the choices as text. `log=True` is the scale LOG.
 - A parameter whose range changed between trials gets the smallest range that holds them all.
-- A parameter that some trials lack is conditional: its parent is a parameter whose value tells the
-  trials with it from those without. Where there is none, the trials that differ from most others
+- A parameter that some trials lack is conditional: its parent is a parameter whose value separates
+  the trials with it from those without. Without such a parent, trials that differ from most others
   are left out.
 - COMPLETE is COMPLETED; FAIL and PRUNED are INFEASIBLE; RUNNING and WAITING are ACTIVE. A complete
   trial whose value is infinite counts as infeasible.
@@ -122,9 +122,9 @@ def _opened(source: str, journal: bool) -> Iterator[BaseStorage]:
 
 
 def _first_line(error: Exception) -> str:
-    """What the database says, without the statement that it was asked."""
+    """What went wrong, without the SQL statement in which it did."""
     text = str(getattr(error, "orig", None) or error)
-    return f"(The database says: {text.splitlines()[0][:200]})" if "SELECT" not in text else ""
+    return f"(The reason: {text.splitlines()[0][:200]})" if "SELECT" not in text else ""
 
 
 def _replayed(source: str) -> BaseStorage:

@@ -101,7 +101,7 @@ def _budget(run: Mapping[str, object]) -> float:
 
 
 def _objectives(path: Path) -> list[str]:
-    """The names of the costs: SMAC's own name for one if nobody says."""
+    """The names of the costs; SMAC calls a single one "cost" by default."""
     scenario = text.document(path) if path.is_file() else {}
     names = scenario.get("objectives", "cost") if isinstance(scenario, Mapping) else "cost"
     return [names] if isinstance(names, str) else [str(name) for name in names]

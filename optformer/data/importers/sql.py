@@ -1,4 +1,4 @@
-"""Databases of study logs, opened for reading only: whose schema it is, and what went wrong."""
+"""Databases of study logs, opened read-only: which schema they have, and their errors."""
 
 import contextlib
 import urllib.parse
@@ -17,7 +17,7 @@ def connect(source: str) -> Iterator[sqlalchemy.Connection]:
     """A connection to an SQLite file or an SQLAlchemy URL; SQLite files are not written to.
 
     Raises:
-      SourceError: it does not exist, is no database, or a query in the block failed.
+      SourceError: it does not exist, is not a database, or a query in the block failed.
     """
     try:
         engine = sqlalchemy.create_engine(read_only_url(source))
@@ -69,7 +69,7 @@ def read_only_url(source: str) -> sqlalchemy.URL:
     """The URL to open, with SQLite files in read-only mode.
 
     Raises:
-      SourceError: an SQLite file that is not there, or text that is no URL.
+      SourceError: an SQLite file that does not exist, or text that is not a URL.
     """
     try:
         url = sqlalchemy.make_url(source if "://" in source else "sqlite:///" + source)

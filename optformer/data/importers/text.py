@@ -97,7 +97,7 @@ def document(path: Path) -> object:
     """What a whole JSON file says, plain or packed.
 
     Raises:
-      SourceError: it cannot be read, is too large, or is no JSON.
+      SourceError: it cannot be read, is too large, or is not JSON.
     """
     try:
         with path.open("rb") as raw, _unpacked(raw) as file:
@@ -116,7 +116,7 @@ def document(path: Path) -> object:
 
 
 def _unpacked(raw: io.BufferedReader) -> io.BufferedIOBase:
-    """The file as it is, or what is in it: of gzip, or of a zip archive with one file."""
+    """The file itself, or the contents of gzip or of a zip archive with one file."""
     magic = raw.peek(4)[:4]
     if magic.startswith(_GZIP):
         return gzip.GzipFile(fileobj=raw)

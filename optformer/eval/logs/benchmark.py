@@ -70,7 +70,7 @@ def run(out: Path, contestants: "Contestants", running: Running, options: LogsOp
     """
     from optformer.data.splits import TrainingRecord, standing_for
     from optformer.eval import runner
-    from optformer.eval.logs import portfolio, predictions, tasks
+    from optformer.eval.logs import portfolio, predictions, record, tasks
     from optformer.eval.optimizers import missing
     from optformer.eval.prediction_command import accepts
     from optformer.eval.prediction_runs import CheckpointPredictor
@@ -109,7 +109,7 @@ def run(out: Path, contestants: "Contestants", running: Running, options: LogsOp
     chosen = tasks.choose(
         options.studies,
         choice,
-        lambda study: {name: standing_for(record, study) for name, record in records.items()},
+        lambda study: {name: standing_for(seen, study) for name, seen in records.items()},
         accept=accept,
         cache=cache / "surrogates",
         progress=running.progress,
@@ -124,9 +124,10 @@ def run(out: Path, contestants: "Contestants", running: Running, options: LogsOp
             progress=running.progress,
         )
     given = sorted(set(options.given))
-    tasks.write(
+    record.write(
         out,
-        chosen,
+        {logged.study.name: logged.known() for logged in chosen.tasks},
+        left_out=chosen.left_out,
         given=given,
         baseline=options.baseline if options.baseline in factories else "random_search",
         random_trials=_random_trials(factories),
@@ -167,7 +168,7 @@ def _page(out: Path, results: "Results") -> "Page":
 
 
 def _summary(out: Path, results: "Results") -> Evaluated:
-    from optformer.eval.logs.sections import summarize
+    from optformer.eval.logs.summary import summarize
 
     return summarize(out, results)
 

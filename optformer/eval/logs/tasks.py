@@ -6,12 +6,9 @@ A task's score is the best value so far on the scale
 
 of the surrogate's values, larger better: 0 is the median of one uniformly random configuration, 1
 is the best known value, among the study's own trials and 4,096 random configurations.
-
-    <folder>/studies.json   the tasks' studies, and how many others were left out
 """
 
 import dataclasses
-import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -21,15 +18,13 @@ from jaxtyping import Float64
 
 from optformer.data import store
 from optformer.data.problems.surrogate import ForestFit, Model, SurrogateBlock, of_metric
-from optformer.data.splits import Standing, data_set_of, learner_of, worst
+from optformer.data.splits import Standing, data_set_of, learner_of
 from optformer.errors import SourceError, StudyError, plural
+from optformer.eval.logs.record import LoggedRecord, task_name
 from optformer.eval.task import Start, Task, random_start, rng_of
-from optformer.files import atomic_write
 from optformer.progress import Progress, silent
 from optformer.study import Study
 
-FILE = "studies.json"
-_GIVEN = ", given trials: "
 _RANDOM = 4096  # random configurations that set the scale
 
 
@@ -81,7 +76,7 @@ class Logged:
         """The data set that it was tuned on."""
         return data_set_of(self.study)
 
-    def known(self) -> "LoggedRecord":
+    def known(self) -> LoggedRecord:
         """The part that a results folder keeps."""
         fit = self.block.fit
         return LoggedRecord(
@@ -92,31 +87,6 @@ class Logged:
             r2=fit.values.r2 if isinstance(fit, ForestFit) else float("nan"),
             standings={name: str(standing) for name, standing in self.standings.items()},
         )
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class LoggedRecord:
-    """The part of a `Logged` that a results folder keeps.
-
-    Attributes:
-      recorded: how many trials it has.
-      r2: of a forest, for trials that a tree was not grown from.
-      standings: what each model has seen of it.
-    """
-
-    learner: str
-    data_set: str
-    recorded: int
-    surrogate: str
-    r2: float
-    standings: Mapping[str, str]
-
-    @property
-    def standing(self) -> Standing:
-        """For all models together; without models, the study is unseen."""
-        if not self.standings:
-            return Standing.CROSS_FAMILY
-        return worst([Standing(text) for text in self.standings.values()])
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -238,11 +208,6 @@ def random_points(block: SurrogateBlock, name: str, count: int) -> Float64[np.nd
     return block.spaces.snap(rng_of(name, 1).random((1, count, size)))
 
 
-def task_name(study: str, given: int) -> str:
-    """The name of a study's task with so many given trials."""
-    return study + (f"{_GIVEN}{given}" if given else "")
-
-
 def tasks(chosen: Chosen, *, trials: int, given: Sequence[int], seeds: Sequence[int]) -> list[Task]:
     """A task for each study and each number of given trials."""
     made = []
@@ -263,74 +228,3 @@ def tasks(chosen: Chosen, *, trials: int, given: Sequence[int], seeds: Sequence[
                 starts = {seed: random_start(task, count, seed) for seed in seeds}
             made.append(dataclasses.replace(task, starts=starts))
     return made
-
-
-def write(
-    out: Path,
-    chosen: Chosen,
-    *,
-    given: Sequence[int],
-    baseline: str,
-    random_trials: Mapping[str, int | None],
-    absent: Mapping[str, str],
-) -> None:
-    """Adds what is known of the studies and optimizers to `studies.json`; see `Known`."""
-    path = out / FILE
-    known = json.loads(path.read_text("utf-8")) if path.exists() else {"tasks": {}}
-    for logged in chosen.tasks:
-        record = dataclasses.asdict(logged.known())
-        before = known["tasks"].get(logged.study.name, {"standings": {}})
-        record["standings"] = before["standings"] | record["standings"]
-        known["tasks"][logged.study.name] = record
-    known["given"] = sorted({*known.get("given", []), *given})
-    known["left_out"] = dict(chosen.left_out)
-    known["baseline"] = baseline
-    known["random_trials"] = known.get("random_trials", {}) | dict(random_trials)
-    known["absent"] = dict(absent)
-    out.mkdir(parents=True, exist_ok=True)
-    with atomic_write(path, shared=True) as new:
-        new.write_text(json.dumps(known, indent=1), "utf-8")
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Known:
-    """What `studies.json` holds.
-
-    Attributes:
-      given: the numbers of given trials.
-      left_out: how many studies, by the reason.
-      baseline: the optimizer whose last score others are to reach.
-      random_trials: by optimizer, how many of its first trials are random; None for all.
-      absent: by optimizer that could not run, why.
-    """
-
-    studies: Mapping[str, LoggedRecord]
-    given: Sequence[int]
-    left_out: Mapping[str, int]
-    baseline: str
-    random_trials: Mapping[str, int | None]
-    absent: Mapping[str, str]
-
-    def of_task(self, task: str) -> LoggedRecord:
-        """The study of a task."""
-        return self.studies[task.partition(_GIVEN)[0]]
-
-
-def read(out: Path) -> Known:
-    """What a results folder knows of its studies.
-
-    Raises:
-      SourceError: it holds no logged studies.
-    """
-    path = out / FILE
-    if not path.exists():
-        raise SourceError(f"{path} is missing. Run `optformer evaluate logs {out}` again.")
-    known = json.loads(path.read_text("utf-8"))
-    return Known(
-        studies={name: LoggedRecord(**record) for name, record in known["tasks"].items()},
-        given=known["given"],
-        left_out=known["left_out"],
-        baseline=known["baseline"],
-        random_trials=known["random_trials"],
-        absent=known["absent"],
-    )
