@@ -314,7 +314,12 @@ def _evidence(
     log_WKUR = -0.5 * surprise_WKUR**2 - np.log(units_U1 * spread_KR[:, None])
     after_WKUR = np.cumsum(log_WKUR, axis=-1)
     before_WKUR = after_WKUR - log_WKUR
-    last_WKU = after_WKUR[..., -1] if metric_R.size else np.zeros(log_WKUR.shape[:-1])
+    if metric_R.size:
+        last_WKU = after_WKUR[..., -1]
+    else:
+        # No range of values is known either. Short units leave all of them inside of [0, 1], where
+        # predictions keep the order of the mean.
+        last_WKU = np.broadcast_to(-2.0 * np.log(UNITS), log_WKUR.shape[:-1])
     log_WKU = last_WKU - logsumexp(last_WKU, axis=-1, keepdims=True)
     weight_WKUR = np.exp(before_WKUR - logsumexp(before_WKUR, axis=2, keepdims=True))
     warped_W1R = experts.warp(metric_R)[list(USED_WARPS)][:, None]
