@@ -70,6 +70,9 @@ UNITS = np.geomspace(0.02, 3.0, 14)
 LEVEL = 4.0
 """Prior variance of the level, in units of score."""
 
+FIRST_LEVEL = 0.25
+"""How far the level may be from the middle of the axis while no value is known."""
+
 LEAST_NOISE = 2e-3
 
 PRIOR_ODDS = 1.0
@@ -133,6 +136,8 @@ class PriorPosterior:
                 unit, square = weight_U @ UNITS, weight_U @ UNITS**2
                 mean_NM[:, column] = known_N + unit * shift_N
                 spread_N = square * left_N + (square - unit**2) * shift_N**2
+                if not self.freedom > experts.FREEDOM:
+                    spread_N = spread_N + FIRST_LEVEL**2
                 scale_NM[:, column] = np.sqrt(spread_N)
         used_M = np.array(USED_WARPS)[warp_M]
         return Predictions(mean_NM=mean_NM, scale_NM=scale_NM, warp_M=used_M, freedom=self.freedom)
