@@ -40,9 +40,9 @@ Weights = dict
 LEVEL = 0.3
 """Prior variance of a study's level in training, where scores are normalized."""
 
-LEAST_SPREAD = 0.15
-"""A network whose mean differs less between random configurations (standard deviation, in units of
-score) knows nothing of a problem."""
+LEAST_PROMISE = 1 / 3
+"""A network knows nothing of a problem unless it expects the best of some random configurations to
+be so much better than the median, in units of score. Names that mean nothing stay below."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -197,7 +197,8 @@ class Prior:
         units_NP = np.random.default_rng(0).random((256, len(parameters)))
         values_NP = to_natural(parameters, units_NP)
         values_NP = np.where(self.problem.active(values_NP), values_NP, np.nan)
-        return bool(np.std(self.mean_and_features(values_NP)[0]) >= LEAST_SPREAD)
+        mean_N, _ = self.mean_and_features(values_NP)
+        return bool(mean_N.max() - np.median(mean_N) >= LEAST_PROMISE)
 
     def places(
         self, values_NP: Float64[np.ndarray, "N P"]
