@@ -70,9 +70,8 @@ def _command_of(benchmark: Benchmark[Any]) -> Callable[..., None]:
             for name, value in given.items()
         }
         contestants, options, running = (
-            kind(**{name: values[name] for name in names if name in values})
+            kind(**{name: value for name, value in values.items() if name in _names(kind)})
             for kind in kinds
-            for names in [[field.name for field in dataclasses.fields(kind)]]
         )
         with show.bar("Evaluating") as progress:
             running = dataclasses.replace(running, command=_typed(), progress=progress)
@@ -83,6 +82,10 @@ def _command_of(benchmark: Benchmark[Any]) -> Callable[..., None]:
     command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     command.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     return command
+
+
+def _names(kind: type) -> set[str]:
+    return {field.name for field in dataclasses.fields(kind)}
 
 
 def _parameters(kind: type, defaults: Mapping[str, object]) -> Iterator[inspect.Parameter]:

@@ -38,6 +38,7 @@ def summarize(out: Path, results: Results) -> Evaluated:
 def summary(view: View, known: Known) -> Table:
     """Scores at a few trials, and what was saved."""
     saved = saved_trials(view, known.baseline)
+    absent = {name: why for name, why in known.absent.items() if name not in view.names}
     rows: list[list[Cell]] = []
     for row in view.order:
         name = view.names[row]
@@ -52,17 +53,18 @@ def summary(view: View, known: Known) -> Table:
             ]
         )
     rows += [
-        [named(name), *([None] * len(view.checkpoints)), None, why, None]
-        for name, why in known.absent.items()
-        if name not in view.names
+        [named(name), *([None] * len(view.checkpoints)), None, "not run", None] for name in absent
     ]
+    not_run = "".join(
+        f" {name.replace('_', ' ')} was not run: it {why}." for name, why in absent.items()
+    )
     baseline = known.baseline.replace("_", " ")
     return Table(
         caption=f"Mean score after a number of trials. Trials saved: how many of {view.last} are "
         f"not needed to reach the score of {baseline} after {view.last}; 0 if it is not reached. "
         "Random first: how many of an optimizer's first trials are random. Time: the median of a "
         f"suggestion. 95 % intervals resample data sets; those of other trials are in the CSV "
-        f"file. {counts(view)}.",
+        f"file. {counts(view)}.{not_run}",
         header=(
             "optimizer",
             *(str(trial) for trial in view.checkpoints),
