@@ -25,7 +25,7 @@ from jaxtyping import Bool, Float32, Float64, Int64
 
 from optformer.model import description
 from optformer.model.description import AnyArray, Description
-from optformer.space import column_from_units, to_natural, to_units
+from optformer.space import column_from_units, column_to_units, to_natural, to_units
 from optformer.study import Goal, Metric, Parameter, ParameterType, Problem, Scale, State, Study
 
 SYNONYMS = Path(__file__).with_name("synonyms.json")
@@ -53,6 +53,7 @@ class ViewConfig:
       permute: categories change places.
       title, metric: the title is left out; the metric is another word, of either goal.
       hidden: no word is left.
+      normalized: numbers are shown in [0, 1], as many tools and benchmarks keep them.
       wrong: names and title are those of anything else, and what they say is not true.
       held_out: this share of synonyms is kept for evaluation (`is_held_out`).
     """
@@ -67,6 +68,7 @@ class ViewConfig:
     title: float = 0.25
     metric: float = 0.5
     hidden: float = 0.1
+    normalized: float = 0.0
     wrong: float = 0.07
     held_out: float = 0.1
 
@@ -111,6 +113,8 @@ def view(
             inside_R = _narrow(parameters, parents, values_RP, columns, rng)
         if rng.random() < config.permute:
             values_RP = _permute(parameters, values_RP, rng)
+        if rng.random() < config.normalized:
+            values_RP = _normalize(parameters, parents, values_RP)
         if rng.random() < config.rename:
             _rename(parameters, columns, config, rng)
         if rng.random() < config.title:
@@ -297,6 +301,26 @@ def _permute(
             values_RP[given_R, column] = np.argsort(order)[old]
             shuffled = tuple(str(parameter.values[index]) for index in order)
             parameters[column] = dataclasses.replace(parameter, values=shuffled)
+    return values_RP
+
+
+def _normalize(
+    parameters: list[Parameter], parents: set[str], values_RP: Float64[np.ndarray, "R P"]
+) -> Float64[np.ndarray, "R P"]:
+    """Shows numbers in place by where in their range they are; the configurations as shown."""
+    values_RP = values_RP.copy()
+    for column, parameter in enumerate(parameters):
+        if parameter.type == ParameterType.CATEGORICAL or parameter.name in parents:
+            continue
+        given_R = np.isfinite(values_RP[:, column])
+        values_RP[given_R, column] = column_to_units(parameter, values_RP[given_R, column])
+        parameters[column] = Parameter(
+            name=parameter.name,
+            type=ParameterType.DOUBLE,
+            scale=Scale.LINEAR,
+            bounds=(0.0, 1.0),
+            conditions=parameter.conditions,
+        )
     return values_RP
 
 

@@ -34,7 +34,19 @@ PARAMETERS = (
     Parameter(name="max_iter", type=ParameterType.INTEGER, bounds=(1, 50)),
 )
 NEVER = dict.fromkeys(
-    ("rename", "prefix", "narrow", "drop", "permute", "title", "metric", "hidden", "wrong"), 0.0
+    (
+        "rename",
+        "prefix",
+        "narrow",
+        "drop",
+        "permute",
+        "title",
+        "metric",
+        "hidden",
+        "wrong",
+        "normalized",
+    ),
+    0.0,
 )
 
 
@@ -133,3 +145,14 @@ def test_studies_that_teach_nothing_are_told() -> None:
     assert not views.is_useful(study.rows(slice(0, 20)))
     flat = dataclasses.replace(study, metrics_RM=np.ones((len(study), 1)))
     assert not views.is_useful(flat)
+
+
+def test_a_normalized_view_shows_where_values_are_in_their_range() -> None:
+    config = ViewConfig(**NEVER | {"changed": 1.0, "normalized": 1.0})
+    view = views.view(a_study(), 60, 4, config, np.random.default_rng(0))
+    np.testing.assert_allclose(
+        view.values_NP[:, 1:],
+        np.where(view.inactive_NP[:, 1:], 0.0, view.units_NP[:, 1:]),
+        atol=1e-6,
+    )
+    assert len(np.unique(view.values_NP[:, 0])) == 2
