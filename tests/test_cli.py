@@ -232,7 +232,11 @@ def test_an_interrupted_tuning_says_the_best_and_how_to_resume(tmp_path: Path) -
         "--space", str(tmp_path / "space.json"), "--algorithm", "QUASI_RANDOM_SEARCH",
         "--database", str(tmp_path / "studies.db"), "--name", "square",
     ]  # fmt: skip
-    code = "import sys; sys.argv[0] = 'optformer'; from optformer.cli import main; main()"
+    # Tests that run in a shell's background begin with interrupts ignored.
+    code = (
+        "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); "
+        "sys.argv[0] = 'optformer'; from optformer.cli import main; main()"
+    )
     with subprocess.Popen(
         [sys.executable, "-c", code, *words], stdout=subprocess.PIPE, text=True, cwd=ROOT
     ) as process:
@@ -240,7 +244,7 @@ def test_an_interrupted_tuning_says_the_best_and_how_to_resume(tmp_path: Path) -
             assert process.poll() is None
             time.sleep(0.1)
         process.send_signal(signal.SIGINT)
-        out, _ = process.communicate()
+        out, _ = process.communicate(timeout=120)
     assert process.returncode == 130
     assert "Best loss so far: 0.25." in out
     assert "run the same command with --name square" in out

@@ -112,5 +112,5 @@ def test_a_record_travels_in_a_checkpoints_about() -> None:
     record = TrainingRecord.of([study("svm/a")]) | TrainingRecord.of([study("mlp/b", seed=1)])
     assert TrainingRecord.from_about({RECORD: record.to_json()}) == record
     assert TrainingRecord.from_about({"steps": 3}) is None
-    with pytest.raises(CheckpointError, match="not of format 1"):
+    with pytest.raises(CheckpointError, match="does not have format 1"):
         TrainingRecord.from_about({RECORD: {"format": 9}})

@@ -228,7 +228,7 @@ def test_more_parameters_than_the_model_takes_are_left_to_chance_with_a_warning(
     study = new_study(model)
     space = {f"x{index}": FloatDistribution(0.0, 1.0) for index in range(36)}
     study.tell(study.ask(space), 1.0)
-    with pytest.warns(UserWarning, match="36 parameters, but this model takes 35: x9 are left"):
+    with pytest.warns(UserWarning, match="36 parameters, but this model takes 35: x35 are left"):
         trial = study.ask(dict(sorted(space.items())))
     assert len(trial.params) == 36
     assert [len(names) for names in watched.names()] == [35]
@@ -317,5 +317,5 @@ def test_a_checkpoint_is_loaded_by_its_folder(checkpoint: Path) -> None:
         sampler=OptFormerSampler(checkpoint, policy=PolicyConfig(algorithm="nobody"))
     )
     study.tell(study.ask(LINE), 1.0)
-    with pytest.raises(ConfigError, match="not learned from the algorithm 'nobody'"):
+    with pytest.raises(ConfigError, match="not trained on the algorithm 'nobody'"):
         study.ask(LINE)

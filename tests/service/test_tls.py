@@ -66,7 +66,7 @@ def test_only_clients_of_the_authority_are_served(
 
         assert open_with(of(pem, "friend")) == "owners/optformer/studies/line"
         strangers = {
-            "plain text": (None, "wants TLS"),
+            "plain text": (None, "requires TLS"),
             "no certificate": (of(pem, None), "another TLS certificate"),
             "another's certificate": (of(pem, "thief"), "another TLS certificate"),
             "who does not believe the service": (of(pem, "friend", "other"), "another TLS"),
