@@ -1,6 +1,8 @@
 """Shapes in signatures are checked while tests run; development data is used where it is."""
 
 import os
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import hypothesis
@@ -16,6 +18,14 @@ if os.environ.get("CI"):
 
 # Must come before the first import of the package.
 install_import_hook("optformer", f"{tests.shapes.__name__}.checked")
+
+
+@pytest.fixture(autouse=True)
+def single_precision() -> Iterator[None]:
+    """Vizier's own service switches JAX to 64 bits for the whole process; later tests need 32."""
+    yield
+    if "jax" in sys.modules:
+        sys.modules["jax"].config.update("jax_enable_x64", False)
 
 
 @pytest.fixture(scope="session")

@@ -134,6 +134,8 @@ def train(
     )
     validation = validation_batches(held, tokenizer, config)
     around = _take(folder, config) if sharding.is_first() else contextlib.ExitStack()
+    # Vizier's service switches JAX to 64 bits for the whole process that starts one.
+    around.enter_context(jax.enable_x64(False))
     sharding.wait_for_all("claimed")
 
     ids = Ids.of(tokenizer.vocabulary)
