@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import scipy.stats
 from typer.testing import CliRunner
 
 from optformer.cli import app
@@ -41,8 +42,20 @@ def test_names_are_learned_and_carry_over_to_another_range(
     [[rho]] = training.correlations(saved.weights, saved.config, studies[:1]).values()
     assert rho > 0.6
     assert saved.about["rank_correlation"]["svm"] == pytest.approx(rho)
-    network = Prior.of(studies[0].problem, saved.weights, saved.config)
-    assert network.knows
+    # The same names with other bounds, at the same values.
+    problem = studies[0].problem
+    wider = dataclasses.replace(
+        problem,
+        parameters=tuple(
+            p if p.bounds is None else dataclasses.replace(p, bounds=(p.bounds[0], 2 * p.bounds[1]))
+            for p in problem.parameters
+        ),
+    )
+    mean_R, other_R = (
+        Prior.of(each, saved.weights, saved.config).mean_and_features(studies[0].values_RP)[0]
+        for each in (problem, wider)
+    )
+    assert scipy.stats.spearmanr(mean_R, other_R).statistic > 0.5
 
 
 def test_a_stopped_run_resumes(tmp_path: Path, studies: list[Study]) -> None:
