@@ -301,21 +301,35 @@ class Posterior:
         the best of the points is the best of the function's values. Warps change no level.
         """
         kernel = expert % len(KERNELS)
-        units_NP, count, every = points.inputs_NK, len(points), np.array([kernel])
+        units_NP, every = points.inputs_NK, np.array([kernel])
         across_NR = _covariance(squares(units_NP, self.units_RP, self.ordered_P), every)[0]
         white_RN = scipy.linalg.solve_triangular(
             self.factor_KRR[kernel], across_NR.T, lower=True, check_finite=False
         )
         covariance_NN = _covariance(squares(units_NP, units_NP, self.ordered_P), every)[0]
         covariance_NN -= white_RN.T @ white_RN
-        covariance_NN[np.diag_indices(count)] += JITTER
-        noise = KERNELS[kernel].noise
-        drawn_N = np.linalg.cholesky(covariance_NN) @ rng.standard_normal(count)
-        drawn_N += np.sqrt(noise) * rng.standard_normal()
-        drawn_N /= np.sqrt(covariance_NN.diagonal() + noise)
-        # A Student-t process: one variance for all.
-        drawn_N *= np.sqrt(self.freedom / rng.chisquare(self.freedom))
-        return stdtr(self.freedom, drawn_N)
+        return levels_of_draw(covariance_NN, KERNELS[kernel].noise, self.freedom, rng)
+
+
+def levels_of_draw(
+    covariance_NN: Float64[np.ndarray, "N N"],
+    noise: float,
+    freedom: float,
+    rng: np.random.Generator,
+) -> Float64[np.ndarray, " N"]:
+    """One draw of a Student-t process, as levels in [0, 1]: see `Posterior.draw_levels`.
+
+    Args:
+      covariance_NN: of the process given the trials, without noise.
+    """
+    points = len(covariance_NN)
+    covariance_NN = covariance_NN + JITTER * np.eye(points)
+    drawn_N = np.linalg.cholesky(covariance_NN) @ rng.standard_normal(points)
+    drawn_N += np.sqrt(noise) * rng.standard_normal()
+    drawn_N /= np.sqrt(covariance_NN.diagonal() + noise)
+    # One variance for all points.
+    drawn_N *= np.sqrt(freedom / rng.chisquare(freedom))
+    return stdtr(freedom, drawn_N)
 
 
 def condition(

@@ -24,7 +24,7 @@ import dataclasses
 import numpy as np
 import scipy.linalg
 from jaxtyping import Bool, Float32, Float64, Int64
-from scipy.special import logsumexp, stdtr
+from scipy.special import logsumexp
 
 from optformer.model import experts, prior
 from optformer.model.experts import JITTER, Posterior, Predictions
@@ -154,13 +154,8 @@ class PriorPosterior:
         square_NNP = _squares(self.prior, values_NP, values_NP)
         covariance_NN = _covariance(self.prior, KERNELS[kernel], places, places, square_NNP)
         covariance_NN -= white_RN.T @ white_RN
-        covariance_NN[np.diag_indices(len(values_NP))] += JITTER
         noise = _noise(self.prior, KERNELS[kernel])
-        drawn_N = np.linalg.cholesky(covariance_NN) @ rng.standard_normal(len(values_NP))
-        drawn_N += np.sqrt(noise) * rng.standard_normal()
-        drawn_N /= np.sqrt(covariance_NN.diagonal() + noise)
-        drawn_N *= np.sqrt(self.freedom / rng.chisquare(self.freedom))
-        return stdtr(self.freedom, drawn_N)
+        return experts.levels_of_draw(covariance_NN, noise, self.freedom, rng)
 
     def _conditional(
         self,
