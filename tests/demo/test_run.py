@@ -23,6 +23,7 @@ def test_a_folder_of_other_files_is_not_changed(tmp_path: Path) -> None:
     assert (tmp_path / "thesis.txt").exists()
 
 
+@pytest.mark.slow
 def test_a_small_demo_runs_to_its_report(tmp_path: Path) -> None:
     settings = run.Settings(
         out=tmp_path / "demo",

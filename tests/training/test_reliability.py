@@ -35,6 +35,7 @@ def losses(folder: Path) -> dict[int, float]:
     return {report.step: report.loss for report in read_log(folder)}
 
 
+@pytest.mark.slow
 def test_a_run_that_is_killed_at_any_moment_goes_on_to_the_same_losses(tmp_path: Path) -> None:
     """Bit by bit. Steps are saved so often that some kills fall into a save."""
     settings = ["train.steps=30", "train.checkpoint_every=2", "train.evaluate_every=15"]

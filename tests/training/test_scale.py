@@ -62,6 +62,7 @@ def check_equal(folder: Path, one: Path, steps: int = 6) -> None:
         np.testing.assert_allclose(got[-1].validation[name], value, rtol=1e-3, err_msg=name)
 
 
+@pytest.mark.slow
 def test_eight_devices_have_the_losses_of_one(one: Path, tmp_path: Path) -> None:
     """Rows over four, each of which is a pair that shares the model."""
     process = start(tmp_path / "run", "train.tensor_parallel=2", **devices(8))
@@ -70,6 +71,7 @@ def test_eight_devices_have_the_losses_of_one(one: Path, tmp_path: Path) -> None
     check_equal(tmp_path / "run", one)
 
 
+@pytest.mark.slow
 def test_a_run_of_one_device_goes_on_with_eight(one: Path, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(one, tmp_path / "run"))
     shutil.rmtree(folder / "state" / "6")
@@ -80,6 +82,7 @@ def test_a_run_of_one_device_goes_on_with_eight(one: Path, tmp_path: Path) -> No
     check_equal(folder, one)
 
 
+@pytest.mark.slow
 def test_two_processes_train_as_one(one: Path, tmp_path: Path) -> None:
     with socket.socket() as free:
         free.bind(("localhost", 0))
